@@ -1,0 +1,6 @@
+"""The science of spin-pipe: bodies, fitting, the network, training, evaluation, rendering.
+
+Nothing here knows of Ray, Zarr, Parquet or the command line; `pipelines` brings the rooms together.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""What builds, checks and measures the project; nothing in the rooms imports it."""
