@@ -1,0 +1,188 @@
+"""The embedded world: pictures of people whose every parameter is known.
+
+`World.picture(seed, index)` is a function of its arguments, the body and the prior alone: the same bytes in
+any process and any order, however many work at it (each on one thread).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from spin.rendering import Hits, Light, Mesh, Pinhole, Scene, lambert, render, vertex_normals
+from spin.world.appearance import Landmarks, Outfit, cloth_colour, paint, random_outfit
+from spin.world.backdrop import Backdrop, octaves, random_backdrop
+from spin.world.optics import Sun, expose, random_sun
+from spin.world.people import place, random_bodies
+from spin.world.visibility import keypoint_visibility
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt8
+
+    from spin.body import BodyData, BodyMesh
+    from spin.fitting.prior import PosePrior
+
+_PAIR_SHARE = 0.3
+_OCCLUDER_SHARE = 0.2
+_OCCLUDED_LIMIT = 0.35
+_SMALLEST_PX, _ATTEMPTS = 250, 20
+
+
+@dataclass(frozen=True)
+class WorldPerson:
+    """One person of a picture and the truth about them; camera frame, metres, and image pixels.
+
+    `visibility` of the 49 keypoints is COCO's: 0 outside the image, 1 hidden, 2 seen; `mask` is what is seen.
+    """
+
+    pose_aa: Float[np.ndarray, " 72"]
+    betas: Float[np.ndarray, " 10"]
+    pelvis_cam_m: Float[np.ndarray, " 3"]
+    vertices_cam_m: Float[np.ndarray, "V 3"]
+    keypoints_cam_m: Float[np.ndarray, "49 3"]
+    joints17_cam_m: Float[np.ndarray, "17 3"]
+    keypoints_px: Float[np.ndarray, "49 2"]
+    visibility: Int[np.ndarray, " 49"]
+    mask: Bool[np.ndarray, "H W"]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image (RGB), the quality (0-100) to compress it with, its camera, and its people."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    jpeg_quality: int
+    camera: Pinhole
+    people: tuple[WorldPerson, ...]
+
+    def jpeg(self) -> bytes:
+        return cv2.imencode(".jpg", self.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality])[
+            1
+        ].tobytes()
+
+
+class World:
+    """Draws pictures with one body and one pose prior."""
+
+    def __init__(self, body: BodyData, mesh: BodyMesh, prior: PosePrior) -> None:
+        self._mesh, self._prior = mesh, prior
+        self._faces = np.asarray(body.faces, np.int32)
+        with torch.no_grad():
+            rest = mesh(torch.zeros(1, 72), torch.zeros(1, 10))
+        self._rest_m = rest.vertices_m[0].numpy()
+        is_head = body.vertex_part == body.part_names.index("head")
+        self._marks = Landmarks.of(rest.points_m[0].numpy(), self._rest_m, is_head)
+
+    @staticmethod
+    def people_in(seed: int, index: int) -> int:
+        """How many people picture `index` has, without drawing it."""
+        return 2 if np.random.default_rng([seed, index, 1]).random() < _PAIR_SHARE else 1
+
+    def picture(self, seed: int, index: int, *, most: int = 2) -> Picture:
+        """Picture `index` of the world `seed` (256 to 400 px a side), with at most `most` people.
+
+        Pictures in which somebody can hardly be seen are drawn anew.
+        """
+        count = min(self.people_in(seed, index), most)
+        for attempt in range(_ATTEMPTS):
+            picture = self._attempt(np.random.default_rng([seed, index, 0, attempt]), count)
+            if all(person.mask.sum() >= _SMALLEST_PX for person in picture.people):
+                return picture
+        raise RuntimeError(f"world {seed}: picture {index} hides somebody in each of {_ATTEMPTS} attempts")
+
+    def _attempt(self, rng: np.random.Generator, count: int) -> Picture:
+        pose, betas = random_bodies(rng, self._prior, count)
+        with torch.no_grad():
+            out = self._mesh(torch.from_numpy(pose), torch.from_numpy(betas))
+        pelvis = out.points_m[:, :1].numpy()
+        placed = place(rng, out.vertices_m.numpy() - pelvis)
+        # from the body's own frame to the camera's
+        move = placed.translations_m[:, None] - pelvis
+        vertices_cam = (out.vertices_m.numpy() + move).astype(np.float32)
+        keypoints_cam = out.keypoints_m.numpy() + move
+        joints17_cam = out.joints17_m.numpy() + move
+
+        scene = Scene([Mesh(v, self._faces) for v in vertices_cam])
+        outfits, sun = [random_outfit(rng) for _ in range(count)], random_sun(rng)
+        backdrop = random_backdrop(rng, placed.camera, float(vertices_cam[..., 1].max()))
+        light, whose = self._draw(scene, placed.camera, outfits, sun, backdrop)
+        light, occluder = _occlude(rng, light, [whose == i for i in range(count)])
+        people = tuple(
+            WorldPerson(
+                pose_aa=pose[i],
+                betas=betas[i],
+                pelvis_cam_m=placed.translations_m[i],
+                vertices_cam_m=vertices_cam[i],
+                keypoints_cam_m=keypoints_cam[i],
+                joints17_cam_m=joints17_cam[i],
+                keypoints_px=placed.camera.project(keypoints_cam[i]),
+                visibility=keypoint_visibility(scene, placed.camera, i, keypoints_cam[i], occluder),
+                mask=(whose == i) & ~occluder,
+            )
+            for i in range(count)
+        )
+        return Picture(expose(rng, light), int(rng.integers(78, 96)), placed.camera, people)
+
+    def _draw(
+        self, scene: Scene, camera: Pinhole, outfits: list[Outfit], sun: Sun, backdrop: Backdrop
+    ) -> tuple[Float[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
+        """People and their shadows on the backdrop (linear RGB), and whose each pixel is (-1: nobody's)."""
+        table = [
+            np.concatenate([self._rest_m, vertex_normals(m), m.vertices_cam_m], 1).astype(np.float32)
+            for m in scene.meshes
+        ]
+
+        def shade(hits: Hits) -> np.ndarray:
+            rest, normal, point = np.split(scene.interpolate(hits, table), 3, axis=1)
+            colour = np.zeros((len(rest), 3))
+            for i, outfit in enumerate(outfits):
+                of_person = hits.mesh[hits.any] == i
+                colour[of_person] = paint(outfit, rest[of_person], self._marks)
+            facing = lambert(normal, Light(tuple(sun.toward), directional=1, ambient=0))
+            # start the shadow ray off the surface, or the surface shadows itself
+            shadow = scene.blocked(
+                point + np.float32(0.015) * normal, np.broadcast_to(sun.toward, point.shape)
+            )
+            # the floor sends less light up than the sky sends down
+            above = 0.8 - 0.2 * normal[:, 1:2]
+            return colour * (sun.ambient * above + sun.direct * (facing * ~shadow)[:, None])
+
+        drawn = render(scene, camera, shade, samples=2)
+        ground = backdrop.colour.copy()
+        points = backdrop.floor_point_m[backdrop.floor]
+        shadow = np.zeros(backdrop.floor.shape, np.float32)
+        shadow[backdrop.floor] = scene.blocked(points, np.broadcast_to(sun.toward, points.shape))
+        share = (sun.direct / (sun.direct + sun.ambient)).astype(np.float32)
+        ground *= 1 - 0.8 * share * cv2.GaussianBlur(shadow, (0, 0), 1.0)[..., None]
+        return ground * (1 - drawn.rgba[..., 3:]) + drawn.rgba[..., :3], drawn.mesh
+
+
+def _occlude(
+    rng: np.random.Generator, light: np.ndarray, masks: list[np.ndarray]
+) -> tuple[Float[np.ndarray, "H W 3"], Bool[np.ndarray, "H W"]]:
+    """The picture behind one box or disc, and where that is; none if it would hide too much of anybody."""
+    height, width = light.shape[:2]
+    shape = np.zeros((height, width), np.uint8)
+    wanted = rng.random() < _OCCLUDER_SHARE
+    person = masks[rng.integers(len(masks))]
+    rows, columns = np.nonzero(person)
+    if not wanted or not len(rows):
+        return light, shape.astype(bool)
+    k = rng.integers(len(rows))
+    x, y = int(columns[k]), int(rows[k])
+    a, b = (int(v) for v in rng.uniform(0.04, 0.16, 2) * height)
+    if rng.random() < 0.7:
+        # a box that stands on the ground: a bench, a pillar, a bin
+        cv2.rectangle(shape, (x - a, y - b), (x + a, y + b if rng.random() < 0.5 else height), 1, -1)
+    else:
+        cv2.ellipse(shape, (x, y), (a, b), float(rng.uniform(0, 180)), 0, 360, 1, -1)
+    hidden = shape.astype(bool)
+    if any((m & hidden).sum() > _OCCLUDED_LIMIT * m.sum() for m in masks):
+        return light, np.zeros_like(hidden)
+    grain = octaves(rng, height, width, coarsest=4, decay=0.8)[..., None]
+    texture = np.exp(0.2 * grain) * cloth_colour(rng).astype(np.float32)
+    return np.where(hidden[..., None], texture, light), hidden
