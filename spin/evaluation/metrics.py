@@ -1,0 +1,97 @@
+"""Errors between predicted and true points, one per sample, in float64.
+
+Points are in metres, errors in millimetres (2D: pixels). A point that is not a number raises KeypointError.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spin.errors import KeypointError
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+MM_PER_M = 1000.0
+
+
+def mpjpe_mm(
+    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
+) -> Float[np.ndarray, " N"]:
+    """Mean distance over the joints of each sample, as they are: centre them first (see `protocols`)."""
+    predicted, true = _checked(predicted_m, true_m, 3)
+    return MM_PER_M * np.linalg.norm(predicted - true, axis=-1).mean(1)
+
+
+def pa_mpjpe_mm(
+    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
+) -> Float[np.ndarray, " N"]:
+    """Mean distance over the joints of each sample, after its best similarity ("reconstruction error")."""
+    return mpjpe_mm(procrustes_align(predicted_m, true_m), true_m)
+
+
+def per_vertex_error_mm(
+    predicted_m: Float[np.ndarray, "N V 3"], true_m: Float[np.ndarray, "N V 3"]
+) -> Float[np.ndarray, " N"]:
+    """Mean distance over the vertices of each sample, as they are."""
+    return mpjpe_mm(predicted_m, true_m)
+
+
+def error_2d_px(
+    predicted_px: Float[np.ndarray, "N J 2"],
+    true_px: Float[np.ndarray, "N J 2"],
+    confidence: Float[np.ndarray, "N J"],
+) -> Float[np.ndarray, " N"]:
+    """Mean distance over the keypoints of each sample, weighted by confidence; NaN where none has any.
+
+    What a keypoint without confidence holds does not matter.
+    """
+    weight = np.asarray(confidence, np.float64)
+    if weight.shape != np.shape(true_px)[:2] or not np.isfinite(weight).all() or (weight < 0).any():
+        raise KeypointError(
+            f"confidences have shape {weight.shape}: expected {np.shape(true_px)[:2]}, finite and at least 0"
+        )
+    predicted, true = _checked(predicted_px, np.where(weight[..., None] > 0, true_px, 0.0), 2)
+    total = weight.sum(1)
+    distance = (weight * np.linalg.norm(predicted - true, axis=-1)).sum(1)
+    return np.divide(distance, total, out=np.full(len(total), np.nan), where=total > 0)
+
+
+def procrustes_align(
+    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
+) -> Float[np.ndarray, "N J 3"]:
+    """Each predicted set moved by the rotation, scale and translation that bring it closest to the true one.
+
+    Least squares (Umeyama, PAMI 1991); reflections are excluded. Coinciding points go to the true centre.
+    """
+    predicted, true = _checked(predicted_m, true_m, 3)
+    predicted_centre, true_centre = predicted.mean(1, keepdims=True), true.mean(1, keepdims=True)
+    p, t = predicted - predicted_centre, true - true_centre
+    u, singular, vt = np.linalg.svd(np.swapaxes(t, 1, 2) @ p)  # of Σ t pᵀ
+    # The least significant axis is turned round where the best orthogonal map would be a reflection.
+    sign = np.ones_like(singular)
+    sign[:, -1] = np.sign(np.linalg.det(u @ vt))
+    rotation = (u * sign[:, None, :]) @ vt
+    spread = (p**2).sum((1, 2))
+    scale = np.divide((singular * sign).sum(1), spread, out=np.zeros_like(spread), where=spread > 0)
+    return scale[:, None, None] * p @ np.swapaxes(rotation, 1, 2) + true_centre
+
+
+def _checked(predicted: object, true: object, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    pair = np.asarray(predicted, np.float64), np.asarray(true, np.float64)
+    shapes = [array.shape for array in pair]
+    if shapes[0] != shapes[1] or len(shapes[0]) != 3 or shapes[0][-1] != dimensions or 0 in shapes[0][1:]:
+        raise KeypointError(
+            f"predicted {shapes[0]} and true {shapes[1]} points: expected two arrays of the same shape "
+            f"(samples, points, {dimensions})"
+        )
+    for name, array in zip(("predicted", "true"), pair):
+        wrong = np.flatnonzero(~np.isfinite(array).all((1, 2)))
+        if wrong.size:
+            raise KeypointError(
+                f"{name} points of {wrong.size} of {len(array)} samples are not numbers "
+                f"(first: sample {wrong[0]}); leave those samples out and say so"
+            )
+    return pair

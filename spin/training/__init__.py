@@ -1,0 +1,1 @@
+"""One step of the SPIN loop: augmentation, losses, the choice of targets."""
