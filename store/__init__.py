@@ -1,0 +1,62 @@
+"""What must survive: annotations of samples, and the best body found for each (format: FORMAT.md)."""
+
+from store.annotations import Annotations
+from store.errors import (
+    AnnotationError,
+    AnnotationsNotFoundError,
+    CorruptGenerationError,
+    CorruptSegmentError,
+    ExchangeError,
+    FingerprintMismatchError,
+    FitStoreExistsError,
+    FitStoreNotFoundError,
+    FormatVersionError,
+    RecordError,
+    SampleIdError,
+    StaleWriterError,
+    StoreError,
+    TagExistsError,
+    TagNotFoundError,
+    UnusableNameError,
+)
+from store.exchange import StaticFits, export_final_fits, export_spin_dataset, import_static_fits
+from store.fingerprint import Fingerprint
+from store.fits import FitSnapshot, FitStore
+from store.merge import better, join, merge_duplicates
+from store.records import MAX_ABS_BETA, Fits, Source, admissible
+from store.tags import Tag
+
+__all__ = [
+    "MAX_ABS_BETA",
+    "AnnotationError",
+    "Annotations",
+    "AnnotationsNotFoundError",
+    "CorruptGenerationError",
+    "CorruptSegmentError",
+    "ExchangeError",
+    "Fingerprint",
+    "FingerprintMismatchError",
+    "FitSnapshot",
+    "FitStore",
+    "FitStoreExistsError",
+    "FitStoreNotFoundError",
+    "Fits",
+    "FormatVersionError",
+    "RecordError",
+    "SampleIdError",
+    "Source",
+    "StaleWriterError",
+    "StaticFits",
+    "StoreError",
+    "Tag",
+    "TagExistsError",
+    "TagNotFoundError",
+    "UnusableNameError",
+    "admissible",
+    "better",
+    "export_final_fits",
+    "export_spin_dataset",
+    "import_static_fits",
+    "join",
+    "merge_duplicates",
+]

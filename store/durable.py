@@ -1,0 +1,111 @@
+"""Files and folders that are either whole or absent, whenever the process or the machine stops."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+TEMPORARY = ".tmp-"
+"""Names that begin so are unfinished or given up; readers never look at them."""
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder durably, if there is none; its parent must exist."""
+    folder.mkdir(exist_ok=True)
+    # Even if it was there: whoever made it may not have come to this line.
+    sync_folder(folder.parent)
+
+
+def write_named_by_content(folder: Path, fill: Callable[[BinaryIO], str]) -> Path:
+    """Write a file that appears in `folder` whole and durable, or not at all.
+
+    fill writes the content and returns the file's name; a file of that name is replaced. Returns the path.
+    """
+    temporary = folder / f"{TEMPORARY}{uuid4().hex}"
+    try:
+        with temporary.open("xb") as handle:
+            name = fill(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, folder / name)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(folder)
+    return folder / name
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write or replace one file, atomically and durably."""
+
+    def fill(handle: BinaryIO) -> str:
+        handle.write(content)
+        return path.name
+
+    write_named_by_content(path.parent, fill)
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a folder that appears whole and durable, or not at all.
+
+    Raises FileExistsError if `path` is in use.
+    """
+    temporary = path.parent / f"{TEMPORARY}{uuid4().hex}"
+    temporary.mkdir()
+    try:
+        fill(temporary)
+        _sync_tree(temporary)
+        try:
+            os.rename(temporary, path)
+        except OSError as error:
+            if path.exists():
+                raise FileExistsError(f"{path} is already there") from error
+            raise
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    sync_folder(path.parent)
+
+
+def _sync_tree(folder: Path) -> None:
+    for parent, _, files in os.walk(folder, topdown=False):
+        for name in files:
+            descriptor = os.open(os.path.join(parent, name), os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        sync_folder(Path(parent))
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that no one ever sees half of it under its name."""
+    given_up = path.parent / f"{TEMPORARY}{uuid4().hex}"
+    os.rename(path, given_up)
+    shutil.rmtree(given_up, ignore_errors=True)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the one lock of this file, waiting for it; the system releases it if the process dies."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

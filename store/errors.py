@@ -1,0 +1,67 @@
+"""Errors of the storage room: each a domain error and the built-in that fits, so callers may catch either."""
+
+from __future__ import annotations
+
+
+class StoreError(Exception):
+    """Any error this room raises on purpose. Its text is one line: what, where, expected, found, remedy."""
+
+
+class RecordError(StoreError, ValueError):
+    """An array of records is not of the expected shape or type."""
+
+
+class SampleIdError(StoreError, IndexError):
+    """A sample number is outside the store."""
+
+
+class FitStoreNotFoundError(StoreError, FileNotFoundError):
+    """There is no fit store in this folder."""
+
+
+class FitStoreExistsError(StoreError, FileExistsError):
+    """The folder already holds a fit store, or something else."""
+
+
+class FormatVersionError(StoreError, ValueError):
+    """A file is of another format, or of a version this program does not read."""
+
+
+class FingerprintMismatchError(StoreError, ValueError):
+    """Scores made under different conditions would be compared."""
+
+
+class CorruptSegmentError(StoreError, ValueError):
+    """A segment file is not what was written."""
+
+
+class CorruptGenerationError(StoreError, ValueError):
+    """A generation is not what was written, or part of it is missing."""
+
+
+class StaleWriterError(StoreError, RuntimeError):
+    """The store was restored to a tag while this handle was open: what it knows is not the store's past."""
+
+
+class UnusableNameError(StoreError, ValueError):
+    """A tag's or writer's name can't be part of a file's name."""
+
+
+class TagExistsError(StoreError, FileExistsError):
+    """The tag is there and names another state."""
+
+
+class TagNotFoundError(StoreError, LookupError):
+    """There is no such tag."""
+
+
+class AnnotationError(StoreError, ValueError):
+    """Annotations are not of the expected shape, or not numbers, or their file is of another format."""
+
+
+class AnnotationsNotFoundError(AnnotationError, FileNotFoundError):
+    """There is no such annotation file."""
+
+
+class ExchangeError(StoreError, ValueError):
+    """A file in an exchange format has the wrong arrays."""

@@ -1,0 +1,153 @@
+"""The laws on which all durability rests: merging is commutative, associative and idempotent, to the last bit."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from fit_samples import changed_fits, random_fits, same_bits
+from hypothesis import given
+from hypothesis import strategies as st
+
+from store import Fits, RecordError, SampleIdError, Source, admissible, better, join, merge_duplicates
+from store.records import COLUMNS
+from store.table import FitTable
+
+# Few values, so that ties in any subset of the columns are common; 0.0 and -0.0 are equal with different bytes.
+VALUES = st.sampled_from([0.0, -0.0, 1.0, -1.0, 2.0, 3.5, np.nan, np.inf, -np.inf])
+PLAUSIBLE = st.sampled_from([0.0, -0.0, 1.0, 2.0])
+
+
+@st.composite
+def record(draw: st.DrawFn) -> Fits:
+    number = draw(st.sampled_from([VALUES, PLAUSIBLE, PLAUSIBLE]))
+    fits = changed_fits(
+        Fits.empty(1),
+        pose=draw(number),
+        betas=draw(number),
+        camera=draw(st.sampled_from([1.0, 2.0, 0.0])),
+        loss=draw(number),
+        score=draw(number),
+        source=draw(st.sampled_from([*Source, 200])),
+        step=draw(st.sampled_from([0, 1, 256, -1])),
+        improvements=draw(st.integers(0, 3)),
+    )
+    fits.pose[0, draw(st.sampled_from([0, 71]))] = draw(PLAUSIBLE)
+    return fits
+
+
+@given(record(), record())
+def test_merge_is_commutative(a: Fits, b: Fits) -> None:
+    assert same_bits(join(a, b), join(b, a))
+
+
+@given(record(), record(), record())
+def test_merge_is_associative(a: Fits, b: Fits, c: Fits) -> None:
+    assert same_bits(join(join(a, b), c), join(a, join(b, c)))
+
+
+@given(record(), record())
+def test_merge_is_idempotent(a: Fits, b: Fits) -> None:
+    merged = join(a, b)
+    assert same_bits(join(merged, merged), merged)
+    assert same_bits(join(merged, b), merged)
+
+
+@given(record(), record())
+def test_an_inadmissible_record_never_wins(a: Fits, b: Fits) -> None:
+    merged = join(a, b)
+    assert admissible(merged).all() or same_bits(merged, Fits.empty(1))
+    assert bool(better(a, b)) <= bool(admissible(a))
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), record()), max_size=8), st.randoms())
+def test_a_batch_with_duplicates_equals_one_record_at_a_time_in_any_order(
+    offers: list, random: object
+) -> None:
+    table = FitTable(Fits.empty(3))
+    if offers:
+        ids = np.array([sample for sample, _ in offers])
+        accepted = table.merge(ids, Fits.concatenate([fits for _, fits in offers])).accepted
+        winners = np.bincount(ids[accepted], minlength=3)
+        assert (winners == (table.fits.source != Source.NONE)).all()
+    expected = [Fits.empty(1)] * 3
+    random.shuffle(offers)  # type: ignore[attr-defined]
+    for sample, fits in offers:
+        expected[sample] = join(expected[sample], fits)
+    assert same_bits(table.fits, Fits.concatenate(expected))
+
+
+def test_lower_score_wins_whatever_the_loss() -> None:
+    old = random_fits(1, np.random.default_rng(0))
+    new = changed_fits(old, score=old.score - 1, loss=old.loss + 1)
+    assert better(new, old).all() and not better(old, new).any()
+    assert not better(old, old).any()
+
+
+@pytest.mark.parametrize("name", ["pose", "betas", "camera", "loss", "source", "step"])
+def test_equal_scores_are_decided_by_every_column(name: str) -> None:
+    fits = changed_fits(random_fits(1, np.random.default_rng(0)), source=1)
+    other = changed_fits(fits, **{name: getattr(fits, name) / 2 if name != "source" else 2})
+    if name == "step":
+        other = changed_fits(fits, step=7)
+    assert better(fits, other)[0] != better(other, fits)[0]
+
+
+def test_more_improvements_are_kept_but_decide_nothing() -> None:
+    few = changed_fits(random_fits(1, np.random.default_rng(0)), improvements=2)
+    many = changed_fits(few, improvements=5)
+    assert not better(many, few).any() and not better(few, many).any()
+    table = FitTable(Fits.empty(1))
+    table.merge(np.array([0]), few)
+    merged = table.merge(np.array([0]), many)
+    assert merged.accepted.tolist() == [False] and merged.changed.tolist() == [0]
+    assert table.fits.improvements.tolist() == [5]
+
+
+def test_every_order_of_delivery_gives_the_same_table() -> None:
+    rng = np.random.default_rng(1)
+    batches = [(rng.integers(0, 10, 20), changed_fits(random_fits(20, rng), score=1.0)) for _ in range(4)]
+    tables = []
+    for order in itertools.permutations(batches):
+        table = FitTable(Fits.empty(10))
+        for ids, fits in (*order, order[0]):
+            table.merge(ids, fits)
+        tables.append(table.fits)
+    assert all(same_bits(table, tables[0]) for table in tables)
+
+
+def test_merge_duplicates_names_the_rows_it_chose() -> None:
+    fits = random_fits(5, np.random.default_rng(0))
+    fits.score[:] = [5, 3, 3, 9, np.nan]
+    ids = np.array([7, 7, 2, 2, 1])
+    winners = merge_duplicates(ids, fits)
+    assert winners.ids.tolist() == [2, 7] and winners.rows.tolist() == [2, 1]
+    assert same_bits(winners.fits, fits.take(winners.rows))
+
+
+@pytest.mark.parametrize("ids", [[-1], [4], [0.0], [[0]], [True]])
+def test_wrong_sample_numbers_are_refused(ids: list) -> None:
+    # NumPy itself would take -1 for the last sample.
+    table = FitTable(Fits.empty(4))
+    with pytest.raises(SampleIdError, match="sample numbers must"):
+        table.merge(np.array(ids), random_fits(1, np.random.default_rng(0)))
+    with pytest.raises(SampleIdError):
+        table.get(np.array(ids))
+
+
+def test_offers_and_ids_must_be_as_many() -> None:
+    with pytest.raises(RecordError, match="2 sample numbers for 1 records"):
+        FitTable(Fits.empty(4)).merge(np.array([0, 1]), random_fits(1, np.random.default_rng(0)))
+
+
+def test_inputs_and_answers_are_not_the_tables_memory() -> None:
+    table = FitTable(Fits.empty(2))
+    fits = random_fits(2, np.random.default_rng(0))
+    before = changed_fits(fits)
+    table.merge(np.array([0, 1]), fits)
+    table.get(np.array([0, 1])).pose[:] = 9
+    assert same_bits(fits, before) and same_bits(table.fits, before)
+    fits.pose[:] = 8
+    assert same_bits(table.fits, before)
+    assert set(COLUMNS) == set(Fits.__dataclass_fields__)
