@@ -17,6 +17,7 @@ from spin.body.model_file import OPEN_BODY, BodyData
 from spin.body.safe_pickle import read_array_pickle
 from spin.errors import BodyFileError, ModelFileError
 from spin.fitting.prior import load_pose_prior
+from spin.joints import FACE_AND_FEET
 
 
 def with_pose_blend(body: BodyData) -> BodyData:
@@ -112,10 +113,9 @@ def smpl_pickle(folder: Path, body: BodyData, monkeypatch: pytest.MonkeyPatch) -
         "weights": Ch(body.skin_weights),
         "kintree_table": np.array([[2**32 - 1, *body.parents[1:]], range(24)], np.uint32),
         "f": body.faces.astype(np.uint32),
-        "vertex_id_names": np.array(["nose", "reye", "leye", "rear", "lear", "LBigToe", "LSmallToe", "LHeel"]
-                                    + ["RBigToe", "RSmallToe", "RHeel"]),
+        "vertex_id_names": np.array(FACE_AND_FEET),
         "vertex_ids": body.keypoint_vertices,
-    }  # fmt: skip
+    }
     path = folder / "SMPL_NEUTRAL.pkl"
     path.write_bytes(pickle.dumps(content, protocol=2))
     for name in ("chumpy", "chumpy.ch"):

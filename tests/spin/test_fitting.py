@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -173,7 +174,7 @@ def test_a_fit_that_starts_near_the_truth_finds_the_keypoints(compact, prior, pr
 def test_levenberg_marquardt_never_costs_more_and_beats_adam(compact, prior, problem) -> None:
     keypoints, start = problem.noisy(JOINTS.coco, 2.0), near_truth(problem)
     costs = [Fitter(compact, prior, FitConfig("lm", n)).fit(keypoints, [start]).cost for n in (0, 1, 3, 8)]
-    for earlier, later in zip(costs, costs[1:]):
+    for earlier, later in pairwise(costs):
         assert (later <= earlier + 1e-2).all()
     adam = Fitter(compact, prior, FitConfig("adam", 100)).fit(keypoints, [start])
     assert costs[-1].mean() < adam.cost.mean()

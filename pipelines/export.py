@@ -1,0 +1,41 @@
+"""Final fits as the field exchanges them: pose, betas and a validity, in sample order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from pipelines.layout import DataFolder
+from spin.fitting.fitter import ACCEPT_LOSS, BETA_LIMIT
+from store.annotations import Annotations
+from store.exchange import export_final_fits
+from store.fits import FitStore
+from store.records import Fits, Source
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    path: Path
+    samples: int
+    valid: int
+    without_fit: int
+
+
+def valid_fits(fits: Fits) -> np.ndarray:
+    """Fits good enough to supervise (bool, one a sample): a loss below the threshold, a plausible shape."""
+    return (
+        (fits.source != Source.NONE) & (fits.loss < ACCEPT_LOSS) & (np.abs(fits.betas).max(1) <= BETA_LIMIT)
+    )
+
+
+def export_fits(data: DataFolder, dataset: str, output: Path, *, tag: str | None = None) -> ExportSummary:
+    """Writes SPIN's final-fits .npz of the store's newest state, or of a tagged one."""
+    samples = len(Annotations.read(data.annotations(dataset)))
+    store = FitStore.open(data.fits(dataset))
+    fits = (store if tag is None else store.at(tag)).get(np.arange(samples))
+    valid = valid_fits(fits)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    export_final_fits(output, fits, valid)
+    return ExportSummary(output, samples, int(valid.sum()), int((fits.source == Source.NONE).sum()))

@@ -1,0 +1,36 @@
+"""Errors of a stage, and what counts as one line for the user rather than a traceback."""
+
+from __future__ import annotations
+
+from spin.errors import SpinError
+from store.errors import StoreError
+
+
+class StageError(Exception):
+    """A stage can't do what it was asked. One line: what, where, what was expected, what to do."""
+
+
+class UsageError(StageError):
+    """The command itself is wrong (exit code 2): an unknown name, options that don't go together."""
+
+
+EXPECTED = (StageError, SpinError, StoreError)
+
+
+def cause(error: BaseException) -> BaseException:
+    """The error a Ray worker raised, freed of Ray's wrappers."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        if isinstance(error, EXPECTED):
+            return error
+        inner = getattr(error, "cause", None) or next(iter(_worker_failures(error)), None) or error.__cause__
+        if isinstance(inner, BaseException):
+            error = inner
+    return error
+
+
+def _worker_failures(error: BaseException) -> list[BaseException]:
+    """Ray Train keeps the failures of its workers in a dictionary by rank."""
+    failures = getattr(error, "worker_failures", None)
+    return list(failures.values()) if isinstance(failures, dict) else []

@@ -1,0 +1,102 @@
+"""Where everything lies. One data folder in the published layout, plus annotations/ and fits/; one folder a run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.failures import UsageError
+from spin.body.model_file import OPEN_BODY, find_body
+from spin.fitting.prior import find_prior
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def checked_name(kind: str, name: str) -> str:
+    """A name that may become a file name. UsageError otherwise, so that no name leaves its folder."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{kind} name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The data folder: SMPL's files if the user has them, annotations, fits."""
+
+    root: Path
+
+    def annotations(self, dataset: str) -> Path:
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.parquet"
+
+    def set_aside(self, dataset: str) -> Path:
+        """The list of samples a reader refused, with reasons."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.set-aside.json"
+
+    def fits(self, dataset: str) -> Path:
+        return self.root / "fits" / checked_name("data set", dataset)
+
+    def refused_fits(self, dataset: str) -> Path:
+        """The list of samples that fit-static could not fit, with reasons."""
+        return self.root / "fits" / f"{checked_name('data set', dataset)}.refused.json"
+
+    def exported(self, dataset: str) -> Path:
+        return self.root / "final_fits" / f"{checked_name('data set', dataset)}.npz"
+
+    @property
+    def body(self) -> Path:
+        return find_body(self.root)
+
+    @property
+    def prior(self) -> Path:
+        return find_prior(self.root, self.body)
+
+    @property
+    def mean_parameters(self) -> Path | None:
+        """Published mean pose and shape; they belong to SMPL."""
+        path = self.root / "smpl_mean_params.npz"
+        return path if path.is_file() and self.body != OPEN_BODY else None
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    def known(self) -> list[str]:
+        """Names of the data sets that were preprocessed."""
+        return sorted(p.stem for p in (self.root / "annotations").glob("*.parquet"))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training run."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, log_dir: Path, name: str) -> RunFolder:
+        return cls(log_dir / checked_name("run", name))
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:08d}.pt"
+
+    def latest_checkpoint(self) -> Path | None:
+        found = sorted(self.checkpoints.glob("step_*.pt"))
+        return found[-1] if found else None

@@ -1,0 +1,172 @@
+"""Batches for the trainers: crops cut from images on disk, keypoints in the canonical crop, in an order that repeats.
+
+The order is a function of (seed, epoch, step, rank): resuming at a step gives what not stopping would have given.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from spin.crop import crop_image, keypoints_to_crop, normalise, read_image
+from spin.errors import ImageError
+from spin.training.augment import Augmentations, sample_augmentations
+from spin.training.step import Batch
+from spin.training.targets import GroundTruth
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+    from spin.training.config import AugmentationConfig
+    from store.annotations import Annotations
+
+_AHEAD = 2  # batches prepared while the trainer computes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where in training a batch belongs."""
+
+    epoch: int
+    batch: int  # within the epoch
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """A batch, the data set and row each sample comes from, and the images that could not be read."""
+
+    place: Place
+    batch: Batch
+    dataset: Int[np.ndarray, " B"]
+    row: Int[np.ndarray, " B"]
+    unreadable: tuple[str, ...]
+
+
+class TrainingData:
+    """Samples of several data sets as one."""
+
+    def __init__(self, sets: list[Annotations], *, img_res: int, ignore_3d: bool, threads: int = 2) -> None:
+        self.sets, self.img_res = sets, img_res
+        self.ignore_3d = ignore_3d
+        self.dataset = np.concatenate([np.full(len(a), i) for i, a in enumerate(sets)])
+        self.row = np.concatenate([np.arange(len(a)) for a in sets])
+        self.keypoints = np.concatenate(
+            [keypoints_to_crop(a.keypoints_px, a.center_px, a.scale) for a in sets]
+        )
+        self.threads = threads
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def load(
+        self,
+        pool: ThreadPoolExecutor,
+        place: Place,
+        indices: np.ndarray,
+        seed: int,
+        config: AugmentationConfig,
+    ) -> LoadedBatch:
+        """Reads, cuts and augments the samples. An unreadable image becomes a black one that teaches nothing."""
+        ids = tuple(f"{self.sets[self.dataset[i]].name}:{self.row[i]}" for i in indices)
+        augmentations = sample_augmentations(seed, place.epoch, ids, config)
+        cuts = list(pool.map(self._cut, indices, *_per_sample(augmentations)))
+        readable = np.array([not isinstance(c, str) for c in cuts])
+        black = np.zeros((3, self.img_res, self.img_res), np.float32)
+        images = np.stack([black if isinstance(c, str) else c for c in cuts])
+        keypoints = self.keypoints[indices].copy()
+        keypoints[~readable, :, 2] = 0
+        truth, joints, joints_known = self._truth(indices, readable)
+        batch = Batch(
+            sample_ids=ids,
+            images=torch.from_numpy(images),
+            keypoints_crop_px=torch.from_numpy(keypoints),
+            augmentations=augmentations,
+            truth=truth,
+            joints_m=torch.from_numpy(joints),
+            joints_known=torch.from_numpy(joints_known),
+        )
+        unreadable = tuple(c for c in cuts if isinstance(c, str))
+        return LoadedBatch(place, batch, self.dataset[indices], self.row[indices], unreadable)
+
+    def _cut(
+        self, index: int, flip: bool, rotation_deg: float, scale: float, gain: np.ndarray
+    ) -> np.ndarray | str:
+        annotations, row = self.sets[self.dataset[index]], int(self.row[index])
+        try:
+            image = read_image(annotations.image_path(row))
+        except ImageError as error:
+            return str(error)
+        crop = crop_image(
+            image,
+            annotations.center_px[row],
+            float(annotations.scale[row]) * scale,
+            rotation_deg=rotation_deg,
+            flip=flip,
+            crop_px=self.img_res,
+        )
+        return normalise(crop, gain)
+
+    def _truth(self, indices: np.ndarray, readable: np.ndarray) -> tuple[GroundTruth, np.ndarray, np.ndarray]:
+        def gather(name: str) -> np.ndarray:
+            return np.stack([getattr(self.sets[self.dataset[i]], name)[self.row[i]] for i in indices])
+
+        allowed = readable & (not self.ignore_3d)
+        truth = GroundTruth(
+            torch.from_numpy(gather("pose")),
+            torch.from_numpy(gather("betas")),
+            torch.from_numpy(gather("has_smpl") & allowed),
+        )
+        return truth, gather("joints3d_m"), gather("has_joints3d") & allowed
+
+
+def _per_sample(augmentations: Augmentations) -> tuple[list, list, list, list]:
+    a = augmentations
+    return a.flip.tolist(), a.rotation_deg.tolist(), a.scale.tolist(), list(a.channel_gain.numpy())
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which samples a worker takes at which step. The last samples of an epoch that fill no batch are left to the next."""
+
+    samples: int
+    batch: int
+    world: int
+    rank: int
+    seed: int
+
+    @property
+    def batches_per_epoch(self) -> int:
+        return self.samples // (self.batch * self.world)
+
+    def place(self, step: int) -> Place:
+        return Place(*divmod(step, self.batches_per_epoch))
+
+    def indices(self, place: Place) -> np.ndarray:
+        order = np.random.default_rng([self.seed, place.epoch]).permutation(self.samples)
+        start = (place.batch * self.world + self.rank) * self.batch
+        return order[start : start + self.batch]
+
+
+def batches(
+    data: TrainingData, plan: Plan, config: AugmentationConfig, *, first: int, last: int
+) -> Iterator[LoadedBatch]:
+    """The worker's batches of steps `first` (inclusive) to `last` (exclusive), prepared ahead in the background."""
+    with ThreadPoolExecutor(data.threads) as decoders, ThreadPoolExecutor(1) as assembler:
+        load: Callable[[int], LoadedBatch] = lambda step: data.load(  # noqa: E731
+            decoders, plan.place(step), plan.indices(plan.place(step)), plan.seed, config
+        )
+        ready: deque[Future[LoadedBatch]] = deque()
+        try:
+            for step in range(first, last):
+                while len(ready) <= _AHEAD and step + len(ready) < last:
+                    ready.append(assembler.submit(load, step + len(ready)))
+                yield ready.popleft().result()
+        finally:
+            for future in ready:
+                future.cancel()

@@ -1,0 +1,27 @@
+"""Progress on the terminal, and in log files without filling them."""
+
+from __future__ import annotations
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress(total: int, what: str, unit: str) -> tqdm:
+    """A bar on a terminal; elsewhere a line every ten seconds."""
+    live = sys.stderr.isatty()
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        mininterval=0.2 if live else 10.0,
+        file=sys.stderr,
+        ascii=not live,
+        dynamic_ncols=live,
+        leave=True,
+    )
+
+
+def say(text: str) -> None:
+    """A line for the person at the terminal, above a bar if one is running."""
+    tqdm.write(text, file=sys.stderr)

@@ -1,0 +1,156 @@
+"""Gathers everything, draws the chosen people, and writes the page and a picture of its first rows."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+
+from pipelines import journal
+from pipelines.failures import StageError, UsageError
+from pipelines.layout import DataFolder, RunFolder
+from pipelines.report import charts, tables
+from pipelines.report.people import Drawing, draw_people
+from pipelines.report.samples import DatasetFits, choose, has_fit, load_dataset
+from pipelines.report.sheet import contact_sheet
+from pipelines.train_config import TrainConfig
+from spin.body import BodyMesh, load_body
+from store.durable import write_file
+
+if TYPE_CHECKING:
+    from spin.body import BodyData
+
+_HERE = Path(__file__).parent
+SHEET_PANEL_PX = 240
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """`sheet` is None if nothing has a fit yet; `unreadable` lists images that a grey panel stands for."""
+
+    page: Path
+    sheet: Path | None
+    people: int
+    size_bytes: int
+    unreadable: list[str]
+
+
+def build_report(
+    data: DataFolder,
+    run: RunFolder | None,
+    *,
+    datasets: list[str] | None,
+    output: Path,
+    samples: int = 12,
+    progress: Callable[[int, int], None] | None = None,
+) -> ReportSummary:
+    """Writes `output`, one HTML file that needs nothing else, and beside it (.png) a picture of some fits.
+
+    `samples` people are shown of each kind: typical, worst, without a fit, set aside. Data sets are the run's, or all
+    that were preprocessed, unless given. Raises StageError if there are none, UsageError if `output` is named .png, and
+    StoreError for annotations or fits that can't be read or don't belong to each other. An image that can't be read is
+    shown as such.
+    """
+    if output.suffix == ".png":
+        raise UsageError(
+            f"{output}: the page is HTML, and a picture of that name is put beside it; name it .html"
+        )
+    names = list(dict.fromkeys(datasets or _default_datasets(data, run)))
+    body = load_body(data.body)
+    sets = [load_dataset(data, name, body) for name in names]
+    chosen = choose(sets, samples)
+    drawing = Drawing(BodyMesh(body), _counter(chosen.count, progress))
+    kinds = draw_people(drawing, sets, chosen)
+    html = _page(_content(data, run, sets, body) | kinds)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_file(output, html.encode())
+    sheet = _write_sheet(drawing.sheet, output.with_suffix(".png"))
+    return ReportSummary(output, sheet, chosen.count, len(html.encode()), sorted(set(drawing.unreadable)))
+
+
+def _default_datasets(data: DataFolder, run: RunFolder | None) -> list[str]:
+    names = list(TrainConfig.load(run.config).datasets) if run is not None else data.known()
+    if not names:
+        raise StageError(f"{data.root}: no data set to report on; `spin-pipe preprocess` makes one")
+    return names
+
+
+def _counter(total: int, progress: Callable[[int, int], None] | None) -> Callable[[], None]:
+    done = 0
+
+    def advance() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    return advance
+
+
+def _write_sheet(pictures: list[np.ndarray], path: Path) -> Path | None:
+    if not pictures:
+        return None
+    small = [cv2.resize(p, (SHEET_PANEL_PX, SHEET_PANEL_PX), interpolation=cv2.INTER_AREA) for p in pictures]
+    _, encoded = cv2.imencode(".png", contact_sheet(small, columns=min(6, len(small)))[..., ::-1])
+    write_file(path, encoded.tobytes())
+    return path
+
+
+def _content(
+    data: DataFolder, run: RunFolder | None, sets: list[DatasetFits], body: BodyData
+) -> dict[str, Any]:
+    problems = [f"{item.name}: {problem}" for item in sets for problem in item.problems]
+    evaluations = tables.read_evaluations(run, problems) if run is not None else []
+    timings = tables.read_timings(data, run)
+    metrics = journal.read(run.metrics) if run is not None else []
+    histograms = [
+        charts.loss_histogram(
+            item.name,
+            None if item.before is None else item.before.loss[has_fit(item.before)],
+            item.now.loss[has_fit(item.now)],
+        )
+        for item in sets
+        if item.now is not None and has_fit(item.now).any()
+    ]
+    return {
+        "run": None if run is None else run.root.name,
+        "body": body,
+        "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "sets": sets,
+        "states": tables.fit_states(sets),
+        "histograms": histograms,
+        "curves": charts.training_curves(metrics) if metrics else [],
+        "evaluations": evaluations,
+        "protocols": tables.protocols(evaluations),
+        "timings": timings,
+        "total_seconds": sum(t.seconds for t in timings),
+        "reasons": [(item.name, tables.set_aside_reasons(item)) for item in sets],
+        "problems": problems,
+    }
+
+
+def _page(content: dict[str, Any]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["duration"] = tables.duration
+    script = (_HERE / "page.js").read_text()
+    # Only this very script may run, whatever a file name or a reason smuggles in, and nothing may be fetched.
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        **content, css=Markup((_HERE / "page.css").read_text()), script=Markup(script), script_digest=digest
+    )

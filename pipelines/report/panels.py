@@ -1,0 +1,213 @@
+"""Small pictures of a person: the photograph with keypoints, fits drawn over it, and a fit from the side."""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from spin.camera import CROP_PX, FOCAL_PX
+from spin.crop import crop_affine, crop_image, read_image
+from spin.errors import SpinError
+from spin.joints import JOINTS, SKELETON
+from spin.rendering import PALETTE, overlay, side_view
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int, UInt8
+
+    from spin.body import BodyMesh
+    from store.annotations import Annotations
+    from store.records import Fits
+
+PANEL_PX = 352
+SURROUNDINGS = 1.12  # side of the cut, in sides of the person's box
+# The cut is the crop zoomed about its middle, so a fit's camera differs there by its focal length alone, whatever the scale.
+FOCAL_IN_PANEL_PX = FOCAL_PX * PANEL_PX / (CROP_PX * SURROUNDINGS)
+MIDDLE = (PANEL_PX / 2, PANEL_PX / 2)
+NOW, BEFORE = PALETTE[0], PALETTE[2]
+
+_OUTSIDE, _GREY, _INK = 226, 128, (245, 245, 245)
+_LEFT, _RIGHT, _MIDDLE, _OPENPOSE = (64, 196, 255), (255, 145, 60), (250, 240, 90), (255, 70, 200)
+_JPEG_QUALITY = 84
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """A person's surroundings cut from the photograph; without it, a grey panel that says why."""
+
+    image: UInt8[np.ndarray, "P P 3"]
+    problem: str | None = None
+
+
+def pose_vertices(mesh: BodyMesh, fits: Fits) -> Float[np.ndarray, "n V 3"]:
+    """Vertices in the camera frame of each sample's crop, metres."""
+    device = mesh.get_buffer("extra_regressor").device
+    parts = []
+    with torch.no_grad():
+        for first in range(0, len(fits), _BATCH):
+            part = fits.take(slice(first, first + _BATCH))
+            pose, betas, camera = (
+                torch.from_numpy(a).to(device) for a in (part.pose, part.betas, part.camera)
+            )
+            parts.append((mesh(pose, betas).vertices_m + camera[:, None]).cpu().numpy())
+    return np.concatenate(parts) if parts else np.zeros((0, 0, 3), np.float32)
+
+
+def cut_photograph(annotations: Annotations, row: int) -> Photograph:
+    """The surroundings of one person."""
+    path = annotations.image_path(row)
+    try:
+        image = read_image(path)
+        center_px, scale = annotations.center_px[row], SURROUNDINGS * float(annotations.scale[row])
+        cut = crop_image(image, center_px, scale, crop_px=PANEL_PX)
+    except (SpinError, OSError, cv2.error) as error:
+        problem = _short(error, path, annotations.image[row])
+        return Photograph(grey_panel(problem), problem)
+    affine = crop_affine(center_px, scale, crop_px=PANEL_PX)
+    left, top = np.clip(np.ceil(affine[:, 2] + 0.5), 0, PANEL_PX).astype(int)
+    right, bottom = np.clip(np.floor(affine @ [image.shape[1], image.shape[0], 1] - 0.5), 0, PANEL_PX).astype(
+        int
+    )
+    panel = np.full_like(cut, _OUTSIDE)  # not black, so that the photograph's edge can be seen
+    panel[top:bottom, left:right] = cut[top:bottom, left:right]
+    return Photograph(panel)
+
+
+def whole_photograph(path: Path, name: str) -> Photograph:
+    """A photograph reduced to the size of a panel."""
+    try:
+        image = read_image(path)
+        zoom = PANEL_PX / max(image.shape[:2])
+        size = (max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom)))
+        return Photograph(
+            cv2.resize(image, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
+        )
+    except (SpinError, OSError, cv2.error) as error:
+        problem = _short(error, path, name)
+        return Photograph(grey_panel(problem), problem)
+
+
+def _short(error: Exception, path: Path, name: str) -> str:
+    """The message with the image's name in the data set in place of its path on this machine."""
+    return str(error).replace(str(path), name)
+
+
+def with_keypoints(photograph: Photograph, annotations: Annotations, row: int) -> UInt8[np.ndarray, "P P 3"]:
+    """The skeleton by side of the body, and OpenPose's detections as small dots."""
+    if photograph.problem:
+        return photograph.image
+    picture = photograph.image.copy()
+    keypoints = annotations.keypoints_px[row]
+    affine = crop_affine(
+        annotations.center_px[row], SURROUNDINGS * float(annotations.scale[row]), crop_px=PANEL_PX
+    )
+    places = keypoints[:, :2] @ affine[:, :2].T + affine[:, 2]
+    # Far outside the panel, coordinates would overflow OpenCV's fixed-point numbers.
+    places = np.clip(places, -4 * PANEL_PX, 5 * PANEL_PX)
+    seen = keypoints[:, 2] > 0
+    for a, b in SKELETON:
+        ends = [_best_of_both(j, seen) for j in (a, b)]
+        if seen[ends].all():
+            _line(picture, places[ends[0]], places[ends[1]], _side_colour(a, b))
+    for joint in range(JOINTS.count)[JOINTS.superset]:
+        if seen[joint]:
+            _dot(picture, places[joint], 3.5, _side_colour(joint, joint))
+    for joint in range(JOINTS.count)[JOINTS.openpose]:
+        if seen[joint]:
+            _dot(picture, places[joint], 2.0, _OPENPOSE)
+    return picture
+
+
+def _best_of_both(joint: int, seen: np.ndarray) -> int:
+    """An annotated joint, or OpenPose's of that name where it is not annotated."""
+    return joint if seen[joint] else JOINTS.index[f"OpenPose {JOINTS.names[joint]}"]
+
+
+def _side_colour(a: int, b: int) -> tuple[int, int, int]:
+    sides = {JOINTS.names[j].split(" ")[0] for j in (a, b)}
+    if sides <= {"left", "nose"} and "left" in sides:
+        return _LEFT
+    return _RIGHT if sides <= {"right", "nose"} and "right" in sides else _MIDDLE
+
+
+# Coordinates have their pixel's edge as whole number, OpenCV's its centre; `shift` keeps sixteenths of a pixel.
+def _fixed(point: np.ndarray) -> tuple[int, int]:
+    x, y = np.rint((point - 0.5) * 16).astype(int)
+    return int(x), int(y)
+
+
+def _line(picture: np.ndarray, a: np.ndarray, b: np.ndarray, colour: tuple[int, int, int]) -> None:
+    cv2.line(picture, _fixed(a), _fixed(b), (0, 0, 0), 4, cv2.LINE_AA, shift=4)
+    cv2.line(picture, _fixed(a), _fixed(b), colour, 2, cv2.LINE_AA, shift=4)
+
+
+def _dot(picture: np.ndarray, at: np.ndarray, radius_px: float, colour: tuple[int, int, int]) -> None:
+    cv2.circle(picture, _fixed(at), round((radius_px + 1) * 16), (0, 0, 0), -1, cv2.LINE_AA, shift=4)
+    cv2.circle(picture, _fixed(at), round(radius_px * 16), colour, -1, cv2.LINE_AA, shift=4)
+
+
+def with_fit(
+    photograph: Photograph,
+    vertices_cam_m: Float[np.ndarray, "V 3"],
+    faces: Int[np.ndarray, "F 3"],
+    colour: tuple[float, float, float] = NOW,
+) -> UInt8[np.ndarray, "P P 3"]:
+    """The body over the photograph, see-through enough to judge it by what lies beneath."""
+    try:
+        return overlay(
+            photograph.image,
+            [vertices_cam_m],
+            faces,
+            focal_px=FOCAL_IN_PANEL_PX,
+            center_px=MIDDLE,
+            colours=(colour,),
+            alpha=0.82,
+        )
+    except SpinError as error:
+        return grey_panel(str(error))
+
+
+def from_the_side(
+    vertices_cam_m: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
+) -> UInt8[np.ndarray, "P P 3"]:
+    """The body turned by 90°, in the middle of the panel, as large as from the front or as the panel allows."""
+    low, high = vertices_cam_m.min(0), vertices_cam_m.max(0)
+    centre = (low + high) / 2
+    extent_m = max(high[1] - low[1], high[2] - low[2], 1e-6)
+    focal = min(FOCAL_IN_PANEL_PX, float(0.92 * PANEL_PX * centre[2] / extent_m))
+    try:
+        x, y = MIDDLE - focal * centre[:2] / centre[2]
+        return side_view(
+            vertices_cam_m,
+            faces,
+            focal_px=focal,
+            center_px=(float(x), float(y)),
+            width=PANEL_PX,
+            height=PANEL_PX,
+            colour=NOW,
+        )
+    except SpinError as error:
+        return grey_panel(str(error))
+
+
+def grey_panel(text: str) -> UInt8[np.ndarray, "P P 3"]:
+    """A panel in place of a picture that can't be shown. OpenCV's letters are ASCII only."""
+    panel = np.full((PANEL_PX, PANEL_PX, 3), _GREY, np.uint8)
+    lines = textwrap.wrap(text.encode("ascii", "replace").decode(), 36)[:12]
+    for i, line in enumerate(lines):
+        at = (16, round(PANEL_PX / 2 + 22 * (i + 0.7 - len(lines) / 2)))
+        cv2.putText(panel, line, at, cv2.FONT_HERSHEY_SIMPLEX, 0.48, _INK, 1, cv2.LINE_AA)
+    return panel
+
+
+def jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
+    """An RGB picture as a data: address."""
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

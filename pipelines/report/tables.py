@@ -1,0 +1,159 @@
+"""The page's tables: what was measured, what ran how long, what was set aside."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines import journal
+from pipelines.export import valid_fits
+from pipelines.layout import DataFolder, RunFolder
+from pipelines.report.samples import DatasetFits, has_fit
+
+
+@dataclass(frozen=True)
+class State:
+    """A data set's fits in numbers; medians in px², None where there is nothing to take them of."""
+
+    dataset: str
+    samples: int
+    fitted: int
+    valid_before: float | None
+    valid_now: float | None
+    median_before: float | None
+    median_now: float | None
+    from_loop: int
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    dataset: str
+    step: int
+    checkpoint: str
+    body: str
+    samples: int
+    mpjpe_mm: float
+    pa_mpjpe_mm: float
+    protocol: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Timing:
+    stage: str
+    of: str
+    started: str
+    seconds: float
+    counts: dict[str, float]
+
+
+def fit_states(sets: list[DatasetFits]) -> list[State]:
+    return [_state(item) for item in sets]
+
+
+def _state(item: DatasetFits) -> State:
+    def share(fits: Any) -> float | None:
+        return None if fits is None or not len(fits) else float(valid_fits(fits).mean())
+
+    def median(fits: Any) -> float | None:
+        return None if fits is None or not has_fit(fits).any() else float(np.median(fits.loss[has_fit(fits)]))
+
+    fitted = 0 if item.now is None else int(has_fit(item.now).sum())
+    from_loop = 0 if item.now is None else int((item.now.improvements > 0).sum())
+    return State(
+        item.name,
+        len(item.annotations),
+        fitted,
+        share(item.before),
+        share(item.now),
+        median(item.before),
+        median(item.now),
+        from_loop,
+    )
+
+
+def read_evaluations(run: RunFolder, problems: list[str]) -> list[Evaluation]:
+    """All results in the run's folder, by data set and step; a file that is none becomes a line in `problems`."""
+    found = []
+    for path in sorted((run.root / "evaluation").glob("*.json")):
+        try:
+            content = json.loads(path.read_text())
+            found.append(
+                Evaluation(
+                    dataset=str(content["dataset"]),
+                    step=int(content["step"]),
+                    checkpoint=Path(content["checkpoint"]).name,
+                    body=str(content["body"]),
+                    samples=int(content["samples"]),
+                    mpjpe_mm=float(content["mean_mpjpe_mm"]),
+                    pa_mpjpe_mm=float(content["mean_pa_mpjpe_mm"]),
+                    protocol=dict(content["protocol"]),
+                )
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(f"{path.name}: not an evaluation's result ({type(error).__name__}: {error})")
+    return sorted(found, key=lambda e: (e.dataset, e.step, e.checkpoint))
+
+
+def protocols(evaluations: list[Evaluation]) -> list[dict[str, str]]:
+    """The different protocol cards, as text."""
+    cards: list[dict[str, str]] = []
+    for evaluation in evaluations:
+        card = {
+            key.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            for key, value in evaluation.protocol.items()
+        }
+        if card not in cards:
+            cards.append(card)
+    return cards
+
+
+def read_timings(data: DataFolder, run: RunFolder | None) -> list[Timing]:
+    """Finished stages in their order, without other runs' training and evaluation, and without earlier reports."""
+    return [_timing(entry) for entry in journal.read(data.journal) if _belongs(entry, run)]
+
+
+def _belongs(entry: dict[str, Any], run: RunFolder | None) -> bool:
+    if not isinstance(entry, dict) or not {"stage", "seconds"} <= set(entry) or entry["stage"] == "report":
+        return False
+    if run is None:
+        return True
+    if entry["stage"] == "train":
+        return entry.get("name") == run.root.name
+    if entry["stage"] == "eval":
+        return run.root.resolve() in Path(str(entry.get("checkpoint", ""))).resolve().parents
+    return True
+
+
+def _timing(entry: dict[str, Any]) -> Timing:
+    counts = {
+        name.replace("_", " "): value
+        for name, value in entry.items()
+        if name != "seconds" and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+    about = entry.get("dataset") or entry.get("name") or ""
+    return Timing(
+        str(entry["stage"]), str(about), str(entry.get("started", "")), float(entry["seconds"]), counts
+    )
+
+
+def set_aside_reasons(item: DatasetFits) -> list[tuple[str, str, int]]:
+    """(stage, reason, count) of all people without a fit, the most frequent first."""
+    by_reason = Counter(("preprocess", person.reason) for person in item.set_aside)
+    if item.now is not None:
+        by_reason.update(
+            ("fit-static", item.reason_without_fit(int(row))) for row in np.flatnonzero(~has_fit(item.now))
+        )
+    return [(stage, reason, count) for (stage, reason), count in by_reason.most_common()]
+
+
+def duration(seconds: float) -> str:
+    """As a person would say it."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

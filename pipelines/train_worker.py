@@ -1,0 +1,324 @@
+"""What every training worker does: load, look up, step, offer, and now and then a checkpoint.
+
+Runs as a Ray Train worker (with DistributedDataParallel), or alone in the process for tests.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import ray
+import ray.train
+import ray.train.torch
+import torch
+
+from pipelines.failures import EXPECTED
+from pipelines.layout import DataFolder, RunFolder
+from pipelines.loading import LoadedBatch, Plan, TrainingData, batches
+from pipelines.train_config import TrainConfig
+from spin.body import BodyMesh, CompactBody, load_body
+from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.prior import load_pose_prior
+from spin.network.checkpoints import (
+    Checkpoint,
+    apply_weights,
+    load_backbone_weights,
+    load_checkpoint,
+    save_checkpoint,
+)
+from spin.network.hmr import HMR, MeanParameters
+from spin.training.device import to_device
+from spin.training.step import StepResult, train_step
+from spin.training.targets import StoredFits
+from store.annotations import Annotations
+from store.records import Fits, Source
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What the driver tells every worker. `attempt` is one call of `spin-pipe train`; Ray may start workers again in it."""
+
+    config: TrainConfig
+    run: RunFolder
+    data: DataFolder
+    services: dict[str, Any]  # data set -> handle of its FitService
+    attempt: str
+
+
+def run_worker(message: dict[str, Any]) -> None:
+    """Ray Train's entry. An error that would only repeat itself is not tried again."""
+    settings: WorkerSettings = message["settings"]
+    failure = settings.run.root / f"failure-{settings.attempt}.txt"
+    if failure.exists():
+        raise RuntimeError(failure.read_text())
+    try:
+        Trainer(
+            settings, ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
+        ).run()
+    except EXPECTED as error:
+        failure.write_text(str(error))
+        raise
+
+
+class Trainer:
+    """One worker's share of a run."""
+
+    def __init__(self, settings: WorkerSettings, rank: int, world: int) -> None:
+        self.settings, self.config, self.rank, self.world = settings, settings.config, rank, world
+        self.device = ray.train.torch.get_device()
+        torch.manual_seed(self.config.seed)
+        sets = [Annotations.read(settings.data.annotations(name)) for name in self.config.datasets]
+        self.data = TrainingData(sets, img_res=self.config.img_res, ignore_3d=self.config.ignore_3d)
+        self.plan = Plan(len(self.data), self.config.batch_size, world, rank, self.config.seed)
+        body = load_body(settings.data.body)
+        self.body = CompactBody(body).to(self.device)
+        self.mesh = BodyMesh(body).to(self.device) if self.config.step.weights.shape > 0 else None
+        self.fit = self._fit_function() if self.config.run_smplify else None
+        self.network, self.optimiser, self.first_step = self._start()
+        self.pending: list[Any] = []  # offers the store has not answered yet
+
+    @property
+    def last_step(self) -> int:
+        steps = self.config.epochs * self.plan.batches_per_epoch
+        return steps if self.config.max_steps is None else min(steps, self.config.max_steps)
+
+    def run(self) -> None:
+        """All steps up to the last, then a checkpoint."""
+        log = MetricsLog(self.settings.run, self.config.summary_steps) if self.rank == 0 else None
+        waiting = time.perf_counter()
+        loaded = batches(
+            self.data, self.plan, self.config.augmentation, first=self.first_step, last=self.last_step
+        )
+        for step, item in enumerate(loaded, self.first_step):
+            begin = time.perf_counter()
+            stored = self._look_up(item)
+            looked_up = time.perf_counter()
+            result = self._step(item, stored, step)
+            stepped = time.perf_counter()
+            self._offer(item, stored, result, step)
+            done = time.perf_counter()
+            if log is not None:
+                seconds = {
+                    "load": begin - waiting,
+                    "store": looked_up - begin + done - stepped,
+                    **result.timings_s,
+                }
+                log.add(step, item, result, seconds, images=self.config.batch_size * self.world)
+            if (step + 1) % self.config.checkpoint_steps == 0 and step + 1 < self.last_step:
+                self._checkpoint(step + 1)
+            waiting = time.perf_counter()
+        if self.last_step > self.first_step:
+            self._checkpoint(self.last_step)
+        if log is not None:
+            log.close()
+
+    # ---- a step -----------------------------------------------------------------------------------------------------
+
+    def _step(self, item: LoadedBatch, stored: _Stored, step: int) -> StepResult:
+        # Dropout's numbers are a function of (seed, step, rank) too.
+        torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.rank)
+        return train_step(
+            self.network,
+            self.optimiser,
+            self.body,
+            to_device(item.batch, self.device),
+            self.fit,
+            stored.fits,
+            self.config.step,
+            step=step,
+            mesh=self.mesh,
+        )
+
+    def _fit_function(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], StoredFits]:
+        prior = load_pose_prior(self.settings.data.prior).to(self.device)
+        config = FitConfig(self.config.solver, self.config.smplify_iterations)  # type: ignore[arg-type]
+        fitter = Fitter(self.body, prior, config)
+
+        def fit(pose_aa: Tensor, betas: Tensor, camera_m: Tensor, keypoints: Tensor) -> StoredFits:
+            found = fitter.refine(pose_aa, betas, keypoints, camera_m)
+            return StoredFits(
+                found.pose_aa, found.betas, found.camera_m, found.loss, found.score, found.storable
+            )
+
+        return fit
+
+    def _look_up(self, item: LoadedBatch) -> _Stored:
+        """The best known fits of the batch, from each data set's service."""
+        self._settle()
+        records = Fits.empty(len(item.row))
+        requests = {
+            d: self.settings.services[self.data.sets[d].name].get.remote(item.row[item.dataset == d])
+            for d in np.unique(item.dataset)
+        }
+        columns = {f.name: getattr(records, f.name).copy() for f in fields(Fits)}
+        for d, request in requests.items():
+            found = ray.get(request)
+            for name, column in columns.items():
+                column[item.dataset == d] = getattr(found, name)
+        return _Stored.of(Fits(**columns), self.device)
+
+    def _offer(self, item: LoadedBatch, stored: _Stored, result: StepResult, step: int) -> None:
+        """Sends the fits that beat the stored ones; the store decides again, and writes in its own time."""
+        if result.new_fits is None:
+            return
+        new, better = result.new_fits, (result.improved & result.new_fits.valid).cpu().numpy()
+        for d in np.unique(item.dataset):
+            rows = np.flatnonzero(better & (item.dataset == d))
+            if not len(rows):
+                continue
+            fits = Fits(
+                pose=new.pose_aa.cpu().numpy()[rows],
+                betas=new.betas.cpu().numpy()[rows],
+                camera=new.camera_m.cpu().numpy()[rows],
+                loss=new.loss.cpu().numpy()[rows],
+                score=new.score.cpu().numpy()[rows],
+                source=np.full(len(rows), Source.LOOP, np.uint8),
+                step=np.full(len(rows), step, np.int64),
+                improvements=stored.improvements[rows] + np.uint32(1),
+            )
+            service = self.settings.services[self.data.sets[d].name]
+            self.pending.append(service.offer.remote(item.row[rows], fits))
+
+    def _settle(self) -> None:
+        """Waits for the store's answers to earlier offers, so that at most one step's are ever under way."""
+        ray.get(self.pending)
+        self.pending.clear()
+
+    # ---- start and checkpoints --------------------------------------------------------------------------------------
+
+    def _start(self) -> tuple[nn.Module, torch.optim.Optimizer, int]:
+        """A new network, or the newest checkpoint's, the store taken back to the state it belongs to."""
+        data, config = self.settings.data, self.config
+        if data.mean_parameters is not None:
+            mean = MeanParameters.from_file(data.mean_parameters)
+        else:
+            pose = load_pose_prior(data.prior).mean_pose()
+            mean = MeanParameters.from_body_pose(torch.from_numpy(pose))
+        network = HMR(config.backbone, mean=mean)
+        newest = self.settings.run.latest_checkpoint()
+        checkpoint = None if newest is None else load_checkpoint(newest)
+        if checkpoint is not None:
+            apply_weights(network, checkpoint.model, str(newest))
+        elif config.pretrained_checkpoint is not None:
+            source = config.pretrained_checkpoint
+            apply_weights(network, load_checkpoint(source).model, source)
+        elif config.backbone_weights is not None:
+            weights = load_backbone_weights(config.backbone_weights)
+            apply_weights(network, weights, config.backbone_weights, only_backbone=True)
+        network = network.to(self.device)
+        optimiser = torch.optim.Adam(network.parameters(), lr=config.lr)
+        if checkpoint is not None:
+            if checkpoint.optimizer is not None:
+                optimiser.load_state_dict(dict(checkpoint.optimizer))
+            if self.rank == 0:
+                ray.get(
+                    [self.settings.services[name].restore.remote(tag) for name, tag in checkpoint.tag.items()]
+                )
+        self._bare = network
+        wrapped = ray.train.torch.prepare_model(network) if self.world > 1 else network
+        self.optimiser = optimiser
+        if checkpoint is None:
+            # So that workers which Ray starts again always find a state to go back to.
+            self._checkpoint(0)
+        self._barrier()
+        return wrapped, optimiser, 0 if checkpoint is None else checkpoint.step
+
+    def _checkpoint(self, step: int) -> None:
+        """Network, optimiser, and a tag for the fits as they are now; all workers wait for it."""
+        if hasattr(self, "pending"):
+            self._settle()
+        self._barrier()
+        if self.rank == 0:
+            tag = f"{self.settings.run.root.name}.step{step}.{uuid.uuid4().hex[:8]}"
+            ray.get([service.tag.remote(tag) for service in self.settings.services.values()])
+            epoch, batch = divmod(step, self.plan.batches_per_epoch)
+            save_checkpoint(
+                self.settings.run.checkpoint(step),
+                Checkpoint(
+                    model=self._bare.state_dict(),
+                    optimizer=self.optimiser.state_dict(),
+                    epoch=epoch,
+                    step=step,
+                    batch_idx=batch,
+                    seed=self.config.seed,
+                    tag=dict.fromkeys(self.settings.services, tag),
+                    config=json.loads(json.dumps(asdict(self.config))),
+                ),
+            )
+        self._barrier()
+
+    def _barrier(self) -> None:
+        if self.world > 1:
+            torch.distributed.barrier()
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """Records of a batch, and as the step wants them."""
+
+    fits: StoredFits
+    improvements: np.ndarray
+
+    @classmethod
+    def of(cls, records: Fits, device: torch.device) -> _Stored:
+        fits = StoredFits(
+            pose_aa=torch.from_numpy(records.pose),
+            betas=torch.from_numpy(records.betas),
+            camera_m=torch.from_numpy(records.camera),
+            loss=torch.from_numpy(records.loss),
+            score=torch.from_numpy(records.score),
+            valid=torch.from_numpy(records.source != Source.NONE),
+        )
+        return cls(to_device(fits, device), records.improvements)
+
+
+class MetricsLog:
+    """Means over `every` steps, as a line of metrics.jsonl and as TensorBoard scalars."""
+
+    def __init__(self, run: RunFolder, every: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path, self.every = run.metrics, every
+        self.writer = SummaryWriter(str(run.tensorboard))
+        self.rows: list[dict[str, float]] = []
+        self.unreadable: list[str] = []
+        self.begun = time.perf_counter()
+
+    def add(
+        self, step: int, item: LoadedBatch, result: StepResult, seconds: dict[str, float], *, images: int
+    ) -> None:
+        row = {f"loss/{name}": value for name, value in result.losses.items()}
+        row |= {"fits/improved": result.share_improved, "fits/valid": result.share_valid}
+        row |= {f"seconds/{name}": value for name, value in seconds.items()}
+        self.rows.append(row | {"gradient_norm": result.gradient_norm})
+        self.unreadable += item.unreadable
+        if len(self.rows) == self.every:
+            self._write(step, item, images)
+
+    def _write(self, step: int, item: LoadedBatch, images: int) -> None:
+        now = time.perf_counter()
+        means = {name: float(np.mean([row[name] for row in self.rows])) for name in self.rows[0]}
+        means["images_per_s"] = images * len(self.rows) / (now - self.begun)
+        line: dict[str, Any] = {"step": step + 1, "epoch": item.place.epoch, **means}
+        if self.unreadable:
+            line["unreadable"] = self.unreadable
+        with Path(self.path).open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        for name, value in means.items():
+            self.writer.add_scalar(name, value, step + 1)
+        self.writer.flush()
+        self.rows, self.unreadable, self.begun = [], [], now
+
+    def close(self) -> None:
+        self.writer.close()

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.layout import DataFolder
+from pipelines.preprocess import preprocess
+from pipelines.ray_session import ray_session
+from pipelines.readers.base import ReaderOptions
+from pipelines.synth import synthesize
+
+PEOPLE, TEST_PEOPLE = 40, 8
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small embedded world on disk, a quarter of its people with known bodies."""
+    out = tmp_path_factory.mktemp("raw") / "world"
+    synthesize(out, people=PEOPLE, test_people=TEST_PEOPLE, seed=7, truth_share=0.25, processes=1)
+    return out
+
+
+@pytest.fixture(scope="session")
+def preprocessed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data folder with the world's two splits as annotations. Copy it before changing it."""
+    data = DataFolder(tmp_path_factory.mktemp("preprocessed"))
+    for name, split in (("world", "train2014"), ("world-test", "val2014")):
+        preprocess(data, "coco", world, name, ReaderOptions(split, min_body_joints=8))
+    return data.root
+
+
+@pytest.fixture(scope="session")
+def ray_running() -> Iterator[None]:
+    """One local Ray for all tests that ask for it: starting one takes longer than most of what they do with it."""
+    with ray_session(cpus=4):
+        yield
