@@ -314,6 +314,9 @@ def fit_static(
     "--num-smplify-iters", "smplify_iterations", type=click.IntRange(1), default=5, show_default=True,
     help="Of the solver in the loop (published: --solver adam with 50).",
 )  # fmt: skip
+@click.option("--rot-factor", type=float, default=30.0, show_default=True, help="Augmentation: turns, degrees.")
+@click.option("--scale-factor", type=float, default=0.25, show_default=True, help="Augmentation: size of the box.")
+@click.option("--noise-factor", type=float, default=0.4, show_default=True, help="Augmentation: colour gains.")
 @click.option("--ignore-3d", is_flag=True, help="Don't use true bodies where they are known.")
 @click.option(
     "--summary-steps", type=click.IntRange(1), default=10, show_default=True, help="Steps between log lines."
@@ -337,10 +340,15 @@ def train(
     from pipelines.progress import say
     from pipelines.train import train as run_training
     from pipelines.train_config import TrainConfig
+    from spin.training.config import AugmentationConfig
 
     folder, run = _data_folder(data), RunFolder.of(log_dir, name)
     explicit = click.core.ParameterSource.COMMANDLINE
     given = {key: value for key, value in settings.items() if ctx.get_parameter_source(key) == explicit}
+    factors = [settings.pop(f"{kind}_factor") for kind in ("rot", "scale", "noise")]
+    settings["augmentation"] = AugmentationConfig(*factors)
+    if any(given.pop(f"{kind}_factor", None) is not None for kind in ("rot", "scale", "noise")):
+        given["augmentation"] = settings["augmentation"]
     if resume:
         if not run.config.is_file():
             raise UsageError(f"--resume: there is no run {run.root}; leave --resume out to start it")
