@@ -314,9 +314,15 @@ def fit_static(
     "--num-smplify-iters", "smplify_iterations", type=click.IntRange(1), default=5, show_default=True,
     help="Of the solver in the loop (published: --solver adam with 50).",
 )  # fmt: skip
-@click.option("--rot-factor", type=float, default=30.0, show_default=True, help="Augmentation: turns, degrees.")
-@click.option("--scale-factor", type=float, default=0.25, show_default=True, help="Augmentation: size of the box.")
-@click.option("--noise-factor", type=float, default=0.4, show_default=True, help="Augmentation: colour gains.")
+@click.option(
+    "--rot-factor", type=float, default=30.0, show_default=True, help="Augmentation: turns, degrees."
+)
+@click.option(
+    "--scale-factor", type=float, default=0.25, show_default=True, help="Augmentation: size of the box."
+)
+@click.option(
+    "--noise-factor", type=float, default=0.4, show_default=True, help="Augmentation: colour gains."
+)
 @click.option("--ignore-3d", is_flag=True, help="Don't use true bodies where they are known.")
 @click.option(
     "--summary-steps", type=click.IntRange(1), default=10, show_default=True, help="Steps between log lines."
