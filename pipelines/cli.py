@@ -56,15 +56,20 @@ def cli(debug: bool) -> None:
     """
 
 
+_INTERRUPTED = (
+    "interrupted; run the same command again to go on (train: with --resume, once it has a checkpoint)"
+)
+
+
 def main() -> None:
     """The `spin-pipe` command: 0 if it worked, 2 for a wrong command, 1 for a failure, with one line saying what."""
     arguments = [a for a in sys.argv[1:] if a != "--debug"]  # wherever on the line it stands
     try:
         cli.main(arguments, prog_name="spin-pipe", standalone_mode=False)
     except click.exceptions.Abort:
-        _end("interrupted; run the same command again to go on", 130)
+        _end(_INTERRUPTED, 130)
     except KeyboardInterrupt:
-        _end("interrupted; run the same command again to go on", 130)
+        _end(_INTERRUPTED, 130)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -81,7 +86,9 @@ def _fail(error: Exception) -> None:
     if isinstance(known, EXPECTED):
         _end(str(known), 1)
     if isinstance(known, OSError):
-        _end(f"{type(known).__name__}: {known}", 1)
+        where = f"{known.filename}: " if known.filename else ""
+        why = known.strerror or type(known).__name__
+        _end(f"{where}{why}; what is finished is kept: mend that and run the same command again", 1)
     if "--debug" not in sys.argv:
         line = str(known).strip().splitlines()
         _end(
@@ -137,7 +144,7 @@ def _which_body(data: DataFolder) -> str:
 @click.option(
     "--test-people", type=click.IntRange(1), default=60, show_default=True, help="People to measure on."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--truth-share", type=click.FloatRange(0, 1), default=0.0, show_default=True,
     help="Share of the training people whose true body is given, as Human3.6M's is.",
@@ -166,7 +173,11 @@ def synth(
             out, people=people, test_people=test_people, seed=seed, truth_share=truth_share,
             processes=workers or cpu_count(), progress=update,
         )  # fmt: skip
-    say(f"{out}: {summary}")
+    train, test = summary.train_people, summary.test_people
+    say(
+        f"{out}: {train} people to train on, {test} to measure on{' (made earlier)' if summary.reused else ''}"
+    )
+    say(f"  next: spin-pipe preprocess coco --root {out} --name NAME")
 
 
 @cli.group(cls=_Group)
@@ -307,7 +318,7 @@ def fit_static(
 @click.option(
     "--img-res", type=int, default=224, show_default=True, help="Side of the crop the network sees, px."
 )
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--run-smplify/--no-run-smplify", default=True, show_default=True, help="Fit in the loop.")
 @click.option("--solver", type=click.Choice(["lm", "adam"]), default="lm", show_default=True)
 @click.option(
@@ -418,6 +429,8 @@ def evaluate(
                 f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --name {name}`"
             )
     chosen = _datasets(folder, datasets)
+    if out is not None and out.suffix != ".json":
+        raise UsageError(f"--out {out}: expected a name that ends in .json; the .npz is written beside it")
     if out is not None and len(chosen) > 1:
         raise UsageError("--out names one file; give one --dataset with it")
     say(_which_body(folder))

@@ -113,6 +113,9 @@ def evaluate(
             f"data set {dataset}: no sample has known 3D joints; name one that does (a test split)"
         )
     loaded = load_checkpoint(checkpoint)
+    network_from_checkpoint(
+        loaded, str(checkpoint)
+    )  # what is wrong with it is better said here than by every worker
     predicted = _predict_all(data, dataset, checkpoint, rows, workers or cpu_count(), batch, address)
     seen = predicted.readable
     if not seen.any():

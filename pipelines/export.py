@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.layout import DataFolder
+from pipelines.store_service import fingerprint_of
+from spin.body import load_body
 from spin.fitting.fitter import ACCEPT_LOSS, BETA_LIMIT
+from spin.fitting.objective import Objective
 from store.annotations import Annotations
 from store.exchange import export_final_fits
 from store.fits import FitStore
@@ -32,8 +35,11 @@ def valid_fits(fits: Fits) -> np.ndarray:
 
 def export_fits(data: DataFolder, dataset: str, output: Path, *, tag: str | None = None) -> ExportSummary:
     """Writes SPIN's final-fits .npz of the store's newest state, or of a tagged one."""
-    samples = len(Annotations.read(data.annotations(dataset)))
-    store = FitStore.open(data.fits(dataset))
+    annotations = Annotations.read(data.annotations(dataset))
+    samples = len(annotations)
+    # Fits of other annotations would go to the wrong people.
+    wanted = fingerprint_of(load_body(data.body), Objective(), annotations)
+    store = FitStore.open(data.fits(dataset), fingerprint=wanted)
     fits = (store if tag is None else store.at(tag)).get(np.arange(samples))
     valid = valid_fits(fits)
     output.parent.mkdir(parents=True, exist_ok=True)

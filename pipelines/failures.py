@@ -18,13 +18,13 @@ EXPECTED = (StageError, SpinError, StoreError)
 
 
 def cause(error: BaseException) -> BaseException:
-    """The error a Ray worker raised, freed of Ray's wrappers."""
+    """The error a Ray worker raised, freed of Ray's wrappers, whose text is the worker's whole traceback."""
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
-        if isinstance(error, EXPECTED):
-            return error
-        inner = getattr(error, "cause", None) or next(iter(_worker_failures(error)), None) or error.__cause__
+        inner = getattr(error, "cause", None) or next(iter(_worker_failures(error)), None)
+        if inner is None and not isinstance(error, EXPECTED):
+            inner = error.__cause__
         if isinstance(inner, BaseException):
             error = inner
     return error

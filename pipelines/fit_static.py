@@ -32,8 +32,6 @@ from store.records import Fits, Source
 if TYPE_CHECKING:
     from jaxtyping import Float, Int
 
-    from store.fingerprint import Fingerprint
-
 STATIC_TAG = "static"
 BATCH = 256
 _IN_FLIGHT = 2  # batches handed to an actor ahead of time, so that it never waits
@@ -100,12 +98,13 @@ def fit_static(
     body, prior = data.body, data.prior
     fingerprint = fingerprint_of(load_body(body), config.objective, annotations)
     keypoints = keypoints_to_crop(annotations.keypoints_px, annotations.center_px, annotations.scale)
-    ledger = RefusedLedger(data.refused_fits(dataset), fingerprint, annotations)
+    ledger = RefusedLedger(data.refused_fits(dataset), f"{fingerprint.to_text()} {config}", annotations)
     with ray_session(address):
         import ray
 
         service = start_service(data.fits(dataset), len(annotations), fingerprint, "fit-static")
         stored = ray.get(service.get.remote(np.arange(len(annotations)))).source != Source.NONE
+        ledger.drop(stored)
         todo = pending_batches(stored | ledger.refused(len(annotations)), batch)
         count = min(workers or cpu_count(), max(len(todo), 1))
         actor = ray.remote(StaticFitter).options(num_cpus=1, max_restarts=-1, max_task_retries=-1)
@@ -164,14 +163,15 @@ def _through_pool(
 class RefusedLedger:
     """Samples that have no fit, and why: so that running again doesn't try them again, and a person can look."""
 
-    def __init__(self, path: Path, fingerprint: Fingerprint, annotations: Annotations) -> None:
-        self.path, self._key = path, fingerprint.to_text()
+    def __init__(self, path: Path, key: str, annotations: Annotations) -> None:
+        """`key`: what was tried. A list of what something else refused is left aside."""
+        self.path, self._key = path, key
         self._source, self._image = annotations.source, annotations.image
         self.reasons: dict[int, str] = {}
         if path.is_file():
             try:
                 content = json.loads(path.read_text())
-                if content["fingerprint"] == self._key:
+                if content["tried"] == self._key:
                     self.reasons = {int(e["sample"]): e["reason"] for e in content["refused"]}
             except (ValueError, KeyError, TypeError):
                 self.reasons = {}  # a damaged list costs a second try, nothing else
@@ -180,6 +180,10 @@ class RefusedLedger:
         out = np.zeros(count, bool)
         out[list(self.reasons)] = True
         return out
+
+    def drop(self, stored: np.ndarray) -> None:
+        """Forgets samples that have a fit by now."""
+        self.reasons = {i: reason for i, reason in self.reasons.items() if not stored[i]}
 
     def record(self, fitted: FittedBatch) -> None:
         new = {
@@ -195,4 +199,4 @@ class RefusedLedger:
             for i, reason in sorted(self.reasons.items())
         ]
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(self.path, json.dumps({"fingerprint": self._key, "refused": entries}, indent=1).encode())
+        write_file(self.path, json.dumps({"tried": self._key, "refused": entries}, indent=1).encode())

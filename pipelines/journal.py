@@ -23,8 +23,12 @@ def recorded(path: Path, stage: str, **settings: Any) -> Iterator[dict[str, Any]
     begin = time.perf_counter()
     yield entry
     entry["seconds"] = round(time.perf_counter() - begin, 3)
+    append(path, entry)
+
+
+def append(path: Path, entry: dict[str, Any]) -> None:
+    """Adds a JSON line. One write call on an append-only file: lines of processes that write together don't mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # One write call on an append-only file: lines of stages that end together don't mix.
     line = (json.dumps(entry, default=str) + "\n").encode()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:

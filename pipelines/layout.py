@@ -10,14 +10,14 @@ from pipelines.failures import UsageError
 from spin.body.model_file import OPEN_BODY, find_body
 from spin.fitting.prior import find_prior
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def checked_name(kind: str, name: str) -> str:
     """A name that may become a file name. UsageError otherwise, so that no name leaves its folder."""
     if not _NAME.fullmatch(name):
         raise UsageError(
-            f"{kind} name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit"
+            f"{kind} name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 64"
         )
     return name
 
@@ -93,6 +93,11 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def skipped(self) -> Path:
+        """Images that training could not read, a JSON line each."""
+        return self.root / "skipped.jsonl"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"

@@ -21,7 +21,7 @@ from spin.training.step import Batch
 from spin.training.targets import GroundTruth
 
 if TYPE_CHECKING:
-    from jaxtyping import Int
+    from jaxtyping import Bool, Int
 
     from spin.training.config import AugmentationConfig
     from store.annotations import Annotations
@@ -45,6 +45,7 @@ class LoadedBatch:
     batch: Batch
     dataset: Int[np.ndarray, " B"]
     row: Int[np.ndarray, " B"]
+    readable: Bool[np.ndarray, " B"]
     unreadable: tuple[str, ...]
 
 
@@ -92,7 +93,7 @@ class TrainingData:
             joints_known=torch.from_numpy(joints_known),
         )
         unreadable = tuple(c for c in cuts if isinstance(c, str))
-        return LoadedBatch(place, batch, self.dataset[indices], self.row[indices], unreadable)
+        return LoadedBatch(place, batch, self.dataset[indices], self.row[indices], readable, unreadable)
 
     def _cut(
         self, index: int, flip: bool, rotation_deg: float, scale: float, gain: np.ndarray

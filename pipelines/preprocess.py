@@ -18,6 +18,7 @@ from pipelines.progress import progress
 from pipelines.ray_session import cpu_count
 from pipelines.readers import READERS
 from pipelines.readers.base import Person, ReaderOptions, Refused
+from spin.body import load_body
 from store.annotations import Annotations
 from store.durable import write_file
 
@@ -55,7 +56,9 @@ def preprocess(
                 else "it is empty"
             )
         )
-    _annotations(name, root, people).write(data.annotations(name), reader=reader)
+    _annotations(name, root, people, load_body(data.body).fingerprint).write(
+        data.annotations(name), reader=reader
+    )
     return PreprocessSummary(
         path=data.annotations(name),
         people=len(people),
@@ -75,11 +78,15 @@ def _unreadable_images(root: Path, images: list[str]) -> dict[str, str]:
     """Images that can't be decoded, with the reason. Decoding at an eighth is enough to find out."""
 
     def problem(image: str) -> str:
-        path = root / image
-        if not path.is_file():
+        try:
+            data = np.fromfile(root / image, np.uint8)
+            decoded = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_8) if data.size else None
+        except FileNotFoundError:
             return "its image is missing"
-        data = np.fromfile(path, np.uint8)
-        decoded = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_8) if data.size else None
+        except (OSError, ValueError) as error:  # no permission, a folder, a name that no file can have
+            return f"its image can't be read ({getattr(error, 'strerror', None) or error})"
+        except cv2.error:  # more pixels than OpenCV allows
+            decoded = None
         return "" if decoded is not None else "its image can't be decoded"
 
     out: dict[str, str] = {}
@@ -101,13 +108,17 @@ def _write_refused(path: Path, refused: list[Refused]) -> Path | None:
     return path
 
 
-def _annotations(name: str, root: Path, people: list[Person]) -> Annotations:
+def _annotations(name: str, root: Path, people: list[Person], body: str) -> Annotations:
+    """`body`: poses and betas of another body mean something else, and are left out."""
     truth = [p.truth for p in people]
     has_truth = np.array([t is not None for t in truth])
 
-    def of_truth(field: str, shape: tuple[int, ...]) -> np.ndarray:
+    has_smpl = np.array([t is not None and t.body == body for t in truth])
+
+    def of_truth(field: str, shape: tuple[int, ...], known: np.ndarray) -> np.ndarray:
         zeros = np.zeros(shape, np.float32)
-        return np.stack([zeros if t is None else np.asarray(getattr(t, field), np.float32) for t in truth])
+        rows = [np.asarray(getattr(t, field), np.float32) if k else zeros for t, k in zip(truth, known)]
+        return np.stack(rows)
 
     return Annotations(
         name=name,
@@ -118,11 +129,11 @@ def _annotations(name: str, root: Path, people: list[Person]) -> Annotations:
         keypoints_px=np.stack([p.keypoints_px for p in people]).astype(np.float32),
         source=[p.source for p in people],
         openpose_match=[p.openpose_match for p in people],
-        has_smpl=has_truth,
-        pose=of_truth("pose_aa", (72,)),
-        betas=of_truth("betas", (10,)),
-        has_joints3d=has_truth.copy(),
-        joints3d_m=of_truth("joints3d_m", (24, 4)),
-        has_joints17=has_truth.copy(),
-        joints17_m=of_truth("joints17_m", (17, 3)),
+        has_smpl=has_smpl,
+        pose=of_truth("pose_aa", (72,), has_smpl),
+        betas=of_truth("betas", (10,), has_smpl),
+        has_joints3d=has_truth,
+        joints3d_m=of_truth("joints3d_m", (24, 4), has_truth),
+        has_joints17=has_truth,
+        joints17_m=of_truth("joints17_m", (17, 3), has_truth),
     )

@@ -7,6 +7,7 @@ temporary folder that goes with it; the user's home is left alone.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import secrets
@@ -47,13 +48,26 @@ def _private_folder() -> Path:
     """
     # Unix sockets allow about a hundred characters of path, and Ray needs most of them.
     base = tempfile.gettempdir()
-    folder = Path(tempfile.mkdtemp(prefix="spin-ray-", dir=base if len(base) <= 16 else "/tmp"))
+    base = base if len(base) <= 16 else "/tmp"
+    _sweep(Path(base))
+    folder = Path(tempfile.mkdtemp(prefix=f"spin-ray-{os.getpid()}-", dir=base))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     os.environ.update(_LOCAL | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)})
     return folder
+
+
+def _sweep(base: Path) -> None:
+    """Removes the folders of processes that were killed before they could."""
+    for folder in base.glob("spin-ray-*-*"):
+        with contextlib.suppress(OSError, ValueError):
+            if folder.stat().st_uid == os.getuid():
+                try:
+                    os.kill(int(folder.name.split("-")[2]), 0)
+                except ProcessLookupError:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Group commit: at most this long, or this many records, before accepted offers are written.
 FLUSH_SECONDS = 1.0
 FLUSH_RECORDS = 4096
+# So many segments are absorbed into a generation: opening a store reads them all.
+MAX_SEGMENTS = 512
 # The score of a fit is its reprojection loss; another rule gets another name, so that scores are never mixed.
 SCORE_RULE = "reprojection-loss:1"
 
@@ -55,13 +57,25 @@ class FitService:
     def __init__(self, path: Path, samples: int, fingerprint: Fingerprint, writer: str) -> None:
         self.store = FitStore.open_or_create(path, samples=samples, fingerprint=fingerprint, writer=writer)
         self._flushed = time.monotonic()
+        self._fence: str | None = None
+
+    def begin(self, fence: str, tag: str | None) -> None:
+        """From now on offers must carry `fence`: those of workers that went before are refused. Restores `tag`, if given.
+
+        An actor that was killed has forgotten the fence, and takes every offer until the workers begin again.
+        """
+        self._fence = fence
+        if tag is not None:
+            self.store.restore(tag)
 
     def get(self, ids: Int[np.ndarray, " n"]) -> Fits:
         """The records of these samples (source NONE where there is no fit)."""
         return self.store.get(ids)
 
-    def offer(self, ids: Int[np.ndarray, " n"], fits: Fits) -> Bool[np.ndarray, " n"]:
+    def offer(self, ids: Int[np.ndarray, " n"], fits: Fits, fence: str) -> Bool[np.ndarray, " n"]:
         """Merges; True where the offer became the record. On disk within a group commit, or at `flush`."""
+        if self._fence not in (None, fence):
+            return np.zeros(len(ids), bool)
         accepted = self.store.merge(ids, fits)
         if self.store.pending >= FLUSH_RECORDS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
@@ -75,6 +89,8 @@ class FitService:
 
     def flush(self) -> int:
         written = self.store.flush()
+        if self.store.segments >= MAX_SEGMENTS:
+            self.store.compact()
         self._flushed = time.monotonic()
         return written
 
@@ -85,9 +101,6 @@ class FitService:
 
     def tags(self) -> list[str]:
         return self.store.tags()
-
-    def restore(self, tag: str) -> None:
-        self.store.restore(tag)
 
     def compact(self) -> None:
         self.store.compact()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines import journal
 from pipelines.failures import StageError, UsageError
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.progress import progress, say
@@ -21,6 +22,7 @@ from spin.body import load_body
 from spin.fitting.objective import Objective
 from store.annotations import Annotations
 
+_SHOWN = 5  # skipped images that are named on the terminal
 MAX_FAILURES = 3  # of workers or nodes, before the run gives up
 
 
@@ -45,10 +47,14 @@ def train(
 
     `in_process` runs the only worker in this process: for a debugger, and for tests.
     """
-    if run.latest_checkpoint() is not None and not resume:
-        raise UsageError(
-            f"run {run.root} exists already; --resume goes on with it, another --name starts anew"
-        )
+    if not resume:
+        _require_new(run)
+    for option, path in (
+        ("--pretrained-checkpoint", config.pretrained_checkpoint),
+        ("--backbone-weights", config.backbone_weights),
+    ):
+        if path is not None and not Path(path).is_file():
+            raise UsageError(f"{option} {path}: no such file")
     sets = {name: Annotations.read(data.annotations(name)) for name in config.datasets}
     _check_workers(config.workers, address)
     run.root.mkdir(parents=True, exist_ok=True)
@@ -58,9 +64,7 @@ def train(
     body = load_body(data.body)
     with ray_session(address):
         services = {
-            name: start_service(
-                data.fits(name), len(a), fingerprint_of(body, Objective(), a), f"train-{run.root.name}"
-            )
+            name: start_service(data.fits(name), len(a), fingerprint_of(body, Objective(), a), "train")
             for name, a in sets.items()
         }
         with _watched(run, steps):
@@ -69,7 +73,7 @@ def train(
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise StageError(f"run {run.root}: ended without a checkpoint; --debug shows Ray's own messages")
-    lines = _metrics(run)
+    lines = journal.read(run.metrics)
     return TrainSummary(run.root, checkpoint, steps, lines[-1] if lines else {})
 
 
@@ -82,30 +86,53 @@ def _fit(
     in_process: bool,
 ) -> None:
     """Ray Train's part."""
-    import torch
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from pipelines.rendezvous import RendezvousConfig
     from pipelines.train_worker import WorkerSettings, run_worker
 
-    gpu = torch.cuda.is_available()
-    absolute = DataFolder(data.root.resolve()), RunFolder(run.root.resolve())
-    settings = WorkerSettings(config, absolute[1], absolute[0], services, attempt=uuid.uuid4().hex[:8])
-    cpus = 1 if address else max(1, cpu_count() // config.workers)
-    TorchTrainer(
-        run_worker,
-        train_loop_config={"settings": settings},
-        scaling_config=ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=gpu,
-            resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}),
-        ),
-        run_config=RunConfig(
-            name="ray",
-            storage_path=str(absolute[1].root),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
-        ),
-    ).fit()
+    there = ray.cluster_resources()
+    gpu = there.get("GPU", 0) >= config.workers
+    cpus = max(1, int(there.get("CPU", 1)) // config.workers) if address is None else 1
+    data, run = DataFolder(data.root.resolve()), RunFolder(run.root.resolve())
+    attempt = uuid.uuid4().hex[:8]
+    settings = WorkerSettings(config, run, data, services, threads=min(cpus, cpu_count()), attempt=attempt)
+    rendezvous: Any = RendezvousConfig(folder=None if address else str(run.root))
+    try:
+        TorchTrainer(
+            run_worker,
+            train_loop_config={"settings": settings},
+            torch_config=rendezvous,
+            scaling_config=ScalingConfig(
+                num_workers=0 if in_process else config.workers,
+                use_gpu=gpu,
+                resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}),
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(run.root),
+                failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            ),
+        ).fit()
+    except SystemExit:  # how Ray Train ends on Ctrl-C
+        raise KeyboardInterrupt from None
+    finally:
+        for leftover in (settings.failure, *run.root.glob("rendezvous-*")):
+            leftover.unlink(missing_ok=True)
+
+
+def _require_new(run: RunFolder) -> None:
+    """Refuses to start over what has come somewhere; what ended before its first checkpoint is cleared away."""
+    newest = run.latest_checkpoint()
+    if newest is not None and newest != run.checkpoint(0):
+        raise UsageError(
+            f"run {run.root} exists already; --resume goes on with it, another --name starts anew"
+        )
+    for leftover in (run.checkpoint(0), run.metrics, run.skipped):
+        leftover.unlink(missing_ok=True)
+    shutil.rmtree(run.tensorboard, ignore_errors=True)
 
 
 def _flush(services: dict[str, Any]) -> None:
@@ -138,19 +165,6 @@ def _steps(config: TrainConfig, samples: int) -> int:
     return steps if config.max_steps is None else min(steps, config.max_steps)
 
 
-def _metrics(run: RunFolder) -> list[dict[str, Any]]:
-    """Whole lines of the metrics so far."""
-    if not run.metrics.is_file():
-        return []
-    out = []
-    for line in run.metrics.read_text().split("\n")[:-1]:
-        try:
-            out.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return out
-
-
 @contextmanager
 def _watched(run: RunFolder, steps: int) -> Iterator[None]:
     """A bar that follows the metrics file, which works wherever the workers run."""
@@ -158,10 +172,10 @@ def _watched(run: RunFolder, steps: int) -> Iterator[None]:
     with progress(steps, f"train {run.root.name}", "step") as bar:
 
         def follow() -> None:
-            seen: set[str] = set()
+            seen: list[str] = []
             while True:
                 ended = over.wait(0.5)
-                lines = _metrics(run)
+                lines = journal.read(run.metrics)
                 if lines:
                     last = lines[-1]
                     bar.set_postfix_str(
@@ -170,9 +184,12 @@ def _watched(run: RunFolder, steps: int) -> Iterator[None]:
                         refresh=False,
                     )
                     bar.update(last["step"] - bar.n)
-                    for problem in [p for line in lines for p in line.get("unreadable", []) if p not in seen]:
-                        seen.add(problem)
-                        say(f"skipped: {problem}")
+                problems = [line["problem"] for line in journal.read(run.skipped)]
+                for problem in problems[len(seen) : _SHOWN]:
+                    say(f"skipped: {problem}")
+                if len(problems) > _SHOWN >= len(seen):
+                    say(f"skipped: more of them are listed in {run.skipped}")
+                seen = problems
                 if ended:
                     return
 

@@ -42,6 +42,8 @@ class TrainConfig:
             raise UsageError(f"--backbone {self.backbone}: expected one of {', '.join(BACKBONES)}")
         if not 32 <= self.img_res <= 512:
             raise UsageError(f"--img-res {self.img_res}: expected 32 to 512 px")
+        if self.seed < 0:
+            raise UsageError(f"--seed {self.seed}: expected 0 or more")
         if not self.lr > 0:
             raise UsageError(f"--lr {self.lr}: expected a number above 0")
 
@@ -73,10 +75,16 @@ class TrainConfig:
 
     def resumed(self, given: dict[str, Any]) -> TrainConfig:
         """This configuration with what may change on resuming; UsageError if anything else was asked to change."""
-        free = {"epochs", "max_steps", "workers", "summary_steps", "checkpoint_steps"}
+        # Not the number of workers: which samples a step takes depends on it.
+        free = {"epochs", "max_steps", "summary_steps", "checkpoint_steps"}
         for name, value in given.items():
             if name not in free and getattr(self, name) != value:
-                option = "--" + name.replace("_", "-")
+                named = {
+                    "augmentation": "--rot-factor, --scale-factor or --noise-factor",
+                    "datasets": "--dataset",
+                }
+                named |= {"smplify_iterations": "--num-smplify-iters"}
+                option = named.get(name, "--" + name.replace("_", "-"))
                 raise UsageError(
                     f"{option} {value}: the run to resume has {getattr(self, name)}; leave it out, or start a new run"
                 )

@@ -18,9 +18,11 @@ import ray.train
 import ray.train.torch
 import torch
 
-from pipelines.failures import EXPECTED
+from pipelines import journal
+from pipelines.failures import EXPECTED, StageError, cause
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.loading import LoadedBatch, Plan, TrainingData, batches
+from pipelines.rendezvous import incarnation
 from pipelines.train_config import TrainConfig
 from spin.body import BodyMesh, CompactBody, load_body
 from spin.fitting.fitter import FitConfig, Fitter
@@ -53,21 +55,26 @@ class WorkerSettings:
     run: RunFolder
     data: DataFolder
     services: dict[str, Any]  # data set -> handle of its FitService
+    threads: int  # of each worker
     attempt: str
+
+    @property
+    def failure(self) -> Path:
+        """Where a worker leaves an error that would only repeat itself."""
+        return self.run.root / f"failure-{self.attempt}.txt"
 
 
 def run_worker(message: dict[str, Any]) -> None:
     """Ray Train's entry. An error that would only repeat itself is not tried again."""
     settings: WorkerSettings = message["settings"]
-    failure = settings.run.root / f"failure-{settings.attempt}.txt"
-    if failure.exists():
-        raise RuntimeError(failure.read_text())
+    if settings.failure.exists():
+        raise StageError(settings.failure.read_text())
     try:
         Trainer(
             settings, ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
         ).run()
     except EXPECTED as error:
-        failure.write_text(str(error))
+        settings.failure.write_text(str(cause(error)))
         raise
 
 
@@ -77,7 +84,10 @@ class Trainer:
     def __init__(self, settings: WorkerSettings, rank: int, world: int) -> None:
         self.settings, self.config, self.rank, self.world = settings, settings.config, rank, world
         self.device = ray.train.torch.get_device()
+        torch.set_num_threads(settings.threads)
         torch.manual_seed(self.config.seed)
+        self.readable = 0  # images, of those asked for
+        self.pending: list[Any] = []  # offers the store has not answered yet
         sets = [Annotations.read(settings.data.annotations(name)) for name in self.config.datasets]
         self.data = TrainingData(sets, img_res=self.config.img_res, ignore_3d=self.config.ignore_3d)
         self.plan = Plan(len(self.data), self.config.batch_size, world, rank, self.config.seed)
@@ -85,8 +95,11 @@ class Trainer:
         self.body = CompactBody(body).to(self.device)
         self.mesh = BodyMesh(body).to(self.device) if self.config.step.weights.shape > 0 else None
         self.fit = self._fit_function() if self.config.run_smplify else None
-        self.network, self.optimiser, self.first_step = self._start()
-        self.pending: list[Any] = []  # offers the store has not answered yet
+        # The network's own weights, and the same network as it is trained (in DistributedDataParallel, if not alone).
+        self.bare = HMR(self.config.backbone, mean=self._mean_parameters())
+        self.optimiser: torch.optim.Optimizer
+        self.network: nn.Module
+        self.first_step = self._start()
 
     @property
     def last_step(self) -> int:
@@ -102,6 +115,11 @@ class Trainer:
         )
         for step, item in enumerate(loaded, self.first_step):
             begin = time.perf_counter()
+            self._note_unreadable(item)
+            if item.place.batch == 0:
+                # Another worker may have offered a fit of a sample that is ours in this epoch.
+                self._settle()
+                self._barrier()
             stored = self._look_up(item)
             looked_up = time.perf_counter()
             result = self._step(item, stored, step)
@@ -166,7 +184,14 @@ class Trainer:
             found = ray.get(request)
             for name, column in columns.items():
                 column[item.dataset == d] = getattr(found, name)
-        return _Stored.of(Fits(**columns), self.device)
+        return _Stored.of(Fits(**columns), item.readable, self.device)
+
+    def _note_unreadable(self, item: LoadedBatch) -> None:
+        self.readable += int(item.readable.sum())
+        if item.place.batch == self.plan.batches_per_epoch - 1 and not self.readable:
+            raise StageError(f"none of the images so far could be read: {item.unreadable[0]}")
+        for problem in item.unreadable:
+            journal.append(self.settings.run.skipped, {"step_epoch": item.place.epoch, "problem": problem})
 
     def _offer(self, item: LoadedBatch, stored: _Stored, result: StepResult, step: int) -> None:
         """Sends the fits that beat the stored ones; the store decides again, and writes in its own time."""
@@ -188,7 +213,7 @@ class Trainer:
                 improvements=stored.improvements[rows] + np.uint32(1),
             )
             service = self.settings.services[self.data.sets[d].name]
-            self.pending.append(service.offer.remote(item.row[rows], fits))
+            self.pending.append(service.offer.remote(item.row[rows], fits, incarnation()))
 
     def _settle(self) -> None:
         """Waits for the store's answers to earlier offers, so that at most one step's are ever under way."""
@@ -197,47 +222,46 @@ class Trainer:
 
     # ---- start and checkpoints --------------------------------------------------------------------------------------
 
-    def _start(self) -> tuple[nn.Module, torch.optim.Optimizer, int]:
-        """A new network, or the newest checkpoint's, the store taken back to the state it belongs to."""
-        data, config = self.settings.data, self.config
+    def _mean_parameters(self) -> MeanParameters:
+        data = self.settings.data
         if data.mean_parameters is not None:
-            mean = MeanParameters.from_file(data.mean_parameters)
-        else:
-            pose = load_pose_prior(data.prior).mean_pose()
-            mean = MeanParameters.from_body_pose(torch.from_numpy(pose))
-        network = HMR(config.backbone, mean=mean)
+            return MeanParameters.from_file(data.mean_parameters)
+        return MeanParameters.from_body_pose(torch.from_numpy(load_pose_prior(data.prior).mean_pose()))
+
+    def _start(self) -> int:
+        """Fills the network from the newest checkpoint, the store taken back to the state it belongs to; or anew.
+
+        Returns the step to go on with.
+        """
+        config = self.config
         newest = self.settings.run.latest_checkpoint()
         checkpoint = None if newest is None else load_checkpoint(newest)
         if checkpoint is not None:
-            apply_weights(network, checkpoint.model, str(newest))
+            apply_weights(self.bare, checkpoint.model, str(newest))
         elif config.pretrained_checkpoint is not None:
             source = config.pretrained_checkpoint
-            apply_weights(network, load_checkpoint(source).model, source)
+            apply_weights(self.bare, load_checkpoint(source).model, source)
         elif config.backbone_weights is not None:
             weights = load_backbone_weights(config.backbone_weights)
-            apply_weights(network, weights, config.backbone_weights, only_backbone=True)
-        network = network.to(self.device)
-        optimiser = torch.optim.Adam(network.parameters(), lr=config.lr)
-        if checkpoint is not None:
-            if checkpoint.optimizer is not None:
-                optimiser.load_state_dict(dict(checkpoint.optimizer))
-            if self.rank == 0:
-                ray.get(
-                    [self.settings.services[name].restore.remote(tag) for name, tag in checkpoint.tag.items()]
-                )
-        self._bare = network
-        wrapped = ray.train.torch.prepare_model(network) if self.world > 1 else network
-        self.optimiser = optimiser
+            apply_weights(self.bare, weights, config.backbone_weights, only_backbone=True)
+        self.bare.to(self.device)
+        self.optimiser = torch.optim.Adam(self.bare.parameters(), lr=config.lr)
+        if checkpoint is not None and checkpoint.optimizer is not None:
+            self.optimiser.load_state_dict(dict(checkpoint.optimizer))
+        tags = {} if checkpoint is None else checkpoint.tag
+        if self.rank == 0:
+            services = self.settings.services.items()
+            ray.get([service.begin.remote(incarnation(), tags.get(name)) for name, service in services])
+        self.network = ray.train.torch.prepare_model(self.bare) if self.world > 1 else self.bare
         if checkpoint is None:
             # So that workers which Ray starts again always find a state to go back to.
             self._checkpoint(0)
         self._barrier()
-        return wrapped, optimiser, 0 if checkpoint is None else checkpoint.step
+        return 0 if checkpoint is None else checkpoint.step
 
     def _checkpoint(self, step: int) -> None:
         """Network, optimiser, and a tag for the fits as they are now; all workers wait for it."""
-        if hasattr(self, "pending"):
-            self._settle()
+        self._settle()
         self._barrier()
         if self.rank == 0:
             tag = f"{self.settings.run.root.name}.step{step}.{uuid.uuid4().hex[:8]}"
@@ -246,7 +270,7 @@ class Trainer:
             save_checkpoint(
                 self.settings.run.checkpoint(step),
                 Checkpoint(
-                    model=self._bare.state_dict(),
+                    model=self.bare.state_dict(),
                     optimizer=self.optimiser.state_dict(),
                     epoch=epoch,
                     step=step,
@@ -271,14 +295,15 @@ class _Stored:
     improvements: np.ndarray
 
     @classmethod
-    def of(cls, records: Fits, device: torch.device) -> _Stored:
+    def of(cls, records: Fits, readable: np.ndarray, device: torch.device) -> _Stored:
+        """A sample whose image can't be seen has nothing to learn from its fit."""
         fits = StoredFits(
             pose_aa=torch.from_numpy(records.pose),
             betas=torch.from_numpy(records.betas),
             camera_m=torch.from_numpy(records.camera),
             loss=torch.from_numpy(records.loss),
             score=torch.from_numpy(records.score),
-            valid=torch.from_numpy(records.source != Source.NONE),
+            valid=torch.from_numpy((records.source != Source.NONE) & readable),
         )
         return cls(to_device(fits, device), records.improvements)
 
@@ -292,7 +317,8 @@ class MetricsLog:
         self.path, self.every = run.metrics, every
         self.writer = SummaryWriter(str(run.tensorboard))
         self.rows: list[dict[str, float]] = []
-        self.unreadable: list[str] = []
+        self.last: dict[str, int] = {}
+        self.images = 0
         self.begun = time.perf_counter()
 
     def add(
@@ -302,23 +328,23 @@ class MetricsLog:
         row |= {"fits/improved": result.share_improved, "fits/valid": result.share_valid}
         row |= {f"seconds/{name}": value for name, value in seconds.items()}
         self.rows.append(row | {"gradient_norm": result.gradient_norm})
-        self.unreadable += item.unreadable
+        self.last = {"step": step + 1, "epoch": item.place.epoch}
+        self.images = images
         if len(self.rows) == self.every:
-            self._write(step, item, images)
+            self._write()
 
-    def _write(self, step: int, item: LoadedBatch, images: int) -> None:
+    def _write(self) -> None:
         now = time.perf_counter()
         means = {name: float(np.mean([row[name] for row in self.rows])) for name in self.rows[0]}
-        means["images_per_s"] = images * len(self.rows) / (now - self.begun)
-        line: dict[str, Any] = {"step": step + 1, "epoch": item.place.epoch, **means}
-        if self.unreadable:
-            line["unreadable"] = self.unreadable
-        with Path(self.path).open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        means["images_per_s"] = self.images * len(self.rows) / (now - self.begun)
+        journal.append(self.path, {**self.last, **means})
         for name, value in means.items():
-            self.writer.add_scalar(name, value, step + 1)
+            self.writer.add_scalar(name, value, self.last["step"])
         self.writer.flush()
-        self.rows, self.unreadable, self.begun = [], [], now
+        self.rows, self.begun = [], now
 
     def close(self) -> None:
+        """Writes what is left of the last window, too."""
+        if self.rows:
+            self._write()
         self.writer.close()

@@ -63,8 +63,14 @@ def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:
     file = Path(path)
     if not file.is_file():
         raise ImageError(f"image {file}: no such file; check the data set's image root (--root)")
-    data = np.fromfile(file, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        data = np.fromfile(file, np.uint8)
+    except OSError as error:
+        raise ImageError(f"image {file}: {error.strerror}") from error
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # more pixels than OpenCV allows
+        image = None
     if image is None:
         raise ImageError(
             f"image {file}: can't be decoded ({data.size} bytes); expected a JPEG or PNG, replace the file"
@@ -83,7 +89,7 @@ def crop_image(
 ) -> UInt8[np.ndarray, "P P 3"]:
     """The person's box, turned, resampled to crop_px² and then mirrored; black outside the image.
 
-    Where the box shrinks, the image is first reduced by area averaging, so that the bilinear cut does not alias.
+    Where the box shrinks to half or less, the image is first reduced by area averaging, against aliasing.
     """
     affine = crop_affine(center_px, scale, rotation_deg, crop_px)
     shrink = int(200.0 * scale / crop_px)

@@ -107,6 +107,12 @@ class _Joints:
         return tuple(self.index[n] for n in names)
 
     @property
+    def named_twice(self) -> tuple[tuple[int, int], ...]:
+        """Joints that both halves name, as pairs of indices (OpenPose, superset)."""
+        shared = [n for n in OPENPOSE_NAMES if n in SUPERSET_NAMES]
+        return tuple((self.index[f"OpenPose {n}"], self.index[n]) for n in shared)
+
+    @property
     def torso(self) -> tuple[int, ...]:
         """Hips and shoulders of both halves: what the camera is started from."""
         parts = ("right hip", "left hip", "right shoulder", "left shoulder")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from spin.joints import SMPL_MIRROR, mirror_permutation_of_pose
+from spin.joints import mirror_permutation_of_pose
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -102,12 +102,6 @@ def mirror_pose(pose_aa: Float[Tensor, "b 72"]) -> Float[Tensor, "b 72"]:
     permutation = torch.as_tensor(mirror_permutation_of_pose(), device=pose_aa.device)
     sign = torch.tensor([1.0, -1.0, -1.0], dtype=pose_aa.dtype, device=pose_aa.device).repeat(24)
     return pose_aa[..., permutation] * sign
-
-
-def mirror_rotations(rotations: Float[Tensor, "b 24 3 3"]) -> Float[Tensor, "b 24 3 3"]:
-    """`mirror_pose` for rotation matrices."""
-    flip = torch.tensor([-1.0, 1.0, 1.0], dtype=rotations.dtype, device=rotations.device)
-    return rotations[:, list(SMPL_MIRROR)] * flip[:, None] * flip[None, :]
 
 
 def in_plane(angle_deg: Float[Tensor, " b"]) -> Float[Tensor, "b 3 3"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -62,7 +63,7 @@ def import_static_fits(path: str | Path, samples: int) -> StaticFits:
         else:
             with content:
                 pose, betas, valid = content["pose"], content["betas"], content["valid_fit"]
-    except (ValueError, OSError, EOFError, KeyError, IndexError) as error:
+    except (ValueError, OSError, EOFError, KeyError, IndexError, BadZipFile) as error:
         raise ExchangeError(
             f"{path}: expected an .npy array (n, 82) or an .npz with pose, betas and valid_fit ({error})"
         ) from error

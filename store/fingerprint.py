@@ -61,6 +61,6 @@ def require_same(stored: Fingerprint, wanted: Fingerprint, *, where: str) -> Non
         )
         raise FingerprintMismatchError(
             f"{where}: scores were made under other conditions and can't be compared ({parts}); go back "
-            "to the stored conditions, or make fits for the new ones in another folder with "
-            "`spin-pipe fit-static`"
+            "to the stored conditions, or keep both: preprocess under another name, or use another data folder, "
+            "and run `spin-pipe fit-static` there"
         )

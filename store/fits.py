@@ -171,6 +171,11 @@ class FitStore:
         """The number of records that changed and are not yet durable."""
         return int(np.count_nonzero(self._pending))
 
+    @property
+    def segments(self) -> int:
+        """The number of segments that opening the store would read."""
+        return len(self._names - self._generation.absorbed)
+
     def get(self, ids: Integer[np.ndarray, "k"]) -> Fits:
         """Copies of the records of these samples, as this handle knows them. Raises SampleIdError."""
         return self._table.get(ids)

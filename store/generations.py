@@ -13,7 +13,7 @@ import zarr
 from store.durable import write_folder
 from store.errors import CorruptGenerationError
 from store.fingerprint import Fingerprint, require_same
-from store.layout import Layout
+from store.layout import Layout, is_segment_name
 from store.records import COLUMNS, Fits, Source, admissible
 from store.seal import is_sealed, sealed
 
@@ -24,7 +24,7 @@ FORMAT = "spin-pipe-fits-generation"
 VERSION = 1
 ROWS_PER_CHUNK = 4096
 
-_REMEDY = "restore the folder from a copy, or the store from a tag"
+_REMEDY = "put a copy of the folder in its place, or remove the store to make the fits again"
 
 
 @dataclass(frozen=True)
@@ -125,9 +125,11 @@ def _describe(group: zarr.Group, path: Path, number: int, fingerprint: Fingerpri
     line, absorbed = attributes.get("line"), attributes.get("absorbed")
     if not isinstance(line, int) or not isinstance(absorbed, list):
         raise CorruptGenerationError(f"{path}: attributes line and absorbed are missing; {_REMEDY}")
+    if any(not is_segment_name(name) for name in absorbed):
+        raise CorruptGenerationError(f"{path}: absorbed names something that is no segment; {_REMEDY}")
     stored = Fingerprint.from_json(attributes.get("fingerprint"), where=str(path))
     require_same(fingerprint, stored, where=str(path))
-    return Generation(number, line, frozenset(str(name) for name in absorbed))
+    return Generation(number, line, frozenset(absorbed))
 
 
 def _read_array(group: zarr.Group, path: Path, name: str, samples: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +68,11 @@ class Layout:
                     continue
                 names += [f"{folder.name}/{file}" for file in files if file.endswith(".arrow")]
         return sorted(names)
+
+
+def is_segment_name(name: object) -> bool:
+    """Whether this is 'FOLDER/FILE' of a segment: names come from files, and must not lead anywhere else."""
+    return isinstance(name, str) and re.fullmatch(r"\d+/[A-Za-z0-9][^/\\]*\.arrow", name) is not None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -92,6 +92,7 @@ def remove_unneeded(layout: Layout, current: Generation) -> None:
     for name in (past | current.absorbed) - pinned:
         (layout.segments / name).unlink(missing_ok=True)
     for folder in layout.segments.iterdir():
-        if folder.name.isdecimal() and int(folder.name) < current.number and not os.listdir(folder):
-            # A writer that is just about to use it makes it again.
-            folder.rmdir()
+        if folder.name.isdecimal() and int(folder.name) < current.number:
+            # Not if something is in it; and a writer that is just about to use it makes it again.
+            with contextlib.suppress(OSError):
+                folder.rmdir()

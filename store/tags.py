@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from store.durable import write_file
 from store.errors import FormatVersionError, TagNotFoundError, UnusableNameError
-from store.layout import Layout
+from store.layout import Layout, is_segment_name
 from store.seal import read_sealed, to_bytes
 
 FORMAT = "spin-pipe-fits-tag"
@@ -58,6 +58,10 @@ def read_tag(layout: Layout, name: str) -> Tag:
     if not isinstance(generation, int) or not isinstance(segments, list):
         raise FormatVersionError(
             f"{path}: a tag must have a generation and segments, found {sorted(content)}"
+        )
+    if any(not is_segment_name(segment) for segment in segments):
+        raise FormatVersionError(
+            f"{path}: the tag names something that is no segment; restore it from a backup"
         )
     return Tag(name, generation, tuple(segments))
 

@@ -21,6 +21,7 @@ class Truth:
     betas: Float[np.ndarray, "10"]
     joints3d_m: Float[np.ndarray, "24 4"]  # SPIN's S: superset joints and confidence
     joints17_m: Float[np.ndarray, "17 3"]  # Human3.6M's
+    body: str  # fingerprint of the body that pose and betas belong to
 
 
 @dataclass(frozen=True)

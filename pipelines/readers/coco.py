@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -26,16 +28,22 @@ ROOT/
   truth/SPLIT.npz                           optional: true bodies, as `spin-pipe synth` writes them
 """
 _FIRST_BODY_JOINT = 5  # COCO's first five keypoints are of the face
+_FARTHEST_PX = 1e6  # no image is larger
+_SMALLEST_SHARE = (
+    0.02  # of the box's side, that keypoints span at least: a larger box shows nothing of the person
+)
 
 
 def read(root: Path, options: ReaderOptions) -> Iterator[Person | Refused]:
-    """Every annotated person, in the file's order. StageError if the annotation file is missing or not COCO's."""
+    """Every annotated person, image by image. StageError if the annotation file is missing or not COCO's."""
     path = root / "annotations" / f"person_keypoints_{options.split}.json"
-    images, by_image = _load(path)
+    content = _load(path)
     openpose = options.openpose or root / "openpose" / options.split
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
-    for image_id, people in by_image.items():
-        image = f"{options.split}/{images[image_id]}"
+    by_image, refused = _by_image(content)
+    yield from refused
+    for file_name, people in by_image.items():
+        image = f"{options.split}/{file_name}"
         readable: list[tuple[dict[str, Any], np.ndarray]] = []
         for annotation in people:
             outcome = _keypoints(annotation, options.min_body_joints)
@@ -57,7 +65,7 @@ def _people(
     detected = [NO_OPENPOSE] * len(readable)
     reasons = ["no OpenPose file"] * len(readable)
     file = openpose / f"{Path(image).stem}_keypoints.json"
-    if file.is_file():
+    if os.path.isfile(file):  # unlike Path's, false for a name that no file can have
         try:
             matches = match_people(part, np.array([200 * s for _, s in boxes]), read_detections(file))
             detected, reasons = [m.keypoints_px for m in matches], [m.reason for m in matches]
@@ -72,55 +80,98 @@ def _people(
             keypoints_px=np.concatenate([detected[row], part[row]]),
             source=_name(annotation),
             openpose_match=reasons[row],
-            truth=truths.get(annotation.get("id", -1)),
+            truth=truths.get(_integer(annotation.get("id"))),
         )
 
 
 def _keypoints(annotation: dict[str, Any], min_body_joints: int) -> np.ndarray | str:
     """COCO's 17 keypoints with visibility as 0 or 1, or why they can't be used."""
     try:
-        keypoints = np.asarray(annotation["keypoints"], np.float32).reshape(17, 3).copy()
+        keypoints = np.asarray(annotation["keypoints"], np.float64).reshape(17, 3)
         box = np.asarray(annotation["bbox"], np.float64).reshape(4)
     except KeyError as missing:
         return f"has no {missing}"
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return "'keypoints' is not 17 × 3 numbers, or 'bbox' not 4"
     if annotation.get("iscrowd"):
         return "is a crowd, not a person"
-    if not np.isfinite(keypoints).all():
-        return "a keypoint is not a number"
-    if not (np.isfinite(box).all() and max(box[2:]) > 0):
-        return f"box {box.tolist()} has no area"
+    if not (np.abs(keypoints) < _FARTHEST_PX).all():
+        return "a keypoint is not a number of pixels"
+    if not ((np.abs(box) < _FARTHEST_PX).all() and max(box[2:]) >= 1):
+        return f"box {annotation['bbox']} has no area, or is not in pixels"
     keypoints[:, 2] = keypoints[:, 2] > 0
-    keypoints[keypoints[:, 2] == 0, :2] = 0
-    seen = int(keypoints[_FIRST_BODY_JOINT:, 2].sum())
-    if seen < min_body_joints:
-        return f"{seen} of 12 body joints annotated, {min_body_joints} asked for (--min-body-joints)"
-    return keypoints
+    seen = keypoints[:, 2] > 0
+    keypoints[~seen, :2] = 0
+    body = int(seen[_FIRST_BODY_JOINT:].sum())
+    if body < min_body_joints:
+        return f"{body} of 12 body joints annotated, {min_body_joints} asked for (--min-body-joints)"
+    if seen.any() and np.ptp(keypoints[seen, :2], axis=0).max() < _SMALLEST_SHARE * max(box[2:]):
+        return "its box is over fifty times as large as its keypoints span"
+    return keypoints.astype(np.float32)
 
 
 def _name(annotation: dict[str, Any]) -> str:
     return f"annotation {annotation.get('id', '?')}"
 
 
-def _load(path: Path) -> tuple[dict[int, str], dict[int, list[dict[str, Any]]]]:
-    """File name of each image, and the annotations of each, in order of first appearance."""
+def _integer(value: Any) -> int:
+    """An id, which some files hold as text; -1 if it is none."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        return -1
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    """The file's 'images' and 'annotations'."""
     if not path.is_file():
         raise StageError(
             f"{path}: no such file; `spin-pipe preprocess coco --help` shows the layout expected"
         )
     try:
-        content = json.loads(path.read_text())
-        images = {int(i["id"]): str(i["file_name"]) for i in content["images"]}
-        by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-        for annotation in content["annotations"]:
-            by_image[int(annotation["image_id"])].append(annotation)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        out = {key: content[key] for key in ("images", "annotations")}
+        if not all(isinstance(part, list) for part in out.values()):
+            raise TypeError("'images' and 'annotations' are lists")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StageError(f"{path}: not a COCO keypoints file ({type(error).__name__}: {error})") from error
-    unknown = [i for i in by_image if i not in images]
-    if unknown:
-        raise StageError(f"{path}: annotations name image {unknown[0]}, which 'images' does not list")
-    return images, by_image
+    return out
+
+
+def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Refused]]:
+    """Annotations by file name, in order of first appearance; and those that belong to no image."""
+    names: dict[int, str] = {}
+    for image in content["images"]:
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+            names.setdefault(_integer(image.get("id")), image["file_name"])
+    out: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    refused: list[Refused] = []
+    seen: set[int] = set()
+    for position, annotation in enumerate(content["annotations"]):
+        if not isinstance(annotation, dict):
+            refused.append(Refused(f"annotation #{position}", "", "is no annotation"))
+            continue
+        name = names.get(_integer(annotation.get("image_id")))
+        reason = _refusal(annotation, name, seen)
+        if reason or name is None:
+            refused.append(Refused(_name(annotation), name or "", reason))
+        else:
+            seen.add(_integer(annotation.get("id")))
+            out[name].append(annotation)
+    return out, refused
+
+
+def _refusal(annotation: dict[str, Any], image: str | None, seen: set[int]) -> str:
+    """Why an annotation can't be placed; '' if it can."""
+    if image is None:
+        return f"names image {annotation.get('image_id')!r}, which 'images' does not list"
+    if ".." in Path(image).parts or Path(image).is_absolute():
+        return "its image lies outside the root"
+    if "\\" in image:
+        return "its image's name has a backslash; use forward slashes"
+    if _integer(annotation.get("id")) in seen - {-1}:
+        return "its id stands twice"
+    return ""
 
 
 def _load_truth(path: Path) -> dict[int, Truth]:
@@ -132,6 +183,7 @@ def _load_truth(path: Path) -> dict[int, Truth]:
             ids, given, pose, betas, s, joints17 = (
                 z[k] for k in ("annotation_id", "given", "pose", "betas", "S", "joints17_m")
             )
-    except (OSError, ValueError, KeyError) as error:
+            body = str(z["body"])
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise StageError(f"{path}: not a truth file ({error})") from error
-    return {int(ids[i]): Truth(pose[i], betas[i], s[i], joints17[i]) for i in np.flatnonzero(given)}
+    return {int(ids[i]): Truth(pose[i], betas[i], s[i], joints17[i], body) for i in np.flatnonzero(given)}

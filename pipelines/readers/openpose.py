@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.failures import StageError
-from spin.joints import OPENPOSE_NAMES, SUPERSET_NAMES
+from spin.joints import JOINTS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 # Joints that both OpenPose and the annotations name, as (OpenPose index, superset index).
-_SHARED = np.array(
-    [(i, SUPERSET_NAMES.index(n)) for i, n in enumerate(OPENPOSE_NAMES) if n in SUPERSET_NAMES]
-)
+_SHARED = np.array(JOINTS.named_twice) - [JOINTS.openpose.start, JOINTS.superset.start]
 MIN_SHARED = 3
 # A detection whose joints are, in the median, further than this share of the person's box side is someone else. The
 # median lets a detection with one swapped or missing limb still match.
@@ -39,7 +37,15 @@ def read_detections(path: Path) -> Float[np.ndarray, "D 25 3"]:
     try:
         people = json.loads(path.read_text())["people"]
         out = np.array([p["pose_keypoints_2d"] for p in people], np.float32).reshape(len(people), 25, 3)
-    except (OSError, UnicodeDecodeError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        UnicodeDecodeError,
+        ValueError,
+        KeyError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise StageError(f"{path}: not an OpenPose BODY_25 file ({type(error).__name__}: {error})") from error
     # A joint that is not a number was not seen.
     out[~np.isfinite(out).all(-1)] = 0

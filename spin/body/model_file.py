@@ -147,6 +147,10 @@ def _from_arrays(file: Path, raw: Mapping[str, Any]) -> BodyData:
         raise BodyFileError(
             f"{file}: has {len(parents)} joints, expected {len(SMPL_NAMES)}; SMPL-H and SMPL-X don't fit"
         )
+    if any(not 0 <= parent < joint for joint, parent in enumerate(parents) if joint):
+        raise BodyFileError(
+            f"{file}: kintree_table is no tree with each parent before its children: {parents}"
+        )
     shapedirs = np.asarray(raw["shapedirs"], np.float64)[..., :10]
     posedirs = raw.get("posedirs")
     if "vertex_ids" in raw:
@@ -160,8 +164,9 @@ def _from_arrays(file: Path, raw: Mapping[str, Any]) -> BodyData:
         h36m = _beside(file, "J_regressor_h36m.npy", len(H36M_NAMES), vertices)
     keypoint_vertices = np.array([ids[n] for n in FACE_AND_FEET], np.int64)
     faces = np.asarray(raw["f"]).astype(np.int64)
-    if max(faces.max(), keypoint_vertices.max()) >= vertices:
-        raise BodyFileError(f"{file}: faces or keypoints name vertex {faces.max()}, there are {vertices}")
+    named = np.concatenate([faces.ravel(), keypoint_vertices])
+    if named.min() < 0 or named.max() >= vertices:
+        raise BodyFileError(f"{file}: faces or keypoints name a vertex beyond the {vertices} there are")
     return BodyData(
         name=str(raw["name"]) if "name" in raw else file.stem,
         v_template=_checked(file, "v_template", raw["v_template"], (vertices, 3)),

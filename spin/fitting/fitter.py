@@ -24,11 +24,12 @@ ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
 BETA_LIMIT = 3.0  # fits of a shape beyond this are not believed (SPIN)
 
 # Why a fit is not valid. Kept as small numbers so that they can be tensors; VERDICTS[i] is the text.
-VALID, TOO_FEW_JOINTS, NOT_FINITE, SHAPE_OUT_OF_RANGE, LOSS_TOO_HIGH = range(5)
+VALID, TOO_FEW_JOINTS, NOT_FINITE, BEHIND_CAMERA, SHAPE_OUT_OF_RANGE, LOSS_TOO_HIGH = range(6)
 VERDICTS = (
     "valid",
     f"fewer than {MIN_JOINTS} confident joints",
     "not a number",
+    "behind the camera",
     f"a beta beyond ±{BETA_LIMIT:g}",
     f"loss of {ACCEPT_LOSS:g} px² or more",
 )
@@ -99,7 +100,9 @@ class Fitter:
             for s in starts
         ]
         costs = torch.stack([torch.nan_to_num(s.cost, nan=torch.inf) for s in solutions])
-        chosen = costs.argmin(0)
+        # A dearer fit that can be kept is better than the cheapest that can't.
+        possible = torch.stack([_possible(s) for s in solutions])
+        chosen = torch.where(possible | ~possible.any(0), costs, torch.inf).argmin(0)
         rows = torch.arange(len(usable), device=usable.device)
         pose, betas, camera = (
             torch.stack([getattr(s, name) for s in solutions])[chosen, rows]
@@ -137,6 +140,12 @@ class Fitter:
         verdict = torch.full(loss.shape, VALID, dtype=torch.long, device=loss.device)
         verdict[~(loss < ACCEPT_LOSS)] = LOSS_TOO_HIGH
         verdict[(betas.abs() > BETA_LIMIT).any(1)] = SHAPE_OUT_OF_RANGE
+        verdict[camera[:, 2] <= 0] = BEHIND_CAMERA
         verdict[~enough] = TOO_FEW_JOINTS
         verdict[~numbers] = NOT_FINITE
         return verdict
+
+
+def _possible(solution: levenberg_marquardt.Solution) -> Bool[Tensor, " B"]:
+    """In front of the camera, and of a shape that is believed."""
+    return (solution.camera_m[:, 2] > 0) & (solution.betas.abs() <= BETA_LIMIT).all(1)

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 
 from spin.camera import CROP_PX, FOCAL_PX
+from spin.fitting.objective import body_weights
+from spin.joints import JOINTS
 from spin.rotations import upright
 
 if TYPE_CHECKING:
@@ -33,18 +35,12 @@ class Start:
 
 
 def confident_joints(keypoints_crop_px: Float[Tensor, "B 49 3"]) -> Float[Tensor, " B"]:
-    """How many different places are seen with confidence: joints that both halves name count once."""
-    seen = keypoints_crop_px[..., 2] > _CONFIDENT
+    """How many different places the body term sees with confidence: joints that both halves name count once."""
+    seen = body_weights(keypoints_crop_px) > _CONFIDENT
     twice = torch.zeros_like(seen)
-    for openpose, superset in _same_joint():
+    for openpose, superset in JOINTS.named_twice:
         twice[:, superset] = seen[:, openpose] & seen[:, superset]
     return (seen & ~twice).sum(1)
-
-
-def _same_joint() -> list[tuple[int, int]]:
-    from spin.joints import OPENPOSE_NAMES, SUPERSET_NAMES
-
-    return [(i, 25 + SUPERSET_NAMES.index(n)) for i, n in enumerate(OPENPOSE_NAMES) if n in SUPERSET_NAMES]
 
 
 def camera_start(

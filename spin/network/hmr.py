@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -67,7 +68,7 @@ class MeanParameters:
             raise ModelFileError(
                 f"mean parameters {path}: no such file; put smpl_mean_params.npz there"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise ModelFileError(
                 f"mean parameters {path}: expected an .npz with pose, shape and cam, found: {error}"
             ) from error

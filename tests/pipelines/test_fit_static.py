@@ -19,6 +19,7 @@ from pipelines.fit_static import STATIC_TAG, fit_static, pending_batches
 from pipelines.layout import DataFolder
 from spin.fitting.fitter import FitConfig
 from store.annotations import Annotations
+from store.errors import FingerprintMismatchError
 from store.fits import FitStore
 from store.records import Fits, Source
 
@@ -85,6 +86,16 @@ def test_samples_without_joints_are_refused_listed_and_not_tried_again(data: Dat
         assert final["pose"].shape == (len(annotations), 72)
         assert not final["valid_fit"][[1, 6]].any()
         assert np.array_equal(final["betas"], stored(data).betas)
+
+
+def test_fits_are_not_exported_for_other_people(data: DataFolder) -> None:
+    fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
+    annotations = Annotations.read(data.annotations("world"))
+    annotations.take(np.arange(len(annotations))[::-1]).write(data.annotations("world"), reader="test")
+    with pytest.raises(FingerprintMismatchError, match="annotations: stored"):
+        export_fits(data, "world", data.exported("world"))
+    with pytest.raises(FingerprintMismatchError, match="preprocess under another name"):
+        fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
 
 
 def test_a_batch_is_done_again_as_a_whole() -> None:

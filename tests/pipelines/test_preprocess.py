@@ -64,8 +64,13 @@ SPOILED: dict[str, tuple[Any, str]] = {
     "no keypoints": (lambda a: a.pop("keypoints"), "has no 'keypoints'"),
     "wrong count": (lambda a: a.update(keypoints=[1, 2, 3]), "not 17 × 3"),
     "NaN": (lambda a: a["keypoints"].__setitem__(6, float("nan")), "not a number"),
+    "astronomical": (lambda a: a["keypoints"].__setitem__(6, 10**400), "not 17 × 3"),
     "text": (lambda a: a["keypoints"].__setitem__(6, "left"), "not 17 × 3"),
     "flat box": (lambda a: a.update(bbox=[5, 5, 0, 0]), "has no area"),
+    "tiny box": (lambda a: a.update(bbox=[0, 0, 1e-46, 1e-46]), "has no area"),
+    "astronomical box": (lambda a: a.update(bbox=[0, 0, 1e300, 1e300]), "not in pixels"),
+    "box far too large": (lambda a: a.update(bbox=[0, 0, 9e5, 9e5]), "over fifty times"),
+    "unknown image": (lambda a: a.update(image_id=[1]), "'images' does not list"),
     "crowd": (lambda a: a.update(iscrowd=1), "crowd"),
 }
 
@@ -87,6 +92,46 @@ def test_a_spoiled_annotation_is_set_aside_and_the_rest_goes_on(
     listed = json.loads(data.set_aside("mine").read_text())
     assert [e for e in listed if e["source"] == good and reason in e["reason"]]
     assert sum(summary.refused.values()) == len(listed)
+
+
+def test_entries_that_can_not_be_placed_are_set_aside(mine: Path) -> None:
+    path, content = edited(mine)
+    options = ReaderOptions("train2014", 0)
+    before = list(coco.read(mine, options))
+    first, second = content["annotations"][:2]
+    content["annotations"] += [None, dict(first), {**second, "id": 9001, "image_id": 9002}]
+    outside = {"id": 9003, "file_name": "../../outside.jpg", "width": 9, "height": 9}
+    backslash = {"id": 9004, "file_name": "a\\b.jpg", "width": 9, "height": 9}
+    content["images"] += [None, outside, backslash]
+    content["annotations"] += [
+        {**second, "id": 9005, "image_id": 9003},
+        {**second, "id": 9006, "image_id": 9004},
+    ]
+    path.write_text("\ufeff" + json.dumps(content))  # with a byte order mark, as some editors write it
+    after = list(coco.read(mine, options))
+    reasons = {o.source: o.reason for o in after if isinstance(o, Refused)}
+    assert set(reasons.values()) == {
+        "is no annotation",
+        "its id stands twice",
+        "names image 9002, which 'images' does not list",
+        "its image lies outside the root",
+        "its image's name has a backslash; use forward slashes",
+    }
+    assert sum(isinstance(o, Person) for o in after) == len(before)
+
+
+def test_ids_written_as_text_find_their_truth(mine: Path) -> None:
+    path, content = edited(mine)
+    known = [
+        o.source for o in coco.read(mine, ReaderOptions("train2014", 0)) if isinstance(o, Person) and o.truth
+    ]
+    for annotation in content["annotations"]:
+        annotation["id"] = str(annotation["id"])
+    path.write_text(json.dumps(content))
+    again = [
+        o.source for o in coco.read(mine, ReaderOptions("train2014", 0)) if isinstance(o, Person) and o.truth
+    ]
+    assert again == known != []
 
 
 def test_missing_and_broken_images_are_set_aside(mine: Path, tmp_path: Path) -> None:
@@ -119,7 +164,7 @@ def test_nothing_usable_is_an_error_and_keeps_the_earlier_result(mine: Path, tmp
         ("not json", "not a COCO keypoints file"),
         ("[]", "not a COCO keypoints file"),
         ('{"images": []}', "not a COCO keypoints file"),
-        ('{"images": [], "annotations": [{"image_id": 3}]}', "name image 3"),
+        ('{"images": [], "annotations": 3}', "not a COCO keypoints file"),
     ],
 )
 def test_a_file_that_is_not_cocos_is_named(tmp_path: Path, content: str | None, message: str) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from pipelines.evaluate import default_output, evaluate
-from pipelines.failures import StageError, UsageError
+from pipelines.failures import StageError, UsageError, cause
 from pipelines.fit_static import fit_static
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.loading import Place, Plan, TrainingData, batches
@@ -22,6 +23,17 @@ from spin.training.config import AugmentationConfig
 from store.annotations import Annotations
 from store.fits import FitStore
 from store.records import Source
+
+LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
+
+
+def listening() -> set[tuple[str, str]]:
+    """Address and inode of every socket that listens (Linux; elsewhere none is seen)."""
+    rows = []
+    for table in (Path("/proc/net/tcp"), Path("/proc/net/tcp6")):
+        if table.is_file():
+            rows += [line.split() for line in table.read_text().splitlines()[1:]]
+    return {(row[1].split(":")[0], row[9]) for row in rows if row[3] == "0A"}
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +91,7 @@ def test_an_unreadable_image_is_black_teaches_nothing_and_is_named(preprocessed:
     (item,) = batches(data, plan, AugmentationConfig(), first=0, last=1)
     at = item.row.tolist().index(0)
     assert "gone.jpg: no such file" in item.unreadable[0]
+    assert item.readable.tolist() == [i != at for i in range(len(item.row))]
     assert not item.batch.keypoints_crop_px[at, :, 2].any()
     assert not item.batch.truth.known[at]
     assert not item.batch.images[at].any()
@@ -143,9 +156,42 @@ def test_two_workers_train_and_without_static_fits(
 ) -> None:
     data = DataFolder(shutil.copytree(preprocessed, tmp_path / "data"))
     run = RunFolder.of(tmp_path / "logs", "pair")
+    before, opened, over = listening(), set(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.05):
+            opened.update(listening() - before)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     train(data, run, replace(CONFIG, workers=2, max_steps=2), resume=False)
+    over.set()
+    watcher.join()
+    assert opened, "nothing listened, so nothing was checked"
+    assert {address for address, _ in opened} <= LOOPBACK
+    assert not list(run.root.glob("rendezvous-*"))
     assert run.latest_checkpoint() == run.checkpoint(2)
     assert (FitStore.open(data.fits("world")).get(np.arange(16)).source == Source.LOOP).any()
+
+
+def test_a_training_that_sees_no_image_ends_with_an_error(fitted: Path, tmp_path: Path) -> None:
+    data, run = (
+        DataFolder(shutil.copytree(fitted, tmp_path / "data")),
+        RunFolder.of(tmp_path / "logs", "blind"),
+    )
+    moved = replace(Annotations.read(data.annotations("world")), image_root=str(tmp_path / "nowhere"))
+    moved.write(data.annotations("world"), reader="test")
+    for _ in range(2):  # what ended before its first checkpoint is no run that has to be resumed
+        with pytest.raises(Exception) as raised:
+            train(
+                data,
+                run,
+                replace(CONFIG, epochs=1, max_steps=None, checkpoint_steps=99),
+                resume=False,
+                in_process=True,
+            )
+        assert "none of the images so far could be read" in str(cause(raised.value))
+        assert "no such file" in str(cause(raised.value))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +219,8 @@ def test_configuration_round_trip_and_what_resuming_may_change(tmp_path: Path) -
     assert CONFIG.resumed({"epochs": 9}).epochs == 9
     with pytest.raises(UsageError, match=r"--lr 0\.1: the run to resume has 5e-05"):
         CONFIG.resumed({"lr": 0.1})
+    with pytest.raises(UsageError, match="--workers 2"):
+        CONFIG.resumed({"workers": 2})
     path.write_text("{}")
     with pytest.raises(StageError, match="not a training configuration"):
         TrainConfig.load(path)

@@ -13,8 +13,10 @@ from spin.errors import KeypointError
 from spin.evaluation.metrics import pa_mpjpe_mm
 from spin.fitting import levenberg_marquardt
 from spin.fitting.fitter import (
+    BEHIND_CAMERA,
     LOSS_TOO_HIGH,
     NOT_FINITE,
+    SHAPE_OUT_OF_RANGE,
     TOO_FEW_JOINTS,
     VALID,
     FitConfig,
@@ -152,8 +154,8 @@ def test_camera_start_recovers_the_camera_of_the_true_body(compact, problem) -> 
 
 
 def test_joints_that_both_halves_name_count_once(problem) -> None:
-    assert (confident_joints(problem.keypoints) == 31).all()  # 49 less the 18 that stand twice
-    assert (confident_joints(problem.noisy(JOINTS.coco, 0.0)) == 17).all()
+    assert (confident_joints(problem.keypoints) == 29).all()  # 31 places, less the two hips
+    assert (confident_joints(problem.noisy(JOINTS.coco, 0.0)) == 15).all()
 
 
 # ---- solvers ----------------------------------------------------------------------------------------------------------
@@ -253,6 +255,32 @@ def test_coinciding_joints_end_as_a_fit_with_a_verdict(compact, prior, problem) 
     result = Fitter(compact, prior, FitConfig("lm", 5)).fit(keypoints)
     assert torch.isfinite(result.pose_aa).all()
     assert result.verdict[1] == VALID
+
+
+def test_a_fit_behind_the_camera_is_no_fit(compact, prior, problem) -> None:
+    fitter = Fitter(compact, prior, FitConfig("lm", 0))
+    behind = problem.camera * torch.tensor([1, 1, -1.0])
+    result = fitter.refine(problem.pose, problem.betas, problem.keypoints, behind)
+    assert (result.verdict == BEHIND_CAMERA).all()
+    assert not result.storable.any()
+
+
+def test_a_start_that_can_be_kept_wins_over_a_cheaper_one_that_cannot(compact, prior, problem) -> None:
+    fitter = Fitter(compact, prior, FitConfig("lm", 0))
+    wild = problem.betas.clone()
+    wild[:, 0] = 3.5
+    points = compact.keypoints(compact(problem.pose, wild))
+    exact = torch.cat([project(points, problem.camera), torch.ones(len(wild), 49, 1)], -1)
+    cheap, kept = Start(problem.pose, wild, problem.camera), near_truth(problem)
+    result = fitter.fit(exact, [cheap, kept])
+    assert (result.start == 1).all()
+    assert (fitter.fit(exact, [cheap]).verdict == SHAPE_OUT_OF_RANGE).all()
+
+
+def test_hips_and_neck_alone_are_too_few(compact, prior, problem) -> None:
+    seen = (*JOINTS.ignored_in_body_term, JOINTS.index["nose"], JOINTS.index["left knee"])
+    result = Fitter(compact, prior, FitConfig("lm", 1)).fit(problem.noisy(seen, 0.0))
+    assert (result.verdict == TOO_FEW_JOINTS).all()
 
 
 def test_wrong_shapes_and_options_are_refused(compact, prior) -> None:
