@@ -1,0 +1,66 @@
+"""Options and look-ups that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipelines.failures import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.layout import DataFolder
+
+DATA = click.option(
+    "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
+    envvar="SPIN_PIPE_DATA", help="The data folder: annotations, fits, and SMPL's files if you have them.",
+)  # fmt: skip
+ADDRESS = click.option("--address", help="A running Ray cluster to use, instead of this machine alone.")
+LOG_DIR = click.option(
+    "--log-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("logs"), show_default=True,
+    help="Where training runs are kept, one folder each.",
+)  # fmt: skip
+WORKERS = click.option(
+    "--workers", type=click.IntRange(1), help="Processes to use (default: one for each core)."
+)
+
+
+class Group(click.Group):
+    """Lists commands in the order in which they are used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+def data_folder(path: Path) -> DataFolder:
+    from pipelines.layout import DataFolder
+
+    return DataFolder(path)
+
+
+def chosen_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
+    """The data sets that were named, or the only one there is."""
+    known = data.known()
+    if named:
+        missing = [n for n in named if n not in known]
+        if missing:
+            have = ", ".join(known) or "none yet"
+            raise UsageError(
+                f"no data set {missing[0]!r} in {data.root} (there: {have}); run `spin-pipe preprocess`"
+            )
+        return list(dict.fromkeys(named))
+    if len(known) == 1:
+        return known
+    if not known:
+        raise UsageError(f"no data set in {data.root} yet; run `spin-pipe preprocess` first, or give --data")
+    raise UsageError(f"several data sets in {data.root}: {', '.join(known)}; name the one you mean")
+
+
+def which_body(data: DataFolder) -> str:
+    from spin.body import load_body
+    from spin.body.model_file import OPEN_BODY
+
+    if data.body == OPEN_BODY:
+        return f"body: the open body (no SMPL_NEUTRAL.pkl in {data.root})"
+    return f"body: {load_body(data.body).name}, from {data.body}"
