@@ -115,7 +115,7 @@ class Trainer:
         )
         for step, item in enumerate(loaded, self.first_step):
             begin = time.perf_counter()
-            self._note_unreadable(item)
+            self._note_unreadable(item, step)
             if item.place.batch == 0:
                 # Another worker may have offered a fit of a sample that is ours in this epoch.
                 self._settle()
@@ -186,12 +186,14 @@ class Trainer:
                 column[item.dataset == d] = getattr(found, name)
         return _Stored.of(Fits(**columns), item.readable, self.device)
 
-    def _note_unreadable(self, item: LoadedBatch) -> None:
+    def _note_unreadable(self, item: LoadedBatch, step: int) -> None:
+        """Lists images that can't be read. StageError at the end of an epoch or the run if there was no other."""
         self.readable += int(item.readable.sum())
-        if item.place.batch == self.plan.batches_per_epoch - 1 and not self.readable:
+        over = item.place.batch == self.plan.batches_per_epoch - 1 or step + 1 == self.last_step
+        if over and not self.readable:
             raise StageError(f"none of the images so far could be read: {item.unreadable[0]}")
         for problem in item.unreadable:
-            journal.append(self.settings.run.skipped, {"step_epoch": item.place.epoch, "problem": problem})
+            journal.append(self.settings.run.skipped, {"step": step + 1, "problem": problem})
 
     def _offer(self, item: LoadedBatch, stored: _Stored, result: StepResult, step: int) -> None:
         """Sends the fits that beat the stored ones; the store decides again, and writes in its own time."""

@@ -181,12 +181,15 @@ def test_a_training_that_sees_no_image_ends_with_an_error(fitted: Path, tmp_path
     )
     moved = replace(Annotations.read(data.annotations("world")), image_root=str(tmp_path / "nowhere"))
     moved.write(data.annotations("world"), reader="test")
-    for _ in range(2):  # what ended before its first checkpoint is no run that has to be resumed
+    for steps in (
+        None,
+        2,
+    ):  # a whole epoch, and less; what ended before its first checkpoint is no run that has to be resumed
         with pytest.raises(Exception) as raised:
             train(
                 data,
                 run,
-                replace(CONFIG, epochs=1, max_steps=None, checkpoint_steps=99),
+                replace(CONFIG, epochs=1, max_steps=steps, checkpoint_steps=99),
                 resume=False,
                 in_process=True,
             )
