@@ -7,7 +7,7 @@ import traceback
 
 import click
 
-from pipelines.commands import data, training
+from pipelines.commands import data, fitting, quality, training
 from pipelines.commands.common import Group
 from pipelines.failures import EXPECTED, UsageError, cause
 
@@ -25,6 +25,7 @@ def cli(debug: bool) -> None:
       spin-pipe synth --out raw/world                                 make a small data set (or have your own)
       spin-pipe preprocess coco --root raw/world --name world         annotations  -> data/annotations/
       spin-pipe fit-static world                                      first fits   -> data/fits/
+      spin-pipe quality world                                         how good they are, on the terminal
       spin-pipe train --name first --dataset world                    training     -> logs/first/
       spin-pipe eval --name first --dataset world-test                numbers      -> logs/first/evaluation/
       spin-pipe export-fits world                                     final fits   -> data/final_fits/
@@ -33,7 +34,8 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    data.synth, data.preprocess, data.fit_static, training.train, training.evaluate, data.export_fits, training.report,
+    data.synth, data.preprocess, fitting.train_lifter, fitting.fit_static, quality.quality,
+    training.train, training.evaluate, data.export_fits, training.report,
 ):  # fmt: skip
     cli.add_command(command)
 

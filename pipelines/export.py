@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from pipelines.fitting import open_fits
 from pipelines.layout import DataFolder
-from pipelines.store_service import fingerprint_of
 from spin.body import load_body
-from spin.fitting.fitter import ACCEPT_LOSS, BETA_LIMIT
-from spin.fitting.objective import Objective
+from spin.fitting.verdicts import ACCEPT_LOSS, BETA_LIMIT
 from store.annotations import Annotations
 from store.exchange import export_final_fits
-from store.fits import FitStore
-from store.records import Fits, Source
+from store.records import Fits, Source, Verdict
 
 
 @dataclass(frozen=True)
@@ -27,19 +25,19 @@ class ExportSummary:
 
 
 def valid_fits(fits: Fits) -> np.ndarray:
-    """Fits good enough to supervise (bool, one a sample): a loss below the threshold, a plausible shape."""
-    return (
-        (fits.source != Source.NONE) & (fits.loss < ACCEPT_LOSS) & (np.abs(fits.betas).max(1) <= BETA_LIMIT)
-    )
+    """Fits good enough to supervise (bool, one a sample): found valid, with a loss below the threshold, a plausible shape.
+
+    Loss and shape are looked at as well: a record says VALID, too, if whoever offered it did not judge it.
+    """
+    judged = (fits.source != Source.NONE) & (fits.verdict == Verdict.VALID)
+    return judged & (fits.loss < ACCEPT_LOSS) & (np.abs(fits.betas).max(1) <= BETA_LIMIT)
 
 
 def export_fits(data: DataFolder, dataset: str, output: Path, *, tag: str | None = None) -> ExportSummary:
     """Writes SPIN's final-fits .npz of the store's newest state, or of a tagged one."""
     annotations = Annotations.read(data.annotations(dataset))
     samples = len(annotations)
-    # Fits of other annotations would go to the wrong people.
-    wanted = fingerprint_of(load_body(data.body), Objective(), annotations)
-    store = FitStore.open(data.fits(dataset), fingerprint=wanted)
+    store = open_fits(data.fits(dataset), load_body(data.body), annotations)
     fits = (store if tag is None else store.at(tag)).get(np.arange(samples))
     valid = valid_fits(fits)
     output.parent.mkdir(parents=True, exist_ok=True)

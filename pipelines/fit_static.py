@@ -1,8 +1,8 @@
 """The first fits: SMPLify over a whole data set, by a pool of Ray actors, into the fit store.
 
-Batches are fixed ranges of the data set. A batch's fits become durable together, and a batch is done again as a whole
-if any of its samples is missing; so a run that was killed, at any moment and in any process, ends with the same store as
-one that was not.
+Batches are fixed lists of groups (a group is one row, or the views of one pose). A batch's fits become durable together, and
+a batch is done again as a whole if any of its samples is missing; so a run that was killed, at any moment and in any
+process, ends with the same store as one that was not.
 """
 
 from __future__ import annotations
@@ -17,24 +17,52 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pipelines.evidence import evidence_of, groups_of
+from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder
-from pipelines.progress import progress
+from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
-from pipelines.store_service import fingerprint_of, start_service
-from spin.body import CompactBody, load_body
-from spin.crop import keypoints_to_crop
-from spin.fitting.fitter import LOSS_TOO_HIGH, VALID, VERDICTS, FitConfig, Fitter
-from spin.fitting.prior import load_pose_prior
+from pipelines.store_service import start_service
+from spin.fitting.fitter import FitConfig
+from spin.fitting.objective import reprojection_loss
+from spin.fitting.verdicts import KEPT, VALID, VERDICTS
 from store.annotations import Annotations
 from store.durable import write_file
 from store.records import Fits, Source
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
+
+    from spin.fitting.evidence import Evidence
+    from spin.fitting.fitter import FitResult, Fitter, PosedBody
+    from spin.fitting.starts import Start
 
 STATIC_TAG = "static"
 BATCH = 256
 _IN_FLIGHT = 2  # batches handed to an actor ahead of time, so that it never waits
+
+
+@dataclass(frozen=True)
+class GivenBodies:
+    """Bodies to start from, of a file or of the store; rows without one have `known` False."""
+
+    kind: str  # of spin.fitting.starts.START_KINDS
+    pose_aa: Float[np.ndarray, "n 72"]
+    betas: Float[np.ndarray, "n 10"]
+    known: Bool[np.ndarray, " n"]
+
+    def take(self, rows: Int[np.ndarray, " k"]) -> GivenBodies:
+        return GivenBodies(self.kind, self.pose_aa[rows], self.betas[rows], self.known[rows])
+
+
+@dataclass(frozen=True)
+class Work:
+    """A batch: its sample numbers, their annotations, which of them are fitted together, and bodies to start from."""
+
+    ids: Int[np.ndarray, " n"]
+    people: Annotations
+    groups: list[Int[np.ndarray, " v"]]  # places in `ids`
+    given: tuple[GivenBodies, ...]
 
 
 @dataclass(frozen=True)
@@ -62,26 +90,57 @@ class FitSummary:
 class StaticFitter:
     """Fits batches of one data set. Runs as a Ray actor, or in the process."""
 
-    def __init__(self, body: Path, prior: Path, config: FitConfig, device: str = "cpu") -> None:
+    def __init__(self, files: FittingFiles, config: FitConfig, ignore_3d: bool, device: str = "cpu") -> None:
         torch.set_num_threads(1)
-        self.device = torch.device(device)
-        compact = CompactBody(load_body(body)).to(self.device)
-        self.fitter = Fitter(compact, load_pose_prior(prior).to(self.device), config)
+        self.ignore_3d = ignore_3d
+        self.fitter: Fitter = files.fitter(config, torch.device(device))
 
-    def fit(self, ids: Int[np.ndarray, " n"], keypoints_crop_px: Float[np.ndarray, "n 49 3"]) -> FittedBatch:
-        result = self.fitter.fit(torch.as_tensor(keypoints_crop_px, device=self.device))
-        keep = result.storable.cpu().numpy()
-        fits = Fits(
-            pose=result.pose_aa.cpu().numpy()[keep],
-            betas=result.betas.cpu().numpy()[keep],
-            camera=result.camera_m.cpu().numpy()[keep],
-            loss=result.loss.cpu().numpy()[keep],
-            score=result.score.cpu().numpy()[keep],
-            source=np.full(keep.sum(), Source.STATIC, np.uint8),
-            step=np.zeros(keep.sum(), np.int64),
-            improvements=np.zeros(keep.sum(), np.uint32),
+    def fit(self, work: Work) -> FittedBatch:
+        fits = Fits.empty(len(work.ids))
+        verdicts = np.zeros(len(work.ids), np.int64)
+        for views in sorted({len(group) for group in work.groups}):
+            rows = np.stack([group for group in work.groups if len(group) == views])
+            evidence = evidence_of(work.people, rows, ignore_3d=self.ignore_3d)
+            starts = self.fitter.starts(evidence)
+            starts += [self._given(given, rows, evidence, starts) for given in work.given]
+            result = self.fitter.fit(evidence, starts)
+            for view in range(views):
+                _write(fits, rows[:, view], result, evidence, view, self.fitter)
+                verdicts[rows[:, view]] = result.verdict.cpu().numpy()
+        keep = np.isin(verdicts, KEPT)
+        return FittedBatch(work.ids[keep], fits.take(keep), work.ids, verdicts)
+
+    def _given(
+        self, given: GivenBodies, rows: Int[np.ndarray, "n v"], evidence: Evidence, starts: list[Start]
+    ) -> Start:
+        """The first body that a group's rows are given; where there is none, the first other start, or a mean pose."""
+        known = given.known[rows]
+        chosen = rows[np.arange(len(rows)), known.argmax(1)]
+        pose, betas = torch.from_numpy(given.pose_aa[chosen]), torch.from_numpy(given.betas[chosen])
+        first = torch.from_numpy(known.argmax(1))
+        return self.fitter.given_in_view(
+            pose, betas, evidence, first, torch.from_numpy(known.any(1)), kind=given.kind, fallback=starts
         )
-        return FittedBatch(ids[keep], fits, ids, result.verdict.cpu().numpy())
+
+
+def _write(
+    fits: Fits, rows: Int[np.ndarray, " n"], result: FitResult, evidence: Evidence, view: int, fitter: Fitter
+) -> None:
+    """One view's records: the body in that view's camera, and how well it meets that view's keypoints."""
+    body: FitResult | PosedBody = result
+    loss = result.loss
+    if evidence.keypoints_px.shape[1] > 1:
+        body = fitter.seen_from(result, evidence, view)
+        points = fitter.body.keypoints(fitter.body(result.pose_aa, result.betas))
+        loss = reprojection_loss(fitter.config.objective, points, result.camera_m, evidence.view(view))
+    columns: dict[str, Any] = {
+        "pose": body.pose_aa, "betas": body.betas, "camera": body.camera_m, "loss": loss, "score": result.score,
+        "start": result.start + 1, "verdict": result.verdict, "iterations": result.iterations,
+        "coverage": result.coverage, "prior_cost": result.prior_cost,
+        "source": torch.full_like(result.verdict, int(Source.STATIC)),
+    }  # fmt: skip
+    for name, column in columns.items():
+        getattr(fits, name)[rows] = column.detach().cpu().numpy()
 
 
 def fit_static(
@@ -92,26 +151,35 @@ def fit_static(
     workers: int | None = None,
     batch: int = BATCH,
     address: str | None = None,
+    given: tuple[GivenBodies, ...] = (),
+    ignore_3d: bool = False,
+    again: bool = False,
 ) -> FitSummary:
-    """Fits what has no fit yet, and tags the state 'static'. Raises StoreError if the store belongs to other data."""
+    """Fits what has no fit yet, and tags the state 'static'. Raises StoreError if the store belongs to other data.
+
+    `again` fits every sample, whatever there is; a fit replaces another only if its score is lower.
+    """
     annotations = Annotations.read(data.annotations(dataset))
-    body, prior = data.body, data.prior
-    fingerprint = fingerprint_of(load_body(body), config.objective, annotations)
-    keypoints = keypoints_to_crop(annotations.keypoints_px, annotations.center_px, annotations.scale)
+    files = FittingFiles.of(data, config)
+    fingerprint = files.fingerprint(config.objective, annotations)
+    groups = groups_of(annotations)
     ledger = RefusedLedger(data.refused_fits(dataset), f"{fingerprint.to_text()} {config}", annotations)
+    compile_solver(files, config)
     with ray_session(address):
         import ray
 
         service = start_service(data.fits(dataset), len(annotations), fingerprint, "fit-static")
         stored = ray.get(service.get.remote(np.arange(len(annotations)))).source != Source.NONE
         ledger.drop(stored)
-        todo = pending_batches(stored | ledger.refused(len(annotations)), batch)
+        settled = stored | ledger.refused(len(annotations))
+        todo = pending_batches(np.zeros_like(settled) if again else settled, groups, batch)
         count = min(workers or cpu_count(), max(len(todo), 1))
         actor = ray.remote(StaticFitter).options(num_cpus=1, max_restarts=-1, max_task_retries=-1)
-        pool = [actor.remote(body, prior, config) for _ in range(count)]
+        pool = [actor.remote(files, config, ignore_3d) for _ in range(count)]
         verdicts: Counter[int] = Counter()
-        work = _through_pool(pool, service, [(ids, keypoints[ids]) for ids in todo])
-        with progress(int(sum(map(len, todo))), f"fit-static {dataset}", "fit") as bar:
+        total = int(sum(len(group) for groups in todo for group in groups))
+        work = _through_pool(pool, service, (_work(annotations, groups, given) for groups in todo))
+        with progress(total, f"fit-static {dataset}", "fit") as bar:
             for fitted in work:
                 verdicts.update(fitted.verdicts.tolist())
                 ledger.record(fitted)
@@ -122,31 +190,54 @@ def fit_static(
     return FitSummary(
         samples=len(annotations),
         done=int(stored.sum()),
-        fitted=verdicts[VALID] + verdicts[LOSS_TOO_HIGH],
+        fitted=sum(verdicts[v] for v in KEPT),
         valid=verdicts[VALID],
         verdicts={VERDICTS[v]: n for v, n in sorted(verdicts.items())},
         refused_list=ledger.path if ledger.reasons else None,
     )
 
 
-def pending_batches(settled: np.ndarray, batch: int) -> list[Int[np.ndarray, " n"]]:
-    """Fixed ranges of `batch` samples in which at least one is not settled, in order."""
-    starts = range(0, len(settled), batch)
-    return [np.arange(s, min(s + batch, len(settled))) for s in starts if not settled[s : s + batch].all()]
+def compile_solver(files: FittingFiles, config: FitConfig) -> None:
+    """Has the solver compiled once, here, before many processes would each do it; from the second time on it is on disk."""
+    fitter = files.fitter(config)
+    if fitter.needs_compiling:
+        say("compiling the solver (once on this machine, half a minute)")
+        fitter.fit(torch.zeros(1, 49, 3))
 
 
-def _through_pool(
-    pool: list[Any], service: Any, work: list[tuple[np.ndarray, np.ndarray]]
-) -> Iterator[FittedBatch]:
+def pending_batches(
+    settled: Bool[np.ndarray, " n"], groups: list[Int[np.ndarray, " v"]], batch: int
+) -> list[list[Int[np.ndarray, " v"]]]:
+    """Fixed batches of groups, about `batch` samples each, in which at least one sample is not settled, in order."""
+    batches: list[list[np.ndarray]] = [[]]
+    size = 0
+    for group in groups:
+        if size + len(group) > batch and batches[-1]:
+            batches.append([])
+            size = 0
+        batches[-1].append(group)
+        size += len(group)
+    return [b for b in batches if b and not settled[np.concatenate(b)].all()]
+
+
+def _work(
+    annotations: Annotations, groups: list[Int[np.ndarray, " v"]], given: tuple[GivenBodies, ...]
+) -> Work:
+    ids = np.concatenate(groups)
+    ends = np.cumsum([len(group) for group in groups])
+    places = np.split(np.arange(len(ids)), ends[:-1])
+    return Work(ids, annotations.take(ids), places, tuple(g.take(ids) for g in given))
+
+
+def _through_pool(pool: list[Any], service: Any, work: Iterator[Work]) -> Iterator[FittedBatch]:
     """Every batch once it is durable, in whatever order they finish. Fits go from actor to store, not through here."""
     import ray
 
     waiting: dict[Any, tuple[Any, Any]] = {}  # acknowledgement -> (fitted batch, actor)
-    remaining = iter(work)
 
     def submit(actor: Any) -> None:
-        for item in remaining:
-            fitted = actor.fit.remote(*item)
+        for item in work:
+            fitted = actor.fit.remote(item)
             waiting[service.commit.remote(fitted)] = (fitted, actor)
             return
 
@@ -186,11 +277,7 @@ class RefusedLedger:
         self.reasons = {i: reason for i, reason in self.reasons.items() if not stored[i]}
 
     def record(self, fitted: FittedBatch) -> None:
-        new = {
-            int(i): VERDICTS[v]
-            for i, v in zip(fitted.all_ids, fitted.verdicts)
-            if v not in (VALID, LOSS_TOO_HIGH)
-        }
+        new = {int(i): VERDICTS[v] for i, v in zip(fitted.all_ids, fitted.verdicts) if v not in KEPT}
         if not new:
             return
         self.reasons |= new

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipelines.failures import UsageError
 from spin.body.model_file import OPEN_BODY, find_body
+from spin.fitting.lifter import LIFTER_FILE, find_lifter
 from spin.fitting.prior import find_prior
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -52,6 +53,16 @@ class DataFolder:
     @property
     def prior(self) -> Path:
         return find_prior(self.root, self.body)
+
+    @property
+    def lifter(self) -> Path:
+        """The lifter of the body in use. ModelFileError if it has none yet."""
+        return find_lifter(self.root, self.body)
+
+    @property
+    def own_lifter(self) -> Path:
+        """Where `spin-pipe train-lifter` leaves one."""
+        return self.root / LIFTER_FILE
 
     @property
     def mean_parameters(self) -> Path | None:

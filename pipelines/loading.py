@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from pipelines.evidence import crops_of
 from spin.crop import crop_image, keypoints_to_crop, normalise, read_image
 from spin.errors import ImageError
+from spin.fitting.evidence import Views
 from spin.training.augment import Augmentations, sample_augmentations
 from spin.training.step import Batch
 from spin.training.targets import GroundTruth
@@ -43,6 +45,7 @@ class LoadedBatch:
 
     place: Place
     batch: Batch
+    sample: Int[np.ndarray, " B"]  # places in the training data
     dataset: Int[np.ndarray, " B"]
     row: Int[np.ndarray, " B"]
     readable: Bool[np.ndarray, " B"]
@@ -60,6 +63,8 @@ class TrainingData:
         self.keypoints = np.concatenate(
             [keypoints_to_crop(a.keypoints_px, a.center_px, a.scale) for a in sets]
         )
+        crops = [crops_of(a) for a in sets]
+        self.crops = Views(*(torch.cat([getattr(c, f.name) for c in crops]) for f in fields(Views)))
         self.threads = threads
 
     def __len__(self) -> int:
@@ -93,7 +98,9 @@ class TrainingData:
             joints_known=torch.from_numpy(joints_known),
         )
         unreadable = tuple(c for c in cuts if isinstance(c, str))
-        return LoadedBatch(place, batch, self.dataset[indices], self.row[indices], readable, unreadable)
+        return LoadedBatch(
+            place, batch, indices, self.dataset[indices], self.row[indices], readable, unreadable
+        )
 
     def _cut(
         self, index: int, flip: bool, rotation_deg: float, scale: float, gain: np.ndarray

@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from store.annotations import Annotations
-from store.fingerprint import Fingerprint
 from store.fits import FitStore
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
-    from spin.body.model_file import BodyData
-    from spin.fitting.objective import Objective
+    from store.fingerprint import Fingerprint
     from store.records import Fits
 
 # Group commit: at most this long, or this many records, before accepted offers are written.
@@ -28,18 +25,6 @@ FLUSH_SECONDS = 1.0
 FLUSH_RECORDS = 4096
 # So many segments are absorbed into a generation: opening a store reads them all.
 MAX_SEGMENTS = 512
-# The score of a fit is its reprojection loss; another rule gets another name, so that scores are never mixed.
-SCORE_RULE = "reprojection-loss:1"
-
-
-def fingerprint_of(body: BodyData, objective: Objective, annotations: Annotations) -> Fingerprint:
-    """What must agree for two fits of one sample to be compared."""
-    return Fingerprint(
-        body=body.fingerprint,
-        objective=objective.fingerprint,
-        score_rule=SCORE_RULE,
-        annotations=f"{annotations.name}:{annotations.content_hash[:12]}",
-    )
 
 
 class Update(Protocol):

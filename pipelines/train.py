@@ -13,13 +13,13 @@ from typing import Any
 
 from pipelines import journal
 from pipelines.failures import StageError, UsageError
+from pipelines.fit_static import compile_solver
+from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
-from pipelines.store_service import fingerprint_of, start_service
+from pipelines.store_service import start_service
 from pipelines.train_config import TrainConfig
-from spin.body import load_body
-from spin.fitting.objective import Objective
 from store.annotations import Annotations
 
 _SHOWN = 5  # skipped images that are named on the terminal
@@ -61,10 +61,14 @@ def train(
     config.save(run.config)
     config = _fitted_to_size(config, sum(len(a) for a in sets.values()))
     steps = _steps(config, sum(len(a) for a in sets.values()))
-    body = load_body(data.body)
+    files = FittingFiles.of(data, config.fitting)
+    if config.run_smplify:
+        compile_solver(files, config.fitting)
     with ray_session(address):
         services = {
-            name: start_service(data.fits(name), len(a), fingerprint_of(body, Objective(), a), "train")
+            name: start_service(
+                data.fits(name), len(a), files.fingerprint(config.fitting.objective, a), "train"
+            )
             for name, a in sets.items()
         }
         with _watched(run, steps):

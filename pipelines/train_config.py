@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.failures import StageError, UsageError
+from spin.fitting.fitter import FitConfig
+from spin.fitting.objective import OBJECTIVES, Objective
 from spin.network.backbone import BACKBONES
 from spin.training.config import AugmentationConfig, LossWeights, StepConfig
 from store.durable import write_file
@@ -30,7 +32,8 @@ class TrainConfig:
     workers: int = 1
     run_smplify: bool = True
     solver: str = "lm"
-    smplify_iterations: int = 5
+    smplify_iterations: int = 10
+    objective: str = "anchored"
     ignore_3d: bool = False
     summary_steps: int = 10
     checkpoint_steps: int = 1000
@@ -44,8 +47,16 @@ class TrainConfig:
             raise UsageError(f"--img-res {self.img_res}: expected 32 to 512 px")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: expected 0 or more")
+        if self.objective not in OBJECTIVES:
+            raise UsageError(f"--objective {self.objective}: expected {' or '.join(OBJECTIVES)}")
         if not self.lr > 0:
             raise UsageError(f"--lr {self.lr}: expected a number above 0")
+
+    @property
+    def fitting(self) -> FitConfig:
+        """How a prediction is fitted in the loop."""
+        objective = Objective.named(self.objective)
+        return FitConfig(self.solver, self.smplify_iterations, objective, init=("network",))  # type: ignore[arg-type]
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,12 +20,14 @@ import torch
 
 from pipelines import journal
 from pipelines.failures import EXPECTED, StageError, cause
+from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.loading import LoadedBatch, Plan, TrainingData, batches
 from pipelines.rendezvous import incarnation
 from pipelines.train_config import TrainConfig
 from spin.body import BodyMesh, CompactBody, load_body
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.camera import FOCAL_PX
+from spin.fitting.evidence import Evidence
 from spin.fitting.prior import load_pose_prior
 from spin.network.checkpoints import (
     Checkpoint,
@@ -39,12 +41,14 @@ from spin.training.device import to_device
 from spin.training.step import StepResult, train_step
 from spin.training.targets import StoredFits
 from store.annotations import Annotations
-from store.records import Fits, Source
+from store.records import Fits, Source, StartKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import Tensor, nn
+
+    from spin.fitting.fitter import FitResult
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,10 @@ class Trainer:
         body = load_body(settings.data.body)
         self.body = CompactBody(body).to(self.device)
         self.mesh = BodyMesh(body).to(self.device) if self.config.step.weights.shape > 0 else None
-        self.fit = self._fit_function() if self.config.run_smplify else None
+        self.fitter = None
+        if self.config.run_smplify:
+            fitting = self.config.fitting
+            self.fitter = FittingFiles.of(settings.data, fitting).fitter(fitting)
         # The network's own weights, and the same network as it is trained (in DistributedDataParallel, if not alone).
         self.bare = HMR(self.config.backbone, mean=self._mean_parameters())
         self.optimiser: torch.optim.Optimizer
@@ -151,23 +158,30 @@ class Trainer:
             self.optimiser,
             self.body,
             to_device(item.batch, self.device),
-            self.fit,
+            self._fit_function(item),
             stored.fits,
             self.config.step,
             step=step,
             mesh=self.mesh,
         )
 
-    def _fit_function(self) -> Callable[[Tensor, Tensor, Tensor, Tensor], StoredFits]:
-        prior = load_pose_prior(self.settings.data.prior).to(self.device)
-        config = FitConfig(self.config.solver, self.config.smplify_iterations)  # type: ignore[arg-type]
-        fitter = Fitter(self.body, prior, config)
+    def _fit_function(self, item: LoadedBatch) -> Callable[[Tensor, Tensor, Tensor, Tensor], _NewFits] | None:
+        """Fits of this batch, each in its own crop's camera.
 
-        def fit(pose_aa: Tensor, betas: Tensor, camera_m: Tensor, keypoints: Tensor) -> StoredFits:
-            found = fitter.refine(pose_aa, betas, keypoints, camera_m)
-            return StoredFits(
-                found.pose_aa, found.betas, found.camera_m, found.loss, found.score, found.storable
-            )
+        They run on the CPU, wherever the network does: as machine code that is quicker than a GPU's many small launches.
+        """
+        fitter = self.fitter
+        if fitter is None:
+            return None
+        rows = torch.from_numpy(item.sample)
+        views = self.data.crops.take(rows)
+        # The prediction's translation is for the published camera; for another one it is found from the keypoints.
+        published = bool((views.focal_px == FOCAL_PX).all())
+
+        def fit(pose_aa: Tensor, betas: Tensor, camera_m: Tensor, keypoints: Tensor) -> _NewFits:
+            evidence = Evidence(keypoints.cpu()[:, None], views)
+            found = fitter.refine(pose_aa.cpu(), betas.cpu(), evidence, camera_m.cpu() if published else None)
+            return _NewFits.of(found.to(self.device))
 
         return fit
 
@@ -200,6 +214,7 @@ class Trainer:
         if result.new_fits is None:
             return
         new, better = result.new_fits, (result.improved & result.new_fits.valid).cpu().numpy()
+        assert isinstance(new, _NewFits)
         for d in np.unique(item.dataset):
             rows = np.flatnonzero(better & (item.dataset == d))
             if not len(rows):
@@ -213,6 +228,11 @@ class Trainer:
                 source=np.full(len(rows), Source.LOOP, np.uint8),
                 step=np.full(len(rows), step, np.int64),
                 improvements=stored.improvements[rows] + np.uint32(1),
+                start=np.full(len(rows), StartKind.NETWORK, np.uint8),
+                verdict=new.found.verdict.cpu().numpy().astype(np.uint8)[rows],
+                iterations=new.found.iterations.cpu().numpy().astype(np.uint16)[rows],
+                coverage=new.found.coverage.cpu().numpy()[rows],
+                prior_cost=new.found.prior_cost.cpu().numpy()[rows],
             )
             service = self.settings.services[self.data.sets[d].name]
             self.pending.append(service.offer.remote(item.row[rows], fits, incarnation()))
@@ -287,6 +307,18 @@ class Trainer:
     def _barrier(self) -> None:
         if self.world > 1:
             torch.distributed.barrier()
+
+
+@dataclass(frozen=True)
+class _NewFits(StoredFits):
+    """Fits just made, as the step wants them, with the quality that is stored with them."""
+
+    found: FitResult
+
+    @classmethod
+    def of(cls, found: FitResult) -> _NewFits:
+        f = found
+        return cls(f.pose_aa, f.betas, f.camera_m, f.loss, f.score, f.storable, f)
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from spin.camera import CROP_PX
+from spin.camera import CROP_PX, FOCAL_PX
 from spin.errors import ImageError, KeypointError
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, UInt8
+    from jaxtyping import Bool, Float, UInt8
 
 IMAGE_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, RGB
 IMAGE_STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -56,6 +56,23 @@ def keypoints_to_crop(
     zoom = CROP_PX / (200.0 * np.asarray(scale, np.float64))
     out[..., :2] = (out[..., :2] - center_px[:, None]) * zoom[:, None, None] + CROP_PX / 2
     return out
+
+
+def crop_camera(
+    center_px: Float[np.ndarray, "N 2"],
+    scale: Float[np.ndarray, " N"],
+    focal_px: Float[np.ndarray, " N"],
+    principal_px: Float[np.ndarray, "N 2"],
+    known: Bool[np.ndarray, " N"],
+) -> tuple[Float[np.ndarray, " N"], Float[np.ndarray, "N 2"]]:
+    """Focal length and principal point of each person's crop, px: the image's own where known, else SPIN's constants.
+
+    Cutting and zooming an image changes its camera's numbers in the same way as its pixels; rays and depths stay.
+    """
+    zoom = CROP_PX / (200.0 * np.asarray(scale, np.float64))
+    focal = np.where(known, focal_px * zoom, FOCAL_PX)
+    principal = (principal_px - center_px) * zoom[:, None] + CROP_PX / 2
+    return focal.astype(np.float32), np.where(known[:, None], principal, CROP_PX / 2).astype(np.float32)
 
 
 def read_image(path: str | Path) -> UInt8[np.ndarray, "H W 3"]:

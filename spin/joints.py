@@ -89,6 +89,9 @@ def mirrored(names: tuple[str, ...]) -> tuple[int, ...]:
 
 SMPL_MIRROR = mirrored(SMPL_NAMES)
 
+# The 34 of the 44 model points that keypoints name: 49 keypoints see no more different places.
+PLACES = tuple(sorted(set(KEYPOINT_TO_MODEL)))
+
 
 class _Joints:
     """The 49 keypoints: slices of their two halves, index of each by name, and groups the fitting needs."""
@@ -123,8 +126,17 @@ class _Joints:
         """COCO's 17 keypoints, in COCO's order, as indices of the 49."""
         return tuple(25 + SUPERSET_NAMES.index(n) for n in COCO_NAMES)
 
+    @property
+    def lsp(self) -> tuple[int, ...]:
+        """LSP's 14 joints, in LSP's order, as indices of the 49: the first 14 of the superset."""
+        return tuple(range(25, 39))
+
 
 JOINTS = _Joints()
+
+PLACE_MIRROR = tuple(
+    PLACES.index(KEYPOINT_TO_MODEL[JOINTS.mirror[KEYPOINT_TO_MODEL.index(point)]]) for point in PLACES
+)
 
 # 2D skeleton for drawing: pairs of superset joints, by name.
 SKELETON = tuple(
@@ -142,3 +154,7 @@ SKELETON = tuple(
 def mirror_permutation_of_pose() -> np.ndarray:
     """Permutation (72,) of SMPL's pose vector that swaps left and right joints; signs are `rotations.mirror_pose`'s."""
     return (3 * np.asarray(SMPL_MIRROR)[:, None] + np.arange(3)).ravel()
+
+
+# LSP's 14 joints among the 44 model points: where errors between bodies are measured when there is no mesh.
+LSP_POINTS = tuple(KEYPOINT_TO_MODEL[j] for j in JOINTS.lsp)

@@ -23,7 +23,7 @@ from store.exchange import StaticFits, export_final_fits, export_spin_dataset, i
 from store.fingerprint import Fingerprint
 from store.fits import FitSnapshot, FitStore
 from store.merge import better, join, merge_duplicates
-from store.records import MAX_ABS_BETA, Fits, Source, admissible
+from store.records import MAX_ABS_BETA, Fits, Source, StartKind, Verdict, admissible
 from store.tags import Tag
 
 __all__ = [
@@ -46,12 +46,14 @@ __all__ = [
     "SampleIdError",
     "Source",
     "StaleWriterError",
+    "StartKind",
     "StaticFits",
     "StoreError",
     "Tag",
     "TagExistsError",
     "TagNotFoundError",
     "UnusableNameError",
+    "Verdict",
     "admissible",
     "better",
     "export_final_fits",

@@ -33,10 +33,23 @@ ARRAYS: dict[str, ArrayColumn] = {
     "joints3d_m": ArrayColumn("<f4", (24, 4), "m, m, m, confidence 0..1", "has_joints3d"),
     "has_joints17": ArrayColumn("|b1", (), "1"),
     "joints17_m": ArrayColumn("<f4", (17, 3), "m, Human3.6M's order", "has_joints17"),
+    "has_camera": ArrayColumn("|b1", (), "1"),
+    "focal_px": ArrayColumn("<f4", (), "px of the original image", "has_camera"),
+    "principal_px": ArrayColumn("<f4", (2,), "px in the original image", "has_camera"),
+    "has_view": ArrayColumn("|b1", (), "1"),
+    "view_rotation": ArrayColumn("<f4", (3, 3), "1, world to camera: p = R X + t", "has_view"),
+    "view_translation_m": ArrayColumn("<f4", (3,), "m, world to camera: p = R X + t", "has_view"),
 }
 TEXTS: dict[str, str] = {
     "image": "path relative to the image root, with forward slashes",
     "source": "where the row comes from in the data set",
     "openpose_match": "empty if an OpenPose detection was used, else why not",
     "gender": "empty if unknown, else female, male or neutral",
+    "pose_id": "empty if the pose is seen in this row alone, else what all views of one person at one moment share",
 }
+OPTIONAL_TEXTS = ("gender", "pose_id")
+"""Texts that may be left out: then they are empty in every row."""
+LATER = frozenset(
+    {"has_camera", "focal_px", "principal_px", "has_view", "view_rotation", "view_translation_m", "pose_id"}
+)
+"""Columns that the first files did not have. Where no row knows one, it leaves no trace in the content's hash."""

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.annotation_schema import ARRAYS, GENDERS, TEXTS, ArrayColumn
+from store.annotation_schema import ARRAYS, GENDERS, LATER, OPTIONAL_TEXTS, TEXTS, ArrayColumn
 from store.errors import AnnotationError
 from store.parquet import Content, read_columns, write_columns
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Integer
+
+_ORTHONORMAL = 1e-3
+"""How far R Rᵀ of a rotation may be from the identity, in any entry."""
 
 
 def _unknown_array() -> np.ndarray:
@@ -31,11 +34,13 @@ def _unknown_array() -> np.ndarray:
 class Annotations:
     """The annotated people of one data set, as a structure of arrays (units: see ARRAYS and TEXTS).
 
-    The truth (pose, betas, joints3d_m, joints17_m, gender) may be left out: then no row knows it. Where a
+    The truth (pose, betas, joints3d_m, joints17_m, gender) may be left out, and so may the camera (focal_px,
+    principal_px) and the view (view_rotation, view_translation_m, pose_id): then no row knows it. Where a
     row's flag is False, its numbers are zero. keypoints_px: 25 of OpenPose, then SPIN's 24 joints.
-    joints3d_m: SPIN's S.
-    Raises AnnotationError for a wrong shape or type, and for numbers that are not finite, naming the row's
-    source.
+    joints3d_m: SPIN's S. Rows that share a pose_id show one person at one moment, in one world: a row with a
+    pose_id has a camera and a view.
+    Raises AnnotationError for a wrong shape or type, for numbers that are not finite and for a view that is no
+    rotation, naming the row's source.
     """
 
     name: str
@@ -54,6 +59,13 @@ class Annotations:
     has_joints17: Bool[np.ndarray, "n"] = field(default_factory=_unknown_array)
     joints17_m: Float32[np.ndarray, "n 17 3"] = field(default_factory=_unknown_array)
     gender: list[str] = field(default_factory=list)
+    has_camera: Bool[np.ndarray, "n"] = field(default_factory=_unknown_array)
+    focal_px: Float32[np.ndarray, "n"] = field(default_factory=_unknown_array)
+    principal_px: Float32[np.ndarray, "n 2"] = field(default_factory=_unknown_array)
+    has_view: Bool[np.ndarray, "n"] = field(default_factory=_unknown_array)
+    view_rotation: Float32[np.ndarray, "n 3 3"] = field(default_factory=_unknown_array)
+    view_translation_m: Float32[np.ndarray, "n 3"] = field(default_factory=_unknown_array)
+    pose_id: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -74,14 +86,19 @@ class Annotations:
         """SHA-256 (hex) of all rows, whatever the data set's name and wherever its images lie.
 
         Hashed are, column by column: name, type, shape, and the little-endian values of the rows that know
-        it; texts as UTF-8 JSON.
+        it; texts as UTF-8 JSON. A column of LATER that no row knows is left out, so that data keep the hash
+        they had before it.
         """
         digest = hashlib.sha256()
         for name in TEXTS:
+            if name in LATER and not any(getattr(self, name)):
+                continue
             digest.update(json.dumps([name, getattr(self, name)], ensure_ascii=False).encode())
         for name, column in ARRAYS.items():
             array = getattr(self, name)
             known = array[getattr(self, column.flag)] if column.flag else array
+            if name in LATER and not (len(known) if column.flag else known.any()):
+                continue
             digest.update(json.dumps([name, column.dtype, list(known.shape)]).encode())
             digest.update(np.ascontiguousarray(known).data)
         return digest.hexdigest()
@@ -126,8 +143,9 @@ class Annotations:
             optional = bool(column.flag) or column.dtype == "|b1"
             if optional and given[name].size == 0:
                 object.__setattr__(self, name, np.zeros((count, *column.shape), column.dtype))
-        if not given["gender"]:
-            object.__setattr__(self, "gender", [""] * count)
+        for name in OPTIONAL_TEXTS:
+            if not given[name]:
+                object.__setattr__(self, name, [""] * count)
 
     def _check_texts(self, name: str, count: int) -> None:
         texts = getattr(self, name)
@@ -158,6 +176,11 @@ class Annotations:
         self._refuse(np.array(absolute, bool), "image must be a relative path with forward slashes")
         unknown = [gender not in GENDERS for gender in self.gender]
         self._refuse(np.array(unknown, bool), "gender must be empty, female, male or neutral")
+        self._refuse(self.has_camera & (self.focal_px <= 0), "focal_px must be above 0")
+        self._refuse(self.has_view & ~_are_rotations(self.view_rotation), "view_rotation is no rotation")
+        shared = np.array([bool(pose_id) for pose_id in self.pose_id], bool)
+        complete = self.has_camera & self.has_view
+        self._refuse(shared & ~complete, "a row with a pose_id must have a camera and a view")
 
     def _refuse(self, rows: Bool[np.ndarray, "n"], why: str) -> None:
         """Raise an error that names the first refused row."""
@@ -168,3 +191,10 @@ class Annotations:
             raise AnnotationError(
                 f"{self.name}: row {row}, {self.source[row]!r}{more}: {why}; set such samples aside"
             )
+
+
+def _are_rotations(matrices: Float32[np.ndarray, "n 3 3"]) -> Bool[np.ndarray, "n"]:
+    """Orthonormal, and no reflection."""
+    wide = matrices.astype(np.float64)
+    off = np.abs(wide @ wide.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
+    return (off <= _ORTHONORMAL) & (np.linalg.det(wide) > 0)

@@ -124,8 +124,8 @@ class FitStore:
         """Open a store; `writer` is a name for this handle's segment files.
 
         Raises FitStoreNotFoundError; FingerprintMismatchError if `fingerprint` is given and is not the
-        store's; CorruptSegmentError or CorruptGenerationError, naming the file; FormatVersionError;
-        UnusableNameError.
+        store's; CorruptSegmentError or CorruptGenerationError, naming the file; FormatVersionError, also for
+        a store that an earlier version of this program made; UnusableNameError.
         """
         layout = Layout(Path(path))
         manifest = read_manifest(layout)

@@ -13,7 +13,7 @@ import zarr
 from store.durable import write_folder
 from store.errors import CorruptGenerationError
 from store.fingerprint import Fingerprint, require_same
-from store.layout import Layout, is_segment_name
+from store.layout import Layout, is_segment_name, made_earlier
 from store.records import COLUMNS, Fits, Source, admissible
 from store.seal import is_sealed, sealed
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
 FORMAT = "spin-pipe-fits-generation"
-VERSION = 1
+VERSION = 2
 ROWS_PER_CHUNK = 4096
 
 _REMEDY = "put a copy of the folder in its place, or remove the store to make the fits again"
@@ -83,8 +83,8 @@ def load_generation(
 ) -> tuple[Generation, Fits]:
     """A generation and its records.
 
-    Raises CorruptGenerationError if it is missing or not what was written, FingerprintMismatchError if its
-    scores were made under other conditions.
+    Raises CorruptGenerationError if it is missing or not what was written, FormatVersionError if an earlier
+    version of this program wrote it, FingerprintMismatchError if its scores were made under other conditions.
     """
     path = layout.generation(number)
     group = _open(layout, number)
@@ -116,6 +116,8 @@ def _open(layout: Layout, number: int) -> zarr.Group:
 def _describe(group: zarr.Group, path: Path, number: int, fingerprint: Fingerprint) -> Generation:
     attributes = group.attrs.asdict()
     found = (attributes.get("format"), attributes.get("version"), attributes.get("generation"))
+    if found[0] == FORMAT and found[1] in range(1, VERSION):
+        raise made_earlier(path, found[1])
     if found != (FORMAT, VERSION, number):
         raise CorruptGenerationError(
             f"{path}: expected {(FORMAT, VERSION, number)}, found {found}; {_REMEDY}"

@@ -83,6 +83,14 @@ class Manifest:
     fingerprint: Fingerprint
 
 
+def made_earlier(path: Path, version: object) -> FormatVersionError:
+    """The error for a generation or a segment of a version that came before this program's."""
+    return FormatVersionError(
+        f"{path}: made by an earlier version of spin-pipe (this part's format is version {version}), which is no "
+        "longer read; `spin-pipe fit-static` into another data folder (--data) makes the fits again"
+    )
+
+
 def write_manifest(layout: Layout, manifest: Manifest) -> None:
     content = {
         "format": FORMAT,

@@ -19,8 +19,15 @@ from store.records import COLUMNS, Fits, Source, admissible
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int64, UInt8
 
-TIE_COLUMNS = ("pose", "betas", "camera", "loss", "source", "step", "score")
-"""Columns whose little-endian bytes, in this order, decide between equal scores (-0.0 equals 0.0)."""
+TIE_COLUMNS = (
+    "pose", "betas", "camera", "loss", "source", "step", "score",
+    "start", "verdict", "iterations", "coverage", "prior_cost",
+)  # fmt: skip
+"""Columns whose little-endian bytes, in this order, decide between equal scores (-0.0 equals 0.0).
+
+Every column but improvements: two records that differ in one that is not here would be the same to the merge,
+and which of them stayed would depend on the order of delivery.
+"""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from store.annotation_schema import ARRAYS, TEXTS, ArrayColumn
+from store.annotation_schema import ARRAYS, LATER, TEXTS, ArrayColumn
 from store.durable import write_named_by_content
 from store.errors import AnnotationError, AnnotationsNotFoundError
 
@@ -27,7 +27,10 @@ _REMEDY = "make it again with `spin-pipe preprocess`"
 
 @dataclass(frozen=True)
 class Content:
-    """A file's columns by name (arrays for ARRAYS, lists of str for TEXTS), and its metadata."""
+    """A file's columns by name (arrays for ARRAYS, lists of str for TEXTS), and its metadata.
+
+    Columns of LATER are missing if the file was made before there were any.
+    """
 
     columns: dict[str, Any]
     metadata: dict[str, str]
@@ -73,14 +76,18 @@ def read_columns(path: Path) -> Content:
         raise AnnotationError(
             f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}; {_REMEDY}"
         )
-    for name in (*TEXTS, *ARRAYS):
+    earlier = LATER.isdisjoint(table.schema.names)
+    expected = [name for name in (*TEXTS, *ARRAYS) if not (earlier and name in LATER)]
+    for name in expected:
         if name not in table.schema.names:
             raise AnnotationError(f"{path}: column {name!r} is missing; {_REMEDY}")
         kind = table.schema.field(name).type
         if kind != _type(name):
             raise AnnotationError(f"{path}: column {name!r} should be {_type(name)}, found {kind}; {_REMEDY}")
-    columns: dict[str, Any] = {name: table.column(name).to_pylist() for name in TEXTS}
-    columns |= {name: _to_numpy(table.column(name), column) for name, column in ARRAYS.items()}
+    columns: dict[str, Any] = {}
+    for name in expected:
+        stored = table.column(name)
+        columns[name] = stored.to_pylist() if name in TEXTS else _to_numpy(stored, ARRAYS[name])
     return Content(columns, metadata)
 
 
@@ -93,9 +100,9 @@ def _type(name: str) -> pa.DataType:
 
 
 def _to_arrow(array: np.ndarray, column: ArrayColumn, known: Bool[np.ndarray, "n"] | None) -> pa.Array:
-    flat = pa.array(array.reshape(-1))
     if not column.shape:
-        return flat
+        return pa.array(array, mask=None if known is None else ~known)
+    flat = pa.array(array.reshape(-1))
     mask = None if known is None else pa.array(~known)
     return pa.FixedSizeListArray.from_arrays(flat, int(np.prod(column.shape)), mask=mask)
 
@@ -105,7 +112,8 @@ def _to_numpy(column: pa.ChunkedArray, spec: ArrayColumn) -> np.ndarray:
     parts = []
     for chunk in column.chunks:
         if not spec.shape:
-            parts.append(chunk.to_numpy(zero_copy_only=False))
+            whole = chunk.fill_null(0) if spec.flag else chunk
+            parts.append(whole.to_numpy(zero_copy_only=False))
             continue
         values = np.zeros((len(chunk), *spec.shape), spec.dtype)
         known = pc.is_valid(chunk).to_numpy(zero_copy_only=False)

@@ -15,7 +15,7 @@ import numpy as np
 from store.errors import RecordError
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float32, Int64, Integer, UInt8, UInt32
+    from jaxtyping import Bool, Float32, Int64, Integer, UInt8, UInt16, UInt32
 
 MAX_ABS_BETA = 3.0
 """A body with a beta beyond this is implausible; such a fit is never stored."""
@@ -28,6 +28,28 @@ class Source(IntEnum):
     STATIC = 1
     LOOP = 2
     IMPORTED = 3
+
+
+class StartKind(IntEnum):
+    """What kind of start a fit was reached from. Written into files: never renumbered."""
+
+    UNKNOWN = 0
+    MULTISTART = 1
+    LIFTER = 2
+    STORE = 3
+    FILE = 4
+    NETWORK = 5
+
+
+class Verdict(IntEnum):
+    """Why a fit is, or is not, valid: of the fitter's verdicts, those of fits that are kept. Never renumbered."""
+
+    VALID = 0
+    LOSS_TOO_HIGH = 8
+    NOT_CONVERGED = 9
+
+
+_VERDICTS = np.array([*Verdict], np.uint8)
 
 
 @dataclass(frozen=True)
@@ -59,6 +81,13 @@ COLUMNS: dict[str, Column] = {
     "source": _column("|u1", 0, 0, "1", "0 none, 1 static, 2 loop, 3 imported"),
     "step": _column("<i8", 0, 0, "1", "training step at which the fit was made"),
     "improvements": _column("<u4", 0, 0, "1", "how often a better fit had replaced the sample's fit"),
+    "start": _column(
+        "|u1", 0, 0, "1", "start that won: 0 unknown, 1 multistart, 2 lifter, 3 store, 4 file, 5 network"
+    ),
+    "verdict": _column("|u1", 0, 0, "1", "0 valid, 8 loss too high, 9 not converged"),
+    "iterations": _column("<u2", 0, 0, "1", "solver iterations of the start that won"),
+    "coverage": _column("<f4", 0, 0.0, "1", "share (0 to 1) of the places keypoints can name that were seen"),
+    "prior_cost": _column("<f4", 0, 0.0, "px^2", "cost of the terms that don't look at the image"),
 }
 """The record's columns, in the order in which files hold them."""
 
@@ -78,6 +107,11 @@ class Fits:
     source: UInt8[np.ndarray, "n"]
     step: Int64[np.ndarray, "n"]
     improvements: UInt32[np.ndarray, "n"]
+    start: UInt8[np.ndarray, "n"]
+    verdict: UInt8[np.ndarray, "n"]
+    iterations: UInt16[np.ndarray, "n"]
+    coverage: Float32[np.ndarray, "n"]
+    prior_cost: Float32[np.ndarray, "n"]
 
     def __post_init__(self) -> None:
         count = len(self.pose) if isinstance(self.pose, np.ndarray) and self.pose.ndim else 0
@@ -117,11 +151,13 @@ class Fits:
 
 
 def admissible(fits: Fits) -> Bool[np.ndarray, "n"]:
-    """Which records may be stored: finite, a known source, |betas| <= 3, the body before the camera."""
+    """Which records may be stored: finite, known codes, |betas| <= 3, the body before the camera."""
     finite = np.isfinite(fits.loss) & np.isfinite(fits.score)
+    finite &= np.isfinite(fits.coverage) & np.isfinite(fits.prior_cost)
     for array in (fits.pose, fits.camera):
         finite &= np.isfinite(array).all(axis=1)
     # A NaN beta fails the comparison, too.
     plausible = (np.abs(fits.betas) <= MAX_ABS_BETA).all(axis=1) & (fits.camera[:, 2] > 0)
     known = (fits.source >= Source.STATIC) & (fits.source <= Source.IMPORTED)
+    known &= (fits.start <= StartKind.NETWORK) & np.isin(fits.verdict, _VERDICTS)
     return finite & plausible & known

@@ -21,7 +21,7 @@ import pyarrow as pa
 from store.durable import make_folder, write_named_by_content
 from store.errors import CorruptSegmentError, UnusableNameError
 from store.fingerprint import Fingerprint, require_same
-from store.layout import Layout
+from store.layout import Layout, made_earlier
 from store.records import COLUMNS, Fits
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int64
 
 FORMAT = "spin-pipe-fits-segment"
-VERSION = 1
+VERSION = 2
 ROWS_PER_BATCH = 4096
 
 _CHECKSUM = re.compile(r"-([0-9a-f]{8})\.arrow$")
@@ -103,8 +103,9 @@ def write_segment(
 def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Fingerprint) -> Iterator[Updates]:
     """The updates of one segment, batch by batch.
 
-    Raises CorruptSegmentError if the file is not what was written, FingerprintMismatchError if its scores
-    were made under other conditions, FileNotFoundError if it is gone. All are raised before the first batch.
+    Raises CorruptSegmentError if the file is not what was written, FormatVersionError if an earlier version of
+    this program wrote it, FingerprintMismatchError if its scores were made under other conditions,
+    FileNotFoundError if it is gone. All are raised before the first batch.
     """
     path = layout.segments / name
     expected = _CHECKSUM.search(path.name)
@@ -172,6 +173,8 @@ def _to_batch(schema: pa.Schema, ids: Int64[np.ndarray, "k"], fits: Fits) -> pa.
 def _check_metadata(path: Path, schema: pa.Schema, fingerprint: Fingerprint) -> None:
     metadata = schema.metadata or {}
     found = (metadata.get(b"format", b"").decode(), metadata.get(b"version", b"").decode())
+    if found[0] == FORMAT and found[1] in map(str, range(1, VERSION)):
+        raise made_earlier(path, found[1])
     if found != (FORMAT, str(VERSION)):
         raise CorruptSegmentError(
             f"{path}: expected {FORMAT} version {VERSION}, found {found[0]!r} {found[1]!r}"

@@ -1,4 +1,4 @@
-"""Commands that make and read data: synth, preprocess, fit-static, export-fits."""
+"""Commands that make, read and write data: synth, preprocess, export-fits."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipelines.commands.common import ADDRESS, DATA, WORKERS, Group, chosen_datasets, data_folder, which_body
+from pipelines.commands.common import DATA, WORKERS, Group, chosen_datasets, data_folder
 from pipelines.failures import UsageError
 
 
@@ -114,53 +114,6 @@ def _add_readers() -> None:
 
 
 _add_readers()
-
-
-@click.command("fit-static")
-@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
-@DATA
-@WORKERS
-@ADDRESS
-@click.option(
-    "--solver", type=click.Choice(["lm", "adam"]), default="lm", show_default=True,
-    help="lm: Levenberg-Marquardt. adam: the published two-stage procedure.",
-)  # fmt: skip
-@click.option(
-    "--iterations", type=click.IntRange(1), help="Of the solver, each start (default: lm 12, adam 100)."
-)
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Fits made together."
-)
-def fit_static(
-    datasets: tuple[str, ...], data: Path, workers: int | None, address: str | None, solver: str,
-    iterations: int | None, batch_size: int,
-) -> None:  # fmt: skip
-    """First fits of whole data sets: SMPLify from four starts each, into data/fits/. Run again, it does what is missing.
-
-    \b
-    Example:
-      spin-pipe fit-static world --workers 8
-    """
-    from pipelines import journal
-    from pipelines.fit_static import fit_static as run
-    from pipelines.progress import say
-    from spin.fitting.fitter import FitConfig
-
-    folder = data_folder(data)
-    names = chosen_datasets(folder, datasets)
-    say(which_body(folder))
-    config = FitConfig(solver, iterations or {"lm": 12, "adam": 100}[solver])  # type: ignore[arg-type]
-    for name in names:
-        with journal.recorded(folder.journal, "fit-static", dataset=name, solver=solver) as entry:
-            done = run(folder, name, config, workers=workers, batch=batch_size, address=address)
-            entry |= {"fitted": done.fitted, "valid": done.valid, "samples": done.samples}
-        say(
-            f"{folder.fits(name)}: {done.fitted} fitted, {done.valid} of them valid; {done.done} were there already"
-        )
-        for verdict, count in done.verdicts.items():
-            say(f"  {count}: {verdict}")
-        if done.refused_list:
-            say(f"  samples without a fit are listed in {done.refused_list}")
 
 
 @click.command("export-fits")

@@ -53,8 +53,12 @@ from pipelines.failures import UsageError
 @click.option("--run-smplify/--no-run-smplify", default=True, show_default=True, help="Fit in the loop.")
 @click.option("--solver", type=click.Choice(["lm", "adam"]), default="lm", show_default=True)
 @click.option(
-    "--num-smplify-iters", "smplify_iterations", type=click.IntRange(1), default=5, show_default=True,
-    help="Of the solver in the loop (published: --solver adam with 50).",
+    "--objective", type=click.Choice(["anchored", "published"]), default="anchored", show_default=True,
+    help="Of the fits, as of those in the store: see fit-static.",
+)  # fmt: skip
+@click.option(
+    "--num-smplify-iters", "smplify_iterations", type=click.IntRange(1), default=10, show_default=True,
+    help="Of the solver in the loop (published: --solver adam with 100).",
 )  # fmt: skip
 @click.option(
     "--rot-factor", type=float, default=30.0, show_default=True, help="Augmentation: turns, degrees."

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 import torch
 
-from spin.camera import CROP_PX, FOCAL_PX
+from pipelines.evidence import crops_of
+from spin.camera import CROP_PX
 from spin.crop import crop_affine, crop_image, read_image
 from spin.errors import SpinError
 from spin.joints import JOINTS, SKELETON
@@ -27,9 +28,6 @@ if TYPE_CHECKING:
 
 PANEL_PX = 352
 SURROUNDINGS = 1.12  # side of the cut, in sides of the person's box
-# The cut is the crop zoomed about its middle, so a fit's camera differs there by its focal length alone, whatever the scale.
-FOCAL_IN_PANEL_PX = FOCAL_PX * PANEL_PX / (CROP_PX * SURROUNDINGS)
-MIDDLE = (PANEL_PX / 2, PANEL_PX / 2)
 NOW, BEFORE = PALETTE[0], PALETTE[2]
 
 _OUTSIDE, _GREY, _INK = 226, 128, (245, 245, 245)
@@ -44,6 +42,22 @@ class Photograph:
 
     image: UInt8[np.ndarray, "P P 3"]
     problem: str | None = None
+
+
+@dataclass(frozen=True)
+class PanelCamera:
+    """The camera of a person's panel, px."""
+
+    focal_px: float
+    center_px: tuple[float, float]
+
+
+def panel_camera(annotations: Annotations, row: int) -> PanelCamera:
+    """The cut is the crop zoomed about its middle, and so is its camera."""
+    crop = crops_of(annotations.take(slice(row, row + 1)))
+    zoom = PANEL_PX / (CROP_PX * SURROUNDINGS)
+    x, y = ((crop.principal_px[0, 0] - CROP_PX / 2) * zoom + PANEL_PX / 2).tolist()
+    return PanelCamera(float(crop.focal_px[0, 0]) * zoom, (x, y))
 
 
 def pose_vertices(mesh: BodyMesh, fits: Fits) -> Float[np.ndarray, "n V 3"]:
@@ -157,6 +171,7 @@ def with_fit(
     photograph: Photograph,
     vertices_cam_m: Float[np.ndarray, "V 3"],
     faces: Int[np.ndarray, "F 3"],
+    camera: PanelCamera,
     colour: tuple[float, float, float] = NOW,
 ) -> UInt8[np.ndarray, "P P 3"]:
     """The body over the photograph, see-through enough to judge it by what lies beneath."""
@@ -165,8 +180,8 @@ def with_fit(
             photograph.image,
             [vertices_cam_m],
             faces,
-            focal_px=FOCAL_IN_PANEL_PX,
-            center_px=MIDDLE,
+            focal_px=camera.focal_px,
+            center_px=camera.center_px,
             colours=(colour,),
             alpha=0.82,
         )
@@ -175,15 +190,15 @@ def with_fit(
 
 
 def from_the_side(
-    vertices_cam_m: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"]
+    vertices_cam_m: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], camera: PanelCamera
 ) -> UInt8[np.ndarray, "P P 3"]:
     """The body turned by 90°, in the middle of the panel, as large as from the front or as the panel allows."""
     low, high = vertices_cam_m.min(0), vertices_cam_m.max(0)
     centre = (low + high) / 2
     extent_m = max(high[1] - low[1], high[2] - low[2], 1e-6)
-    focal = min(FOCAL_IN_PANEL_PX, float(0.92 * PANEL_PX * centre[2] / extent_m))
+    focal = min(camera.focal_px, float(0.92 * PANEL_PX * centre[2] / extent_m))
     try:
-        x, y = MIDDLE - focal * centre[:2] / centre[2]
+        x, y = PANEL_PX / 2 - focal * centre[:2] / centre[2]
         return side_view(
             vertices_cam_m,
             faces,

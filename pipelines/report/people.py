@@ -11,7 +11,8 @@ import numpy as np
 
 from pipelines.report import panels
 from pipelines.report.samples import Chosen, DatasetFits, SetAside, has_fit
-from store.records import Source
+from spin.fitting.verdicts import VERDICTS
+from store.records import Source, Verdict
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
@@ -102,14 +103,14 @@ def _images(
     photograph = panels.cut_photograph(item.annotations, row)
     if photograph.problem:
         drawing.unreadable.append(item.annotations.image[row])
-    faces = drawing.mesh.faces
+    faces, camera = drawing.mesh.faces, panels.panel_camera(item.annotations, row)
     out = {"photograph, keypoints": panels.with_keypoints(photograph, item.annotations, row)}
     if before_m is not None:
-        out["fit before training"] = panels.with_fit(photograph, before_m, faces, panels.BEFORE)
+        out["fit before training"] = panels.with_fit(photograph, before_m, faces, camera, panels.BEFORE)
     elif item.before is not None:
         out["fit before training"] = panels.grey_panel("no fit before training")
-    out["fit now"] = panels.with_fit(photograph, now_m, faces)
-    out["from the side"] = panels.from_the_side(now_m, faces)
+    out["fit now"] = panels.with_fit(photograph, now_m, faces, camera)
+    out["from the side"] = panels.from_the_side(now_m, faces, camera)
     return out
 
 
@@ -124,6 +125,8 @@ def _facts(item: DatasetFits, row: int) -> list[str]:
     count = int(now.improvements[0])
     if count:
         facts.append(f"{count} improvement{'s' if count > 1 else ''}, the last at step {int(now.step[0])}")
+    if now.verdict[0] != Verdict.VALID:
+        facts.append(f"not valid: {VERDICTS[now.verdict[0]]}")
     return facts
 
 

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.fit_static import STATIC_TAG
+from pipelines.fitting import open_fits
 from pipelines.layout import DataFolder
-from pipelines.store_service import fingerprint_of
-from spin.fitting.objective import Objective
+from pipelines.refusals import NOT_FITTED, read_refusals, reasons_without_fit
 from store.annotations import Annotations
 from store.errors import FitStoreNotFoundError
-from store.fingerprint import require_same
-from store.fits import FitStore
 from store.records import Fits, Source
 
 if TYPE_CHECKING:
@@ -53,7 +49,7 @@ class DatasetFits:
         return self.annotations.name
 
     def reason_without_fit(self, row: int) -> str:
-        return self.refused.get(row, "not fitted yet; `spin-pipe fit-static` does what is missing")
+        return self.refused.get(row, NOT_FITTED)
 
 
 def has_fit(fits: Fits) -> Bool[np.ndarray, " n"]:
@@ -68,19 +64,15 @@ def load_dataset(data: DataFolder, dataset: str, body: BodyData) -> DatasetFits:
     """
     annotations = Annotations.read(data.annotations(dataset))
     problems: list[str] = []
-    refused = _entries(data.refused_fits(dataset), "refused", problems)
-    set_aside = _entries(data.set_aside(dataset), None, problems)
+    refused = reasons_without_fit(data, dataset, problems)
+    set_aside = read_refusals(data.set_aside(dataset), None, problems)
     now = before = None
     try:
-        store = FitStore.open(data.fits(dataset))
+        # Whatever the fits minimised, they can be drawn; but only on the body and the boxes they were made for.
+        store = open_fits(data.fits(dataset), body, annotations)
     except FitStoreNotFoundError:
         pass
     else:
-        # Whatever the fits minimised, they can be drawn; but only on the body and the boxes they were made for.
-        known = store.fingerprint
-        mine = fingerprint_of(body, Objective(), annotations)
-        mine = replace(mine, objective=known.objective, score_rule=known.score_rule)
-        require_same(known, mine, where=str(data.fits(dataset)))
         everyone = np.arange(len(annotations))
         now = store.get(everyone)
         before = store.at(STATIC_TAG).get(everyone) if STATIC_TAG in store.tags() else None
@@ -88,28 +80,10 @@ def load_dataset(data: DataFolder, dataset: str, body: BodyData) -> DatasetFits:
         annotations,
         now,
         before,
-        {int(e["sample"]): str(e["reason"]) for e in refused},
+        refused,
         [SetAside(str(e["source"]), str(e["image"]), str(e["reason"])) for e in set_aside],
         problems,
     )
-
-
-def _entries(path: Path, key: str | None, problems: list[str]) -> list[dict[str, Any]]:
-    """The entries of a list of refusals; a damaged list becomes a line on the page."""
-    if not path.is_file():
-        return []
-    wanted = {"reason", "sample"} if key else {"reason", "source", "image"}
-    try:
-        content = json.loads(path.read_text())
-        entries = content[key] if key else content
-        if all(wanted <= set(e) and isinstance(e.get("sample", 0), int) for e in entries):
-            return list(entries)
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    problems.append(
-        f"{path.name}: can't be read, so what it lists is missing here; the stage that wrote it makes it anew"
-    )
-    return []
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,7 @@ class CompactBody(nn.Module):
     def __init__(self, body: BodyData, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.parents = body.parents
+        self.levels, self.in_order = _levels(body.parents)
         regressor = np.concatenate(
             [np.eye(len(body.v_template))[body.keypoint_vertices], body.extra_regressor]
         )
@@ -110,23 +111,46 @@ class CompactBody(nn.Module):
         """The 49 keypoints, several of which are the same point of the model."""
         return points_m[:, list(KEYPOINT_TO_MODEL)]
 
+    def global_rotations(self, rotations: Float[Tensor, "B 24 3 3"]) -> Float[Tensor, "B 24 3 3"]:
+        """Every joint's rotation in the body's frame: the product along its chain."""
+        turned = [rotations[:, :1]]
+        for level in self.levels:
+            turned.append(turned[-1][:, level.parents] @ rotations[:, level.joints])
+        return torch.cat(turned, 1)[:, self.in_order]
+
+    def local_rotations(self, global_rotations: Float[Tensor, "B 24 3 3"]) -> Float[Tensor, "B 24 3 3"]:
+        """Each joint's rotation in its parent's frame: the pose."""
+        above = global_rotations[:, [max(p, 0) for p in self.parents]]
+        local = above.transpose(-1, -2) @ global_rotations
+        return torch.cat([global_rotations[:, :1], local[:, 1:]], 1)
+
+    def from_global_rotations(
+        self, global_rotations: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
+    ) -> Float[Tensor, "B 44 3"]:
+        """The points, of rotations in the body's frame: linear in them, without a chain to follow."""
+        rotations = self.local_rotations(global_rotations) if self.has_pose_blend else None
+        posed = self._place(global_rotations, rotations, betas)
+        return torch.cat([posed.joints, self.gather @ posed.pairs], 1)
+
     def _pose(self, rotations: Tensor, betas: Tensor) -> _Posed:
+        return self._place(self.global_rotations(rotations), rotations, betas)
+
+    def _place(self, turned: Tensor, rotations: Tensor | None, betas: Tensor) -> _Posed:
+        """Joints, each the sum of the bones on its chain, and pairs. `rotations` matter to pose blend shapes only."""
         rest = self.rest_joints + torch.einsum("jck,bk->bjc", self.rest_joints_by_betas, betas)
-        turned, joints = [rotations[:, 0]], [rest[:, 0]]
-        for j in range(1, 24):
-            p = self.parents[j]
-            joints.append(joints[p] + (turned[p] @ (rest[:, j] - rest[:, p])[..., None])[..., 0])
-            turned.append(turned[p] @ rotations[:, j])
-        global_rotations, posed_joints = torch.stack(turned, 1), torch.stack(joints, 1)
+        above = [max(p, 0) for p in self.parents]
+        bones = _turn(turned[:, above], rest - rest[:, above])
+        joints = rest[:, :1] + torch.einsum("kj,bkc->bjc", self.below, bones)
         pair_rest = self.pair_rest + torch.einsum("nck,bk->bnc", self.pair_rest_by_betas, betas)
-        if self.has_pose_blend:
-            eye = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
+        if self.has_pose_blend and rotations is not None:
+            eye = torch.eye(3, dtype=turned.dtype, device=turned.device)
             feature = (rotations[:, 1:] - eye).reshape(-1, 207)
             pair_rest = pair_rest + torch.einsum("ncf,bf->bnc", self.pair_rest_by_feature, feature)
         lever = pair_rest - self.pair_weight[:, None] * rest[:, self.pair_bone]
-        pairs = (global_rotations[:, self.pair_bone] @ lever[..., None])[..., 0]
-        pairs = pairs + self.pair_weight[:, None] * posed_joints[:, self.pair_bone]
-        return _Posed(posed_joints, global_rotations, pairs)
+        pairs = (
+            _turn(turned[:, self.pair_bone], lever) + self.pair_weight[:, None] * joints[:, self.pair_bone]
+        )
+        return _Posed(joints, turned, pairs)
 
     # ---- derivatives ------------------------------------------------------------------------------------------------
 
@@ -194,6 +218,30 @@ class CompactBody(nn.Module):
         out = torch.zeros(batch, self.points, 3, 72, dtype=rest.dtype, device=rest.device)
         out[:, 24:, :, 3:] = torch.einsum("rn,bnxz->brxz", self.gather, moved)
         return out[:, chosen]
+
+
+def _turn(rotations: Tensor, points: Tensor) -> Tensor:
+    """R p, for many small R: a sum of products is quicker than a batch of tiny matrix products."""
+    return (rotations * points[..., None, :]).sum(-1)
+
+
+@dataclass(frozen=True)
+class _Level:
+    """Joints equally far from the root: they are posed together. `parents` are places in the level above."""
+
+    joints: list[int]
+    parents: list[int]
+
+
+def _levels(parents: Sequence[int]) -> tuple[list[_Level], list[int]]:
+    """All levels below the root, and where in their concatenation each joint is."""
+    levels, above = [], [0]
+    order = [0]
+    while joints := [j for j in range(len(parents)) if parents[j] in above]:
+        levels.append(_Level(joints, [above.index(parents[j]) for j in joints]))
+        order += joints
+        above = joints
+    return levels, [order.index(j) for j in range(len(parents))]
 
 
 def _descendants(parents: Sequence[int]) -> np.ndarray:

@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spin.camera import project
 from spin.fitting.levenberg_marquardt import Solution
 from spin.fitting.objective import total_cost
 from spin.joints import JOINTS
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from torch import Tensor
 
     from spin.body.compact import CompactBody
+    from spin.fitting.evidence import Evidence
     from spin.fitting.objective import Objective
     from spin.fitting.prior import PosePrior
     from spin.fitting.starts import Start
@@ -29,26 +28,29 @@ def solve(
     prior: PosePrior,
     objective: Objective,
     start: Start,
-    keypoints_crop_px: Float[Tensor, "B 49 3"],
+    evidence: Evidence,
     *,
     iterations: int,
 ) -> Solution:
-    """`iterations` of each stage. Inputs are not changed."""
+    """`iterations` of each stage: it ends by count, which is all the convergence it knows. Inputs are not changed."""
     with torch.enable_grad():
-        pose, camera = _fit_camera(body, start, keypoints_crop_px, iterations)
+        pose, camera = _fit_camera(body, start, evidence, iterations)
         pose, betas = pose.requires_grad_(), start.betas.detach().clone().requires_grad_()
         optimiser = torch.optim.Adam([pose, betas], lr=STEP_SIZE)
         for _ in range(iterations):
             optimiser.zero_grad()
-            total_cost(body, prior, objective, pose, betas, camera, keypoints_crop_px).sum().backward()
+            total_cost(body, prior, objective, pose, betas, camera, evidence, start.anchor).sum().backward()
             optimiser.step()
     with torch.no_grad():
-        cost = total_cost(body, prior, objective, pose, betas, camera, keypoints_crop_px)
-    return Solution(pose.detach(), betas.detach(), camera, cost)
+        cost = total_cost(body, prior, objective, pose, betas, camera, evidence, start.anchor)
+    used = torch.full_like(cost, 2 * iterations, dtype=torch.int64)
+    return Solution(
+        pose.detach(), betas.detach(), camera, cost, used, torch.ones_like(used, dtype=torch.bool)
+    )
 
 
 def _fit_camera(
-    body: CompactBody, start: Start, keypoints_crop_px: Tensor, iterations: int
+    body: CompactBody, start: Start, evidence: Evidence, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Stage one: orientation and translation, from hips and shoulders, weighted by confidence.
 
@@ -58,13 +60,13 @@ def _fit_camera(
     camera = start.camera_m.detach().clone().requires_grad_()
     rest = start.pose_aa[:, 3:].detach()
     torso = list(JOINTS.torso)
-    weight = keypoints_crop_px[:, torso, 2:]
+    seen = evidence.keypoints_px[:, :, torso]
     optimiser = torch.optim.Adam([root, camera], lr=STEP_SIZE)
     for _ in range(iterations):
         points = body.keypoints(body(torch.cat([root, rest], 1), start.betas))[:, torso]
-        residual = project(points, camera) - keypoints_crop_px[:, torso, :2]
+        residual = evidence.views.project(points + camera[:, None]) - seen[..., :2]
         depth = DEPTH_WEIGHT**2 * (camera[:, 2] - start.camera_m[:, 2]) ** 2
         optimiser.zero_grad()
-        ((weight * residual**2).sum((1, 2)) + depth).sum().backward()
+        ((seen[..., 2:] * residual**2).sum((1, 2, 3)) + depth).sum().backward()
         optimiser.step()
     return torch.cat([root.detach(), rest], 1), camera.detach()

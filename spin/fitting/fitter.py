@@ -1,58 +1,81 @@
-"""Starts, solver and verdict together: keypoints in, the best body found out."""
+"""Starts, solver, score and verdict together: evidence in, the best body found out."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from spin.errors import KeypointError
 from spin.fitting import adam, levenberg_marquardt
-from spin.fitting.objective import Objective, reprojection_loss
-from spin.fitting.starts import MIN_JOINTS, Start, confident_joints, mean_pose_starts, start_from
+from spin.fitting.evidence import Evidence
+from spin.fitting.objective import OBJECTIVES, Objective, prior_cost, reprojection_loss
+from spin.fitting.starts import (
+    START_KINDS,
+    Start,
+    best_of,
+    component_starts,
+    confident_joints,
+    given_start,
+    lifter_start,
+    mean_pose_starts,
+)
+from spin.fitting.verdicts import (
+    BETA_LIMIT,
+    KEPT,
+    VALID,
+    judge_evidence,
+    judge_fit,
+)
+from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from spin.body.compact import CompactBody
+    from spin.fitting.judge import Judge, Opinion
+    from spin.fitting.lifter import Lifter
     from spin.fitting.prior import PosePrior
 
 Solver = Literal["lm", "adam"]
-ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
-BETA_LIMIT = 3.0  # fits of a shape beyond this are not believed (SPIN)
-
-# Why a fit is not valid. Kept as small numbers so that they can be tensors; VERDICTS[i] is the text.
-VALID, TOO_FEW_JOINTS, NOT_FINITE, BEHIND_CAMERA, SHAPE_OUT_OF_RANGE, LOSS_TOO_HIGH = range(6)
-VERDICTS = (
-    "valid",
-    f"fewer than {MIN_JOINTS} confident joints",
-    "not a number",
-    "behind the camera",
-    f"a beta beyond ±{BETA_LIMIT:g}",
-    f"loss of {ACCEPT_LOSS:g} px² or more",
-)
+PLACES_SEEN = 29  # how many places the body term can see: 31 of the body, less the two hips
+_KEPT_STARTS = 2  # of the many that are screened for a multistart
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """How a fit is made. `iterations` of the solver for each start (Adam: of each of its two stages)."""
+    """How a fit is made.
+
+    `iterations` of the solver for each start, at most (Adam: of each of its two stages, exactly). `tolerance`: the share of
+    its cost that a step must gain for the next one to be made. `init`: the starts to choose from, by kind; those of the
+    kinds 'store', 'file' and 'network' come from outside (`Fitter.given`).
+    """
 
     solver: Solver = "lm"
-    iterations: int = 12
-    objective: Objective = field(default_factory=Objective)
+    iterations: int = 20
+    objective: Objective = field(default_factory=lambda: OBJECTIVES["anchored"])
+    init: tuple[str, ...] = ("lifter",)
+    tolerance: float = 1e-3
 
     def __post_init__(self) -> None:
         if self.solver not in ("lm", "adam"):
             raise ValueError(f"solver {self.solver!r}: expected 'lm' or 'adam'")
         if self.iterations < 0:
             raise ValueError(f"iterations {self.iterations}: expected 0 or more")
+        unknown = [kind for kind in self.init if kind not in START_KINDS]
+        if unknown:
+            raise ValueError(f"init {self.init}: expected some of {', '.join(START_KINDS)}")
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """One fit a sample. `score` decides between fits of one sample (now the loss); `verdict` indexes VERDICTS."""
+    """One fit a sample, in the frame of its evidence (for one crop: the crop's camera).
+
+    `score` decides between fits of one sample, the lower wins. `cost` is the objective, `prior_cost` its terms that don't
+    look at the image. `coverage` is the share of the places that keypoints can name which were seen. `start` indexes
+    START_KINDS, `verdict` VERDICTS.
+    """
 
     pose_aa: Float[Tensor, "B 72"]
     betas: Float[Tensor, "B 10"]
@@ -60,8 +83,14 @@ class FitResult:
     loss: Float[Tensor, " B"]
     score: Float[Tensor, " B"]
     cost: Float[Tensor, " B"]
+    prior_cost: Float[Tensor, " B"]
+    coverage: Float[Tensor, " B"]
+    iterations: Int[Tensor, " B"]
     start: Int[Tensor, " B"]
     verdict: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.pose_aa)
 
     @property
     def valid(self) -> Bool[Tensor, " B"]:
@@ -70,82 +99,237 @@ class FitResult:
     @property
     def storable(self) -> Bool[Tensor, " B"]:
         """A fit at all, if perhaps a poor one: a later one can only be better."""
-        return (self.verdict == VALID) | (self.verdict == LOSS_TOO_HIGH)
+        return torch.isin(self.verdict, torch.tensor(KEPT, device=self.verdict.device))
+
+    def to(self, device: torch.device) -> FitResult:
+        return FitResult(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 class Fitter:
-    """Fits a body to keypoints. Holds no state between calls; inputs are never changed."""
+    """Fits a body to evidence. Holds no state between calls; inputs are never changed.
 
-    def __init__(self, body: CompactBody, prior: PosePrior, config: FitConfig) -> None:
-        self.body, self.prior, self.config = body, prior, config
-        self._solve = {"lm": levenberg_marquardt.solve, "adam": adam.solve}[config.solver]
+    On the CPU the solver 'lm' runs as machine code, on as many threads as torch does; elsewhere as torch operations.
+    An anchored objective needs a lifter: it is the default start, and with it the judge that scores fits.
+    """
 
-    def fit(self, keypoints_crop_px: Float[Tensor, "B 49 3"], starts: list[Start] | None = None) -> FitResult:
-        """The cheapest fit over the starts (four yaws of the mean pose, if none are given).
+    def __init__(
+        self, body: CompactBody, prior: PosePrior, config: FitConfig, lifter: Lifter | None = None
+    ) -> None:
+        if lifter is None and (config.objective.is_anchored or "lifter" in config.init):
+            raise ValueError("an anchored objective, and the start 'lifter', need a lifter: none was given")
+        self.body, self.prior, self.config, self.lifter = body, prior, config, lifter
+        self.device, self.dtype = body.rest_joints.device, body.rest_joints.dtype
+        self._compiled = None
+        if config.solver == "lm" and self.device.type == "cpu":
+            from spin.fitting.compiled.tables import make_body  # numba takes half a second to import
 
-        A sample whose keypoints can't be fitted comes out invalid with its reason, and doesn't disturb its neighbours.
-        KeypointError if the tensor is not (B, 49, 3).
+            self._compiled = make_body(body, prior)
+        self.judge: Judge | None = None
+        if config.objective.is_anchored and lifter is not None:
+            from spin.fitting.judge import Judge
+
+            self.judge = Judge(body, lifter)
+
+    def fit(
+        self, evidence: Evidence | Float[Tensor, "B 49 3"], starts: list[Start] | None = None
+    ) -> FitResult:
+        """The best fit over the starts: the configured ones, unless others are given.
+
+        A sample whose evidence can't be fitted comes out invalid with its reason, and changes nothing for its neighbours.
+        KeypointError if keypoints are not of shape (B, 49, 3) or (B, V, 49, 3).
         """
-        if keypoints_crop_px.ndim != 3 or keypoints_crop_px.shape[1:] != (49, 3):
-            raise KeypointError(f"keypoints have shape {tuple(keypoints_crop_px.shape)}, expected (B, 49, 3)")
-        finite = torch.isfinite(keypoints_crop_px).all(-1).all(-1)
-        usable = torch.where(finite[:, None, None], keypoints_crop_px, torch.zeros_like(keypoints_crop_px))
-        enough = confident_joints(usable) >= MIN_JOINTS
-        if starts is None:
-            starts = mean_pose_starts(self.body, self.prior, usable)
-        solutions = [
-            self._solve(
-                self.body, self.prior, self.config.objective, s, usable, iterations=self.config.iterations
-            )
-            for s in starts
-        ]
-        costs = torch.stack([torch.nan_to_num(s.cost, nan=torch.inf) for s in solutions])
-        # A dearer fit that can be kept is better than the cheapest that can't.
-        possible = torch.stack([_possible(s) for s in solutions])
-        chosen = torch.where(possible | ~possible.any(0), costs, torch.inf).argmin(0)
-        rows = torch.arange(len(usable), device=usable.device)
-        pose, betas, camera = (
-            torch.stack([getattr(s, name) for s in solutions])[chosen, rows]
-            for name in ("pose_aa", "betas", "camera_m")
-        )
+        evidence, verdict = self._usable(evidence)
         with torch.no_grad():
-            loss = reprojection_loss(self.body, self.config.objective, pose, betas, camera, usable)
-        return FitResult(
-            pose,
-            betas,
-            camera,
-            loss,
-            loss,
-            costs[chosen, rows],
-            chosen,
-            self._judge(finite, enough, pose, betas, camera, loss),
-        )
+            every = self._configured_starts(evidence) if starts is None else starts
+            if not every:
+                raise ValueError("a fit needs a start: none is configured, and none was given")
+            solutions = [self._solve(start, evidence, self.config.iterations) for start in every]
+            return self._best(every, solutions, evidence, verdict)
+
+    def starts(self, evidence: Evidence | Float[Tensor, "B 49 3"]) -> list[Start]:
+        """The configured starts, to hand to `fit` together with others."""
+        with torch.no_grad():
+            return self._configured_starts(self._usable(evidence)[0])
+
+    def given(
+        self,
+        pose_aa: Float[Tensor, "B 72"],
+        betas: Float[Tensor, "B 10"],
+        evidence: Evidence | Float[Tensor, "B 49 3"],
+        *,
+        kind: str,
+        camera_m: Float[Tensor, "B 3"] | None = None,
+    ) -> Start:
+        """A start at a body from elsewhere; its camera from the keypoints, unless it is given."""
+        usable = self._usable(evidence)[0]
+        pose_aa, betas = pose_aa.to(self.device, self.dtype), betas.to(self.device, self.dtype)
+        with torch.no_grad():
+            return given_start(self.body, pose_aa, betas, usable, kind=kind, camera_m=camera_m)
 
     def refine(
         self,
         pose_aa: Float[Tensor, "B 72"],
         betas: Float[Tensor, "B 10"],
-        keypoints_crop_px: Float[Tensor, "B 49 3"],
+        evidence: Evidence | Float[Tensor, "B 49 3"],
         camera_m: Float[Tensor, "B 3"] | None = None,
     ) -> FitResult:
-        """The fit that starts at a given body, as in SPIN's loop; its camera from the keypoints unless it is given."""
-        if camera_m is None:
-            return self.fit(keypoints_crop_px, [start_from(self.body, pose_aa, betas, keypoints_crop_px)])
-        return self.fit(keypoints_crop_px, [Start(pose_aa, betas, camera_m)])
+        """The fit that starts at what a network predicts, as in SPIN's loop."""
+        return self.fit(evidence, [self.given(pose_aa, betas, evidence, kind="network", camera_m=camera_m)])
 
-    def _judge(
-        self, finite: Tensor, enough: Tensor, pose: Tensor, betas: Tensor, camera: Tensor, loss: Tensor
-    ) -> Tensor:
-        numbers = finite & torch.isfinite(torch.cat([pose, betas, camera, loss[:, None]], 1)).all(1)
-        verdict = torch.full(loss.shape, VALID, dtype=torch.long, device=loss.device)
-        verdict[~(loss < ACCEPT_LOSS)] = LOSS_TOO_HIGH
-        verdict[(betas.abs() > BETA_LIMIT).any(1)] = SHAPE_OUT_OF_RANGE
-        verdict[camera[:, 2] <= 0] = BEHIND_CAMERA
-        verdict[~enough] = TOO_FEW_JOINTS
-        verdict[~numbers] = NOT_FINITE
-        return verdict
+    def given_in_view(
+        self,
+        pose_aa: Float[Tensor, "B 72"],
+        betas: Float[Tensor, "B 10"],
+        evidence: Evidence,
+        view: Int[Tensor, " B"],
+        known: Bool[Tensor, " B"],
+        *,
+        kind: str,
+        fallback: list[Start],
+    ) -> Start:
+        """A start at bodies that are each given in the camera of one view.
+
+        Where none is known: the first start of `fallback`, or an upright mean pose, held to by nothing.
+        """
+        usable = self._usable(evidence)[0]
+        rotation = usable.views.rotation[torch.arange(len(view)), view]
+        root = rotation.transpose(-1, -2) @ axis_angle_to_matrix(pose_aa[:, :3].to(rotation))
+        pose = torch.cat([matrix_to_axis_angle(root), pose_aa[:, 3:].to(rotation)], 1)
+        given = self.given(pose, betas, evidence, kind=kind)
+        with torch.no_grad():
+            other = fallback[0] if fallback else mean_pose_starts(self.body, self.prior, usable, (0.0,))[0]
+        return given.where(known.to(self.device), other)
+
+    def seen_from(self, result: FitResult, evidence: Evidence, view: int) -> PosedBody:
+        """A fit in the camera of one view, where it may serve as a fit of that view alone."""
+        views = evidence.to(self.device, self.dtype).views
+        rotation = views.rotation[:, view]
+        root = matrix_to_axis_angle(rotation @ axis_angle_to_matrix(result.pose_aa[:, :3]))
+        pose = torch.cat([root, result.pose_aa[:, 3:]], 1)
+        # A root's rotation turns the body about where the root rests.
+        with torch.no_grad():
+            pelvis = self.body(torch.zeros_like(pose), result.betas)[:, 0]
+        moved = (rotation @ (pelvis + result.camera_m)[..., None])[..., 0]
+        return PosedBody(pose, result.betas, moved + views.translation_m[:, view] - pelvis)
+
+    @property
+    def needs_compiling(self) -> bool:
+        """Whether the first fit will take half a minute longer: machine code is made once, then kept on disk."""
+        if self._compiled is None:
+            return False
+        from spin.fitting.compiled.solve import is_compiled
+
+        return not is_compiled(self._compiled)
+
+    def _usable(self, evidence: Evidence | Tensor) -> tuple[Evidence, Int[Tensor, " B"]]:
+        """The evidence, safe to compute with, and its verdict."""
+        if isinstance(evidence, torch.Tensor):
+            evidence = Evidence.of(evidence)
+        verdict = judge_evidence(evidence)
+        usable = evidence.without(verdict != VALID)
+        return usable.to(self.device, self.dtype), verdict.to(self.device)
+
+    def _configured_starts(self, evidence: Evidence) -> list[Start]:
+        out: list[Start] = []
+        for kind in self.config.init:
+            if kind == "lifter":
+                assert self.lifter is not None
+                out.append(lifter_start(self.body, self.lifter, evidence))
+            elif kind == "multistart":
+                starts = component_starts(self.body, self.prior, evidence)
+                out += best_of(starts, self._costs(starts, evidence), _KEPT_STARTS)
+        return out
+
+    def _costs(self, starts: list[Start], evidence: Evidence) -> Float[Tensor, "S B"]:
+        """What each start costs as it is."""
+        return torch.stack([self._solve(start, evidence, 0).cost for start in starts])
+
+    def _solve(self, start: Start, evidence: Evidence, iterations: int) -> levenberg_marquardt.Solution:
+        config = self.config
+        if not config.objective.is_anchored and start.anchor is not None:
+            start = Start(start.pose_aa, start.betas, start.camera_m, start.kind)
+        if config.solver == "adam":
+            return adam.solve(self.body, self.prior, config.objective, start, evidence, iterations=iterations)
+        if self._compiled is None:
+            return levenberg_marquardt.solve_batched(
+                self.body, self.prior, config.objective, start, evidence,
+                iterations=iterations, tolerance=config.tolerance,
+            )  # fmt: skip
+        from spin.fitting.compiled.solve import solve
+
+        return solve(
+            self._compiled, config.objective, start, evidence,
+            iterations=iterations, tolerance=config.tolerance, threads=torch.get_num_threads(),
+        )  # fmt: skip
+
+    def _best(
+        self,
+        starts: list[Start],
+        solutions: list[levenberg_marquardt.Solution],
+        evidence: Evidence,
+        evidence_verdict: Int[Tensor, " B"],
+    ) -> FitResult:
+        """Of each sample's solutions one that can be kept, and of those the one of lowest score (without a judge: cost)."""
+        lift = next((start.lift for start in starts if start.lift is not None), None)
+        opinion = None if self.judge is None else self.judge.look(evidence, lift)
+        parts = [self._scored(solution, evidence, opinion) for solution in solutions]
+        order = torch.stack([part.score if self.judge else s.cost for part, s in zip(parts, solutions)])
+        order = torch.nan_to_num(order, nan=torch.inf)
+        possible = torch.stack([part.possible for part in parts])
+        chosen = torch.where(possible | ~possible.any(0), order, torch.inf).argmin(0)
+        rows = torch.arange(len(evidence), device=self.device)
+
+        def pick(values: list[Tensor]) -> Tensor:
+            return torch.stack(values)[chosen, rows]
+
+        best = levenberg_marquardt.Solution(
+            *(pick([getattr(s, f.name) for s in solutions]) for f in fields(levenberg_marquardt.Solution))
+        )
+        loss = pick([part.loss for part in parts])
+        depth = pick([part.depth_m for part in parts])
+        kind = torch.tensor([START_KINDS.index(start.kind) for start in starts], device=self.device)
+        return FitResult(
+            pose_aa=best.pose_aa,
+            betas=best.betas,
+            camera_m=best.camera_m,
+            loss=loss,
+            score=pick([part.score for part in parts]),
+            cost=best.cost,
+            prior_cost=prior_cost(self.prior, self.config.objective, best.pose_aa, best.betas),
+            coverage=confident_joints(evidence.keypoints_px).amax(1) / PLACES_SEEN,
+            iterations=best.iterations,
+            start=kind[chosen],
+            verdict=judge_fit(evidence_verdict, best, loss, depth),
+        )
+
+    def _scored(
+        self, solution: levenberg_marquardt.Solution, evidence: Evidence, opinion: Opinion | None
+    ) -> _Scored:
+        points = self.body(solution.pose_aa, solution.betas)
+        keypoints = self.body.keypoints(points)
+        loss = reprojection_loss(self.config.objective, keypoints, solution.camera_m, evidence)
+        score = loss
+        if self.judge is not None and opinion is not None:
+            score = self.judge.expected_error_mm(opinion, points, solution.camera_m)
+        root = (points[:, :1] + solution.camera_m[:, None]).to(loss.dtype)
+        depth = evidence.views.place(root)[..., 2].flatten(1).amin(1)
+        return _Scored(loss, score, depth, (depth > 0) & (solution.betas.abs() <= BETA_LIMIT).all(1))
 
 
-def _possible(solution: levenberg_marquardt.Solution) -> Bool[Tensor, " B"]:
-    """In front of the camera, and of a shape that is believed."""
-    return (solution.camera_m[:, 2] > 0) & (solution.betas.abs() <= BETA_LIMIT).all(1)
+@dataclass(frozen=True)
+class _Scored:
+    """What is asked of each solution; `possible`: in front of the cameras, and of a shape that is believed."""
+
+    loss: Tensor
+    score: Tensor
+    depth_m: Tensor
+    possible: Tensor
+
+
+@dataclass(frozen=True)
+class PosedBody:
+    """A posed body in a camera's frame."""
+
+    pose_aa: Float[Tensor, "B 72"]
+    betas: Float[Tensor, "B 10"]
+    camera_m: Float[Tensor, "B 3"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,14 @@ class PosePrior(nn.Module):
             "offset": offset,
         }.items():
             self.register_buffer(name, torch.as_tensor(table, dtype=dtype))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of the mixture: what tells fits apart that were held to different priors."""
+        digest = hashlib.sha256()
+        for table in (self.means_np, self.covars_np, self.weights_np):
+            digest.update(np.ascontiguousarray(table).tobytes())
+        return digest.hexdigest()[:8]
 
     def forward(self, body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:
         return self.cost_and_component(body_pose)[0]

@@ -100,9 +100,17 @@ def test_fits_are_not_exported_for_other_people(data: DataFolder) -> None:
 
 def test_a_batch_is_done_again_as_a_whole() -> None:
     settled = np.array([1, 1, 1, 1, 1, 0, 1, 1, 1, 1], bool)
-    assert [b.tolist() for b in pending_batches(settled, 4)] == [[4, 5, 6, 7]]
-    assert [b.tolist() for b in pending_batches(~settled, 4)] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-    assert pending_batches(np.ones(3, bool), 4) == []
+    alone = [np.array([i]) for i in range(10)]
+
+    def rows(batches: list) -> list:
+        return [np.concatenate(b).tolist() for b in batches]
+
+    assert rows(pending_batches(settled, alone, 4)) == [[4, 5, 6, 7]]
+    assert rows(pending_batches(~settled, alone, 4)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert pending_batches(np.ones(3, bool), alone[:3], 4) == []
+    # The views of a pose are never parted, not even by a batch smaller than their number.
+    together = [np.array(g) for g in ([0, 5, 7], [1], [2, 3], [4, 6, 8, 9])]
+    assert rows(pending_batches(~settled, together, 3)) == [[0, 5, 7], [1, 2, 3], [4, 6, 8, 9]]
 
 
 # ---- kills ------------------------------------------------------------------------------------------------------------

@@ -19,21 +19,21 @@ import pytest
 import torch
 
 from pipelines.failures import StageError, UsageError
+from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.report import build_report, charts, contact_sheet, panels, tables
 from pipelines.report.build import SHEET_PANEL_PX
 from pipelines.report.samples import one_of_each, typical_rows, worst_rows
-from pipelines.store_service import fingerprint_of
 from pipelines.train_config import TrainConfig
-from spin.body import load_body
 from spin.camera import CROP_PX, FOCAL_PX, project
 from spin.crop import crop_affine, crop_image
-from spin.fitting.objective import Objective
+from spin.fitting.fitter import FitConfig
+from spin.fitting.objective import OBJECTIVES
 from spin.rendering import Mesh, Pinhole, Scene, render_mask
 from store.annotations import Annotations
 from store.errors import AnnotationsNotFoundError, FingerprintMismatchError
 from store.fits import FitStore
-from store.records import Fits, Source
+from store.records import Fits, Source, Verdict
 
 EVIL = "<script>alert('x')</script>"
 LOSSES = np.array(
@@ -54,6 +54,7 @@ def make_fits(losses: np.ndarray, source: Source = Source.STATIC) -> Fits:
         loss=losses,
         score=losses,
         source=np.full(count, source, np.uint8),
+        verdict=np.where(losses < 100, Verdict.VALID, Verdict.LOSS_TOO_HIGH).astype(np.uint8),
     )
 
 
@@ -160,7 +161,8 @@ def built(tmp_path_factory):
 
 
 def open_store(data: DataFolder, annotations: Annotations) -> FitStore:
-    fingerprint = fingerprint_of(load_body(data.body), Objective(), annotations)
+    config = FitConfig(objective=OBJECTIVES["published"], init=("multistart",))
+    fingerprint = FittingFiles.of(data, config).fingerprint(config.objective, annotations)
     return FitStore.create(data.fits(annotations.name), samples=len(annotations), fingerprint=fingerprint)
 
 
@@ -263,7 +265,8 @@ def test_everybody_is_shown_once_with_losses_and_reasons(built):
     assert summary.people == SAMPLES + 1
     assert seen == [(i + 1, SAMPLES + 1) for i in range(SAMPLES + 1)]
     assert "loss 40.00 → 3.00 px² · loop fit · 2 improvements, the last at step 17" in page.words
-    assert "loss 300.00 px², as before · static fit" in page.words
+    assert "loss 300.00 px², as before · static fit · not valid: loss of 100 px² or more" in page.words
+    assert page.words.count("not valid") == 1
     assert "fit-static: too few joints" in page.words
 
 
@@ -361,6 +364,30 @@ def test_wrong_requests(world, tmp_path):
 # ---- pictures -------------------------------------------------------------------------------------------------------
 
 
+ZOOM = panels.PANEL_PX / (CROP_PX * panels.SURROUNDINGS)
+PUBLISHED_CAMERA = panels.PanelCamera(FOCAL_PX * ZOOM, (panels.PANEL_PX / 2, panels.PANEL_PX / 2))
+
+
+def test_the_panels_camera_is_the_photographs_own_where_it_is_known(world, mesh):
+    annotations = Annotations.read(world.data.annotations("people"))
+    assert panels.panel_camera(annotations, 0) == PUBLISHED_CAMERA
+    count = len(annotations)
+    known = replace(
+        annotations,
+        has_camera=np.ones(count, bool),
+        focal_px=np.full(count, 800, np.float32),
+        principal_px=np.full((count, 2), 130, np.float32),
+    )
+    camera = panels.panel_camera(known, 0)
+    point = np.array([0.2, -0.1, 4.0])
+    image_px = 800 * point[:2] / point[2] + 130
+    to_panel = crop_affine(
+        known.center_px[0], panels.SURROUNDINGS * float(known.scale[0]), crop_px=panels.PANEL_PX
+    )
+    seen = camera.focal_px * point[:2] / point[2] + camera.center_px
+    np.testing.assert_allclose(to_panel[:, :2] @ image_px + to_panel[:, 2], seen, atol=1e-3)
+
+
 @pytest.mark.parametrize(("center", "scale"), [((150.0, 140.0), 0.8), ((390.0, 20.0), 2.3)])
 def test_bodies_are_drawn_where_the_full_photograph_has_them(mesh, center, scale):
     """The panel's camera against the photograph's own: focal length 5000 × 200 scale / 224 px about the box's centre."""
@@ -376,7 +403,7 @@ def test_bodies_are_drawn_where_the_full_photograph_has_them(mesh, center, scale
         crop_image(wide, center_px + 400, panels.SURROUNDINGS * scale, crop_px=panels.PANEL_PX)[..., 0] > 127
     )
     blank = panels.Photograph(np.zeros((panels.PANEL_PX, panels.PANEL_PX, 3), np.uint8))
-    drawn = panels.with_fit(blank, vertices, mesh.faces).max(2) > 40
+    drawn = panels.with_fit(blank, vertices, mesh.faces, PUBLISHED_CAMERA).max(2) > 40
     assert drawn.sum() > 5000
     assert (drawn & expected).sum() / (drawn | expected).sum() > 0.94
     centres = [np.argwhere(mask).mean(0) for mask in (drawn, expected)]
@@ -393,7 +420,7 @@ def test_keypoints_lie_on_the_projected_body(mesh):
     to_crop = crop_affine(center_px, scale)
     image_px = np.linalg.solve(to_crop[:, :2], (crop_px - to_crop[:, 2]).T).T
     to_panel = crop_affine(center_px, panels.SURROUNDINGS * scale, crop_px=panels.PANEL_PX)
-    panel = Pinhole(panels.FOCAL_IN_PANEL_PX, panels.MIDDLE, panels.PANEL_PX, panels.PANEL_PX)
+    panel = Pinhole(PUBLISHED_CAMERA.focal_px, PUBLISHED_CAMERA.center_px, panels.PANEL_PX, panels.PANEL_PX)
     expected = panel.project((points[0] + camera).numpy())
     np.testing.assert_allclose(image_px @ to_panel[:, :2].T + to_panel[:, 2], expected, atol=2e-3)
 
@@ -428,7 +455,7 @@ def test_the_side_view_holds_the_whole_body(mesh):
     fits.pose[:, 0] = np.pi / 2
     (vertices,) = panels.pose_vertices(mesh, fits)
     near = vertices - [0, 0, 25]  # the camera comes close: too large for the panel
-    drawn = (panels.from_the_side(near, mesh.faces) < 250).any(2)
+    drawn = (panels.from_the_side(near, mesh.faces, PUBLISHED_CAMERA) < 250).any(2)
     assert drawn.any(0).sum() > 0.8 * panels.PANEL_PX
     assert not drawn[0].any() and not drawn[-1].any() and not drawn[:, 0].any() and not drawn[:, -1].any()
 

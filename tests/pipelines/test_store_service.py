@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,11 +18,10 @@ FINGERPRINT = Fingerprint("body:1", "objective:1", "score:1", "annotations:1")
 
 def fits(ids: np.ndarray, score: float) -> Fits:
     n = len(ids)
-    empty = Fits.empty(n)
     camera = np.tile(np.float32([0, 0, 40]), (n, 1))
     scores = np.full(n, score, np.float32)
     source = np.full(n, Source.LOOP, np.uint8)
-    return Fits(empty.pose, empty.betas, camera, scores, scores, source, empty.step, empty.improvements)
+    return replace(Fits.empty(n), camera=camera, loss=scores, score=scores, source=source)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from store import Fingerprint, Fits, Source
+from store import Fingerprint, Fits, Source, StartKind, Verdict
 from store.records import COLUMNS
 
 FINGERPRINT = Fingerprint(
@@ -23,6 +23,11 @@ def random_fits(count: int, rng: np.random.Generator, *, step: int = 0) -> Fits:
         source=rng.integers(Source.STATIC, Source.IMPORTED + 1, count).astype(np.uint8),
         step=np.full(count, step, np.int64),
         improvements=rng.integers(0, 5, count).astype(np.uint32),
+        start=rng.integers(0, len(StartKind), count).astype(np.uint8),
+        verdict=rng.choice([*Verdict], count).astype(np.uint8),
+        iterations=rng.integers(0, 20, count).astype(np.uint16),
+        coverage=rng.uniform(0, 1, count).astype(np.float32),
+        prior_cost=rng.uniform(0, 300, count).astype(np.float32),
     )
 
 

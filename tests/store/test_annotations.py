@@ -47,6 +47,25 @@ def with_truth(count: int = 5) -> Annotations:
     )
 
 
+def with_views(count: int = 5) -> Annotations:
+    """The last two rows show one person at one moment; the first has a camera alone."""
+    rng = np.random.default_rng(2)
+    has_view = np.arange(count) >= count - 2
+    has_camera = has_view | (np.arange(count) == 0)
+    turned, _ = np.linalg.qr(rng.normal(size=(count, 3, 3)))
+    turned *= np.linalg.det(turned)[:, None, None]
+    return replace(
+        with_truth(count),
+        has_camera=has_camera,
+        focal_px=(rng.uniform(500, 2000, count) * has_camera).astype(np.float32),
+        principal_px=(rng.uniform(100, 900, (count, 2)) * has_camera[:, None]).astype(np.float32),
+        has_view=has_view,
+        view_rotation=(turned * has_view[:, None, None]).astype(np.float32),
+        view_translation_m=(rng.normal(size=(count, 3)) * has_view[:, None]).astype(np.float32),
+        pose_id=["subject 1, frame 7" if known else "" for known in has_view],
+    )
+
+
 def assert_equal(first: Annotations, second: Annotations) -> None:
     for name in ARRAYS:
         a, b = getattr(first, name), getattr(second, name)
@@ -55,7 +74,7 @@ def assert_equal(first: Annotations, second: Annotations) -> None:
         assert getattr(first, name) == getattr(second, name), name
 
 
-@pytest.mark.parametrize("annotations", [some_annotations(), with_truth(), some_annotations(0)])
+@pytest.mark.parametrize("annotations", [some_annotations(), with_truth(), with_views(), some_annotations(0)])
 def test_what_is_written_is_read(annotations: Annotations, tmp_path: Path) -> None:
     path = tmp_path / "annotations" / "coco.parquet"
     annotations.write(path, reader="preprocess coco 1")
@@ -67,7 +86,7 @@ def test_what_is_written_is_read(annotations: Annotations, tmp_path: Path) -> No
 
 
 def test_many_rows_span_row_groups(tmp_path: Path) -> None:
-    annotations = with_truth(5000)
+    annotations = with_views(5000)
     annotations.write(tmp_path / "a.parquet", reader="coco")
     metadata = pq.read_metadata(tmp_path / "a.parquet")
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [4096, 904]
@@ -87,25 +106,29 @@ def test_the_file_says_what_it_is_and_unknown_is_null(tmp_path: Path) -> None:
 
 
 def test_content_hash_depends_on_every_column_and_not_on_the_place() -> None:
-    base = with_truth()
+    base = with_views()
     assert replace(base, image_root="/elsewhere").content_hash == base.content_hash
     assert base.take(np.arange(5)).content_hash == base.content_hash
     hashes = {base.content_hash}
     numbers = [name for name, column in ARRAYS.items() if column.dtype == "<f4"]
     for name in numbers:
-        hashes.add(replace(base, **{name: getattr(base, name) * np.float32(0.5)}).content_hash)
+        values = getattr(base, name)
+        other = values.transpose(0, 2, 1) if name == "view_rotation" else values * np.float32(0.5)
+        hashes.add(replace(base, **{name: other}).content_hash)
     for name in TEXTS:
         texts = list(getattr(base, name))
-        texts[0] = "male" if name == "gender" else "other"
+        texts[-1] = "male" if name == "gender" else "other"
         hashes.add(replace(base, **{name: texts}).content_hash)
     assert len(hashes) == 1 + len(numbers) + len(TEXTS)
 
 
 def test_take_keeps_order_and_flags() -> None:
-    annotations = with_truth()
+    annotations = with_views()
     taken = annotations.take(np.array([4, 0]))
     assert taken.source == ["annotation 4", "annotation 0"] and taken.has_smpl.tolist() == [True, True]
     assert np.array_equal(taken.pose, annotations.pose[[4, 0]])
+    assert taken.has_view.tolist() == [True, False] and taken.pose_id == ["subject 1, frame 7", ""]
+    assert np.array_equal(taken.focal_px, annotations.focal_px[[4, 0]])
     assert len(annotations.take(annotations.has_joints3d)) == 1
     assert annotations.image_path(1) == Path("/data/coco/train2014/Größe 1.jpg")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fit_samples import random_fits
-from test_annotations import some_annotations, with_truth
+from test_annotations import some_annotations, with_truth, with_views
 
 from store import ExchangeError, export_final_fits, export_spin_dataset, import_static_fits
 
@@ -70,3 +70,9 @@ def test_spin_dataset_has_the_published_names_and_only_what_is_known(tmp_path: P
         assert truth["has_smpl"].tolist() == [1, 0, 1, 0, 1]
         assert truth["S"].shape == (5, 24, 4) and not truth["S"][0].any()
         assert truth["gender"].tolist() == ["f", "", "m", "", ""]
+
+
+def test_views_change_nothing_about_spins_format(tmp_path: Path) -> None:
+    export_spin_dataset(tmp_path / "plain.npz", with_truth())
+    export_spin_dataset(tmp_path / "views.npz", with_views())
+    assert (tmp_path / "plain.npz").read_bytes() == (tmp_path / "views.npz").read_bytes()

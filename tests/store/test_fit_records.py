@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fit_samples import changed_fits, random_fits, same_bits
 
-from store import Fits, RecordError, Source, admissible
+from store import Fits, RecordError, Source, StartKind, Verdict, admissible
 
 
 def test_empty_records_are_valid_records_that_may_not_be_stored() -> None:
@@ -12,6 +12,8 @@ def test_empty_records_are_valid_records_that_may_not_be_stored() -> None:
     assert len(empty) == 3
     assert np.isinf(empty.loss).all() and np.isinf(empty.score).all()
     assert (empty.source == Source.NONE).all()
+    for name in ("start", "verdict", "iterations", "coverage", "prior_cost"):
+        assert not getattr(empty, name).any()
     assert not admissible(empty).any()
 
 
@@ -35,6 +37,20 @@ def test_empty_records_are_valid_records_that_may_not_be_stored() -> None:
         ({"score": -5.0}, True),
         ({"source": Source.NONE}, False),
         ({"source": 4}, False),
+        ({"start": StartKind.UNKNOWN}, True),
+        ({"start": StartKind.NETWORK}, True),
+        ({"start": 6}, False),
+        ({"verdict": Verdict.VALID}, True),
+        ({"verdict": Verdict.LOSS_TOO_HIGH}, True),
+        ({"verdict": Verdict.NOT_CONVERGED}, True),
+        ({"verdict": 1}, False),
+        ({"verdict": 10}, False),
+        ({"iterations": 65535}, True),
+        ({"coverage": np.nan}, False),
+        ({"coverage": np.inf}, False),
+        ({"prior_cost": np.nan}, False),
+        ({"prior_cost": -np.inf}, False),
+        ({"coverage": 0.0, "prior_cost": 0.0}, True),
     ],
 )
 def test_only_plausible_records_are_admissible(changes: dict, allowed: bool) -> None:
@@ -53,6 +69,8 @@ def test_wrong_shapes_and_types_are_refused_by_name() -> None:
         Fits(**{**columns, "pose": good.pose.astype(np.float64)})
     with pytest.raises(RecordError, match="loss must be a NumPy array, found list"):
         Fits(**{**columns, "loss": good.loss.tolist()})
+    with pytest.raises(RecordError, match=r"iterations must be uint16 .* found int64"):
+        Fits(**{**columns, "iterations": good.iterations.astype(np.int64)})
 
 
 def test_take_and_concatenate_are_inverse() -> None:

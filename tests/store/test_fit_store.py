@@ -23,6 +23,7 @@ from store import (
     FormatVersionError,
     RecordError,
     StaleWriterError,
+    StoreError,
     TagExistsError,
     TagNotFoundError,
     UnusableNameError,
@@ -406,6 +407,36 @@ def test_a_later_version_is_refused(store: FitStore) -> None:
     manifest.write_text("{")
     with pytest.raises(FormatVersionError, match="not JSON"):
         FitStore.open(store.path)
+
+
+@pytest.mark.parametrize("part", ["generations", "segments"])
+def test_an_earlier_version_is_refused_with_what_to_run(
+    part: str, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"store.{part}.VERSION", 1)
+    store = FitStore.create(tmp_path / "fits", samples=SAMPLES, fingerprint=FINGERPRINT)
+    store.merge(ALL, random_fits(SAMPLES, rng))
+    store.flush()
+    monkeypatch.undo()
+    with pytest.raises(FormatVersionError, match=f"{store.path}/{part}/") as caught:
+        FitStore.open(store.path)
+    text = str(caught.value)
+    assert "earlier version" in text and "version 1" in text and "\n" not in text
+    assert "`spin-pipe fit-static` into another data folder" in text
+
+
+@pytest.mark.parametrize("part", ["generations", "segments"])
+def test_a_later_version_of_a_part_is_refused(
+    part: str, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"store.{part}.VERSION", 3)
+    store = FitStore.create(tmp_path / "fits", samples=SAMPLES, fingerprint=FINGERPRINT)
+    store.merge(ALL, random_fits(SAMPLES, rng))
+    store.flush()
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match=f"{store.path}/{part}/.*expected .*2.*found .*3") as caught:
+        FitStore.open(store.path)
+    assert "earlier" not in str(caught.value)
 
 
 def test_summary_counts(store: FitStore, rng: np.random.Generator) -> None:

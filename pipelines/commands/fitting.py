@@ -1,0 +1,161 @@
+"""Commands about fits: train-lifter, fit-static."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipelines.commands.common import ADDRESS, DATA, WORKERS, chosen_datasets, data_folder, which_body
+from pipelines.failures import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.fit_static import GivenBodies
+    from pipelines.layout import DataFolder
+
+_OWN_STARTS = ("lifter", "multistart")
+
+
+@click.command("train-lifter")
+@DATA
+@click.option(
+    "--steps", type=click.IntRange(1), default=12_000, show_default=True, help="More make it better, slowly."
+)
+@click.option(
+    "--poses", type=click.Path(dir_okay=False, path_type=Path),
+    help="More poses to learn from: .npz with 'poses' or 'pose' (N, 72) or (N, 69), axis-angle, of AMASS for example.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--again", is_flag=True, help="Train anew where there is one already.")
+def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, again: bool) -> None:
+    """Train the lifter of the body in use, from samples of the pose prior: once, some fifteen minutes on two cores.
+
+    The lifter guesses a body from 2D keypoints. Fits start from its guess and are held to it as firmly as it is sure; it
+    also judges which of two fits is better. The open body comes with one; SMPL needs this once.
+
+    \b
+    Example:
+      spin-pipe train-lifter --data data
+    """
+    from pipelines import journal
+    from pipelines.progress import say
+    from pipelines.train_lifter import train_lifter as run
+
+    folder = data_folder(data)
+    say(which_body(folder))
+    with journal.recorded(folder.journal, "train-lifter", steps=steps, seed=seed) as entry:
+        done = run(folder, steps=steps, seed=seed, poses=poses, again=again)
+        entry |= {"expects_mm": done.expects_mm}
+    say(f"{done.path}: expects PA-MPJPE {done.expects_mm:.0f} mm of itself on people of the prior")
+
+
+@click.command("fit-static")
+@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATA
+@WORKERS
+@ADDRESS
+@click.option(
+    "--init", default="lifter", show_default=True, metavar="START[,START]...",
+    help="Where fits start; the best of several is kept. lifter: a guess from the keypoints. multistart: ways to stand, from "
+    "four sides. store: the fits there are. FILE.npy or .npz: bodies in the data set's row order, (N, 82) or pose and betas.",
+)  # fmt: skip
+@click.option(
+    "--objective", type=click.Choice(["anchored", "published"]), default="anchored", show_default=True,
+    help="anchored: also holds the fit to what its start knew. published: SMPLify's, which fits keypoints better and the "
+    "person worse.",
+)  # fmt: skip
+@click.option(
+    "--solver", type=click.Choice(["lm", "adam"]), default="lm", show_default=True,
+    help="lm: Levenberg-Marquardt. adam: the published two-stage procedure.",
+)  # fmt: skip
+@click.option(
+    "--iterations", type=click.IntRange(1),
+    help="Of the solver for each start: lm at most (default 20), adam exactly, in each stage (default 100).",
+)  # fmt: skip
+@click.option("--ignore-3d", is_flag=True, help="Don't fit 3D joints where the annotations have them.")
+@click.option(
+    "--again", is_flag=True, help="Fit every sample again; a fit that scores better replaces the old."
+)
+@click.option(
+    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Fits made together."
+)
+def fit_static(
+    datasets: tuple[str, ...], data: Path, workers: int | None, address: str | None, init: str, objective: str,
+    solver: str, iterations: int | None, ignore_3d: bool, again: bool, batch_size: int,
+) -> None:  # fmt: skip
+    """First fits of whole data sets, into data/fits/. Run again, it does what is missing.
+
+    Rows that show one pose in several calibrated views are fitted together; an image's own focal length and 3D joints are
+    used where the annotations have them.
+
+    \b
+    Examples:
+      spin-pipe fit-static world --workers 8
+      spin-pipe fit-static world --init lifter,multistart --again
+      spin-pipe fit-static coco --init static_fits/coco_fits.npy
+      spin-pipe fit-static mpii --objective published --init multistart --solver adam
+    """
+    from pipelines import journal
+    from pipelines.fit_static import fit_static as run
+    from pipelines.progress import say
+    from spin.fitting.fitter import FitConfig
+    from spin.fitting.objective import Objective
+
+    folder = data_folder(data)
+    names = chosen_datasets(folder, datasets)
+    kinds = [kind.strip() for kind in init.split(",") if kind.strip()]
+    own = tuple(kind for kind in kinds if kind in _OWN_STARTS)
+    files = [kind for kind in kinds if kind.endswith((".npy", ".npz"))]
+    unknown = [kind for kind in kinds if kind not in (*own, *files, "store")]
+    if unknown or not kinds:
+        raise UsageError(
+            f"--init {init}: expected lifter, multistart, store, FILE.npy or FILE.npz, separated by commas"
+        )
+    if files and len(names) > 1:
+        raise UsageError(f"--init {files[0]}: a file belongs to one data set; give one DATASET with it")
+    say(which_body(folder))
+    config = FitConfig(
+        solver,  # type: ignore[arg-type]
+        iterations or {"lm": 20, "adam": 100}[solver],
+        Objective.named(objective),
+        own,
+    )
+    for name in names:
+        given = tuple(_given(folder, name, kind) for kind in kinds if kind not in _OWN_STARTS)
+        with journal.recorded(
+            folder.journal, "fit-static", dataset=name, solver=solver, init=init, objective=objective
+        ) as entry:
+            done = run(
+                folder, name, config, workers=workers, batch=batch_size, address=address, given=given,
+                ignore_3d=ignore_3d, again=again or "store" in kinds,
+            )  # fmt: skip
+            entry |= {"fitted": done.fitted, "valid": done.valid, "samples": done.samples}
+        say(
+            f"{folder.fits(name)}: {done.fitted} fitted, {done.valid} of them valid; {done.done} were there already"
+        )
+        for verdict, count in done.verdicts.items():
+            say(f"  {count}: {verdict}")
+        if done.refused_list:
+            say(f"  samples without a fit are listed in {done.refused_list}")
+
+
+def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
+    """Bodies to start from: of the data set's store, or of a file."""
+    import numpy as np
+
+    from pipelines.fit_static import GivenBodies
+    from pipelines.fitting import open_fits
+    from spin.body import load_body
+    from store.annotations import Annotations
+    from store.exchange import import_static_fits
+    from store.records import Source
+
+    annotations = Annotations.read(folder.annotations(dataset))
+    if source != "store":
+        found = import_static_fits(source, len(annotations))
+        return GivenBodies("file", found.pose, found.betas, found.valid)
+    fits = open_fits(folder.fits(dataset), load_body(folder.body), annotations).get(
+        np.arange(len(annotations))
+    )
+    return GivenBodies("store", fits.pose, fits.betas, fits.source != Source.NONE)

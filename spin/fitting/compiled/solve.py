@@ -1,0 +1,216 @@
+"""The iteration for one sample, and the call for many: samples are dealt out to threads, each with its own scratch."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from numba import njit, typeof
+
+from spin.fitting.compiled.cholesky import FAST, factorise, solve_factorised
+from spin.fitting.compiled.objective import cost, linearise, prepare
+from spin.fitting.compiled.tables import PARAMETERS, STRIDE, Body, Problem, Weights, make_scratch
+from spin.fitting.levenberg_marquardt import (
+    DAMPING_LESS,
+    DAMPING_MORE,
+    DAMPING_RANGE,
+    DAMPING_START,
+    RIDGE,
+    Solution,
+    parameters,
+)
+from spin.fitting.objective import body_weights, pose_prior_weight
+
+if TYPE_CHECKING:
+    from spin.fitting.evidence import Evidence
+    from spin.fitting.objective import Objective
+    from spin.fitting.starts import Start
+
+_DAMPING_LEAST, _DAMPING_MOST = DAMPING_RANGE
+_CHUNK = 64  # samples that a thread takes at a time
+
+
+class Batch(NamedTuple):
+    """The problems of a call, along the first axis; fields as in `Problem`."""
+
+    keypoints_px: np.ndarray  # (N, V, 49, 3)
+    view_rotation: np.ndarray  # (N, V, 3, 3)
+    view_translation_m: np.ndarray  # (N, V, 3)
+    focal_px: np.ndarray  # (N, V)
+    principal_px: np.ndarray  # (N, V, 2)
+    joints3d_m: np.ndarray  # (N, 24, 4), or (N, 0, 4)
+    anchor: np.ndarray  # (N, 82)
+    anchor_precision: np.ndarray  # (N, 82)
+    pose_prior: np.ndarray  # (N,)
+
+
+class Answer(NamedTuple):
+    """Where each sample ended. `x` holds pose, betas and translation and is the start when a call begins."""
+
+    x: np.ndarray  # (N, 85)
+    cost: np.ndarray  # (N,)
+    iterations: np.ndarray  # (N,)
+    converged: np.ndarray  # (N,)
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def solve_one(
+    tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, trial: np.ndarray,
+    s: np.record, limit: int, tolerance: float,
+) -> tuple:  # fmt: skip
+    """Levenberg-Marquardt from x, in place: cost, iterations, whether it converged.
+
+    It has converged when a step gains less than `tolerance` of the cost, or none however short gains anything.
+    """
+    prepare(tb, problem, s)
+    now, component = cost(tb, blend, weights, problem, x, s)
+    damping = x.dtype.type(DAMPING_START)
+    stale = True
+    for iteration in range(limit):
+        if stale:
+            linearise(tb, blend, weights, problem, x, component, s)
+            stale = False
+        for i in range(PARAMETERS):
+            for j in range(i & ~7, STRIDE):
+                s.factor[i, j] = s.curvature[i, j]
+            s.factor[i, i] += x.dtype.type(damping * s.curvature[i, i] + RIDGE)
+        better = factorise(s.factor)
+        trial_cost, trial_component = now, component
+        if better:
+            solve_factorised(s.factor, s.gradient, trial)
+            for i in range(PARAMETERS):
+                trial[i] = x[i] - trial[i]
+            trial_cost, trial_component = cost(tb, blend, weights, problem, trial, s)
+            better = trial_cost < now  # false for a cost that is not a number
+        if better:
+            gain = now - trial_cost
+            for i in range(PARAMETERS):
+                x[i] = trial[i]
+            now, component, stale = trial_cost, trial_component, True
+            damping = max(damping * DAMPING_LESS, _DAMPING_LEAST)
+            if gain <= tolerance * now:
+                return now, iteration + 1, True
+        else:
+            damping *= DAMPING_MORE
+            if damping > _DAMPING_MOST:
+                return now, iteration + 1, np.isfinite(now)
+    return now, limit, False
+
+
+@njit(cache=True, nogil=True, fastmath=FAST)
+def solve_range(
+    tables: np.ndarray, blend: np.ndarray, weights: Weights, batch: Batch, answer: Answer, scratch: np.ndarray,
+    first: int, last: int, limit: int, tolerance: float,
+) -> None:  # fmt: skip
+    tb, s = tables[0], scratch[0]
+    trial = np.empty(PARAMETERS, answer.x.dtype)
+    for i in range(first, last):
+        problem = Problem(
+            batch.keypoints_px[i], batch.view_rotation[i], batch.view_translation_m[i], batch.focal_px[i],
+            batch.principal_px[i], batch.joints3d_m[i], batch.anchor[i], batch.anchor_precision[i],
+            batch.pose_prior[i],
+        )  # fmt: skip
+        answer.cost[i], answer.iterations[i], answer.converged[i] = solve_one(
+            tb, blend, weights, problem, answer.x[i], trial, s, limit, tolerance
+        )
+
+
+def solve_batch(
+    body: Body,
+    weights: Weights,
+    batch: Batch,
+    start: np.ndarray,
+    *,
+    iterations: int,
+    tolerance: float,
+    threads: int,
+) -> Answer:
+    """Minimises every sample from its start (N, 85), which is not changed. The number of threads changes no bit."""
+    count = len(start)
+    dtype = body.real
+    answer = Answer(
+        np.array(start, dtype), np.zeros(count, dtype), np.zeros(count, np.int64), np.zeros(count, np.bool_)
+    )
+    batch = Batch(*(np.ascontiguousarray(a, dtype) for a in batch))
+    weights = Weights(
+        *(dtype.type(w) for w in weights)
+    )  # of the arrays' precision, so that nothing is widened
+
+    def work(ranges: list[int]) -> None:
+        scratch = make_scratch(body)
+        for first in ranges:
+            last = min(first + _CHUNK, count)
+            solve_range(
+                body.tables, body.blend, weights, batch, answer, scratch, first, last, iterations, tolerance
+            )
+
+    starts = list(range(0, count, _CHUNK))
+    threads = max(1, min(threads, len(starts)))
+    if threads == 1:
+        work(starts)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(work, starts[i::threads]) for i in range(threads)]:
+                done.result()
+    return answer
+
+
+def solve(
+    body: Body,
+    objective: Objective,
+    start: Start,
+    evidence: Evidence,
+    *,
+    iterations: int,
+    tolerance: float,
+    threads: int,
+) -> Solution:
+    """Minimises the objective from a start, as `levenberg_marquardt.solve_batched` does; on the CPU, inputs unchanged."""
+    count = len(evidence)
+    joints = evidence.joints3d_m
+    views = evidence.views
+    anchor = precision = torch.zeros(count, 82)
+    if start.anchor is not None:
+        anchor = torch.cat([start.anchor.pose_aa, start.anchor.betas], 1)
+        precision = start.anchor.precision(objective)
+    weights = body_weights(evidence.keypoints_px, objective.hips)
+    keypoints = torch.cat([evidence.keypoints_px[..., :2], weights[..., None]], -1)
+    arrays = (
+        keypoints, views.rotation, views.translation_m, views.focal_px, views.principal_px,
+        torch.zeros(count, 0, 4) if joints is None else joints, anchor, precision,
+        pose_prior_weight(objective, start.anchor, start.betas[:, 0]),
+    )  # fmt: skip
+    constants = Weights(
+        objective.sigma_px**2,
+        objective.bending_prior**2,
+        objective.shape_prior**2,
+        objective.joints3d**2,
+    )
+    answer = solve_batch(
+        body, constants, Batch(*(a.numpy() for a in arrays)), parameters(start).numpy(),
+        iterations=iterations, tolerance=tolerance, threads=threads,
+    )  # fmt: skip
+    return Solution.of(*(torch.from_numpy(a) for a in answer))
+
+
+def is_compiled(body: Body) -> bool:
+    """Whether machine code for this body is at hand, in memory or on disk."""
+    dtype = body.real
+    view = np.zeros((1, 1, 49, 3), dtype)
+    batch = Batch(
+        view, np.zeros((1, 1, 3, 3), dtype), np.zeros((1, 1, 3), dtype), np.zeros((1, 1), dtype),
+        np.zeros((1, 1, 2), dtype), np.zeros((1, 0, 4), dtype), np.zeros((1, 82), dtype), np.zeros((1, 82), dtype),
+        np.zeros(1, dtype),
+    )  # fmt: skip
+    answer = Answer(
+        np.zeros((1, 85), dtype), np.zeros(1, dtype), np.zeros(1, np.int64), np.zeros(1, np.bool_)
+    )
+    weights = Weights(*(dtype.type(0) for _ in Weights._fields))
+    arguments = (body.tables, body.blend, weights, batch, answer, make_scratch(body), 0, 0, 0, 0.0)
+    signature = tuple(typeof(a) for a in arguments)
+    if signature in solve_range.overloads:
+        return True
+    cache = solve_range._cache  # type: ignore[attr-defined]  # numba offers no public way to ask
+    return cache.load_overload(signature, solve_range.targetctx) is not None

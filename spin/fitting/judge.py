@@ -1,0 +1,117 @@
+"""The judge: what 3D error is to be expected of a fit, in mm. The lower wins, whatever made the fits, and when.
+
+The reprojection loss is no judge: the fit that meets the keypoints best is rarely the one nearest to the person. The lifter
+is one. It says where the body should be and how wrong it expects itself to be; a fit's expected squared error grows with the
+lifter's own, with the fit's distance from it, and with what is left of the keypoints' residual. With several views or 3D
+joints the residual alone tells. The weights are non-negative, so that a worse sign never improves a score, and are
+calibrated on people whose true body is known (docs/fitting.md has the figures).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from spin.fitting.evidence import Evidence
+from spin.fitting.objective import body_weights
+from spin.joints import JOINTS, LSP_POINTS
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+    from torch import Tensor
+
+    from spin.body.compact import CompactBody
+    from spin.fitting.lifter import Lift, Lifter
+
+_FAR_MM = 150.0  # residuals beyond count as this: one wrong keypoint must not decide everything
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What the judge holds of a batch before it sees a fit; `lift` and its points where one view is all there is."""
+
+    evidence: Evidence
+    lift: Lift | None
+    lifted_points_m: Float[Tensor, "B 14 3"] | None
+
+
+class Judge:
+    """Scores fits. The same fit and evidence always give the same score."""
+
+    def __init__(self, body: CompactBody, lifter: Lifter) -> None:
+        self.body, self.lifter = body, lifter
+
+    def look(self, evidence: Evidence, lift: Lift | None = None) -> Opinion:
+        """What can be known from the evidence alone; the lifter is asked, unless its answer is at hand."""
+        if evidence.joints3d_m is not None or evidence.keypoints_px.shape[1] > 1:
+            return Opinion(evidence, None, None)
+        lift = lift or self.lifter.lift(self.body, evidence.keypoints_px[:, 0])
+        return Opinion(evidence, lift, self.body(lift.pose_aa, lift.betas)[:, list(LSP_POINTS)])
+
+    def expected_error_mm(
+        self,
+        opinion: Opinion,
+        points_m: Float[Tensor, "B 44 3"],
+        camera_m: Float[Tensor, "B 3"],
+    ) -> Float[Tensor, " B"]:
+        """The PA-MPJPE that fits with these model points may be expected to have."""
+        signs = self.signs(opinion, points_m, camera_m)
+        weights = getattr(self.lifter, f"judge_{self.kind(opinion)}").to(signs.dtype)
+        return (signs @ weights).clamp_min(0.0).sqrt()
+
+    @staticmethod
+    def kind(opinion: Opinion) -> str:
+        if opinion.evidence.joints3d_m is not None:
+            return "joints3d"
+        return "views" if opinion.lift is None else "single"
+
+    def signs(
+        self,
+        opinion: Opinion,
+        points_m: Float[Tensor, "B 44 3"],
+        camera_m: Float[Tensor, "B 3"],
+    ) -> Float[Tensor, "B F"]:
+        """What an expected squared error (mm²) is summed from, all of it non-negative."""
+        evidence = opinion.evidence
+        residual = _residual_mm(self.body.keypoints(points_m), camera_m, evidence) ** 2
+        one = torch.ones_like(residual)
+        if opinion.lift is None or opinion.lifted_points_m is None:
+            if evidence.joints3d_m is None:
+                return torch.stack([one, residual, residual / evidence.keypoints_px.shape[1]], 1)
+            return torch.stack([one, residual, _joints3d_mm(self.body.keypoints(points_m), evidence) ** 2], 1)
+        distance = aligned_distance_mm(points_m[:, list(LSP_POINTS)], opinion.lifted_points_m) ** 2
+        own = opinion.lift.error_mm
+        return torch.stack([one, own**2, distance, residual, own * residual.sqrt()], 1)
+
+
+def _residual_mm(keypoints_m: Tensor, camera_m: Tensor, evidence: Evidence) -> Float[Tensor, " B"]:
+    """Root mean square distance to the keypoints, in mm at the body's depth."""
+    placed = evidence.views.place(keypoints_m + camera_m[:, None])
+    pixels = evidence.views.project(keypoints_m + camera_m[:, None])
+    weight = body_weights(evidence.keypoints_px)
+    mm_per_px = 1000 * placed[..., 2] / evidence.views.focal_px[:, :, None]
+    away = (pixels - evidence.keypoints_px[..., :2]).norm(dim=-1) * mm_per_px.abs()
+    squared = weight * away.clamp_max(_FAR_MM) ** 2
+    return (squared.sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-6)).sqrt()
+
+
+def _joints3d_mm(keypoints_m: Tensor, evidence: Evidence) -> Float[Tensor, " B"]:
+    assert evidence.joints3d_m is not None
+    weight = evidence.joints3d_m[..., 3:]
+    away = keypoints_m[:, JOINTS.superset] - evidence.joints3d_m[..., :3]
+    total = weight.sum(1).clamp_min(1e-6)
+    away = away - (weight * away).sum(1, keepdim=True) / total[:, None]
+    return 1000 * ((weight[..., 0] * (away * away).sum(-1)).sum(1) / total[:, 0]).sqrt()
+
+
+def aligned_distance_mm(a_m: Float[Tensor, "B J 3"], b_m: Float[Tensor, "B J 3"]) -> Float[Tensor, " B"]:
+    """Mean distance (mm) after the best similarity that takes a to b: PA-MPJPE, on any device (see evaluation.metrics)."""
+    a, b = a_m - a_m.mean(1, keepdim=True), b_m - b_m.mean(1, keepdim=True)
+    u, singular, vt = torch.linalg.svd(b.transpose(1, 2) @ a)
+    sign = torch.ones_like(singular)
+    sign[:, 2] = torch.det(u @ vt).sign()
+    scale = (singular * sign).sum(1) / (a * a).sum((1, 2)).clamp_min(1e-12)
+    rotation = (u * sign[:, None]) @ vt
+    return 1000 * (scale[:, None, None] * (a @ rotation.transpose(1, 2)) - b).norm(dim=-1).mean(1)

@@ -1,0 +1,99 @@
+"""What makes a fit invalid, in words: of the evidence, before anything is fitted, and of the body that came out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from spin.camera import CROP_PX
+from spin.fitting.objective import body_weights
+from spin.fitting.starts import MIN_JOINTS, confident_joints
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+    from spin.fitting.evidence import Evidence
+    from spin.fitting.levenberg_marquardt import Solution
+
+ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
+BETA_LIMIT = 3.0  # fits of a shape beyond this are not believed (SPIN)
+_LEAST_SPREAD_PX = 1.0
+_OUTSIDE_PX = float(
+    CROP_PX
+)  # from the crop's edge; half a body may be out of the picture, but not a crop away
+
+# Kept as small numbers so that they can be tensors and columns; VERDICTS[i] is the text. Never renumbered.
+(
+    VALID,
+    TOO_FEW_JOINTS,
+    NOT_FINITE,
+    CONFIDENCE_OUT_OF_RANGE,
+    JOINTS_COINCIDE,
+    OUTSIDE_CROP,
+    BEHIND_CAMERA,
+    SHAPE_OUT_OF_RANGE,
+    LOSS_TOO_HIGH,
+    NOT_CONVERGED,
+) = range(10)
+VERDICTS = (
+    "valid",
+    f"fewer than {MIN_JOINTS} confident joints",
+    "not a number",
+    "a confidence outside 0 to 1",
+    "all joints in one place",
+    "most joints far outside the crop",
+    "behind the camera",
+    f"a beta beyond ±{BETA_LIMIT:g}",
+    f"loss of {ACCEPT_LOSS:g} px² or more",
+    "not converged",
+)
+# Poor fits are fits all the same, and kept until a better one comes; they are not exported as valid.
+KEPT = (VALID, LOSS_TOO_HIGH, NOT_CONVERGED)
+
+
+def judge_evidence(evidence: Evidence) -> Int[Tensor, " B"]:
+    """VALID where there is enough to fit, else the reason. 3D joints make up for keypoints."""
+    keypoints = evidence.keypoints_px
+    safe = evidence.without(~evidence.finite()).keypoints_px
+    weight = body_weights(safe)
+    seen = weight > 0
+    joints = confident_joints(safe).amax(1)
+    if evidence.joints3d_m is not None:
+        joints = torch.maximum(joints, (evidence.joints3d_m[..., 3] > 0).sum(1))
+
+    total = weight.sum(2).clamp_min(1e-6)[..., None]
+    centre = (weight[..., None] * safe[..., :2]).sum(2) / total
+    away = torch.where(seen[..., None], (safe[..., :2] - centre[:, :, None]).abs(), 0.0)
+    spread = away.amax((1, 2, 3))
+    beyond = torch.maximum(-safe[..., :2], safe[..., :2] - CROP_PX).amax(-1) > _OUTSIDE_PX
+    outside = 2 * (beyond & seen).sum((1, 2)) > seen.sum((1, 2))
+
+    verdict = torch.full((len(keypoints),), VALID, dtype=torch.long, device=keypoints.device)
+    verdict[outside] = OUTSIDE_CROP
+    verdict[(spread < _LEAST_SPREAD_PX) & seen.any(2).any(1)] = JOINTS_COINCIDE
+    verdict[joints < MIN_JOINTS] = TOO_FEW_JOINTS
+    verdict[~evidence.confidence_in_range()] = CONFIDENCE_OUT_OF_RANGE
+    verdict[~evidence.finite()] = NOT_FINITE
+    return verdict
+
+
+def judge_fit(
+    evidence_verdict: Int[Tensor, " B"],
+    solution: Solution,
+    loss: Float[Tensor, " B"],
+    depth_m: Float[Tensor, " B"],
+) -> Int[Tensor, " B"]:
+    """The verdict of a fit: that of its evidence, if that is not VALID, else what is wrong with the body.
+
+    `depth_m` is the least depth of the body's root in any view.
+    """
+    parts = (solution.pose_aa, solution.betas, solution.camera_m, loss[:, None])
+    verdict = torch.full_like(evidence_verdict, VALID)
+    verdict[~solution.converged] = NOT_CONVERGED
+    verdict[~(loss < ACCEPT_LOSS)] = LOSS_TOO_HIGH
+    verdict[(solution.betas.abs() > BETA_LIMIT).any(1)] = SHAPE_OUT_OF_RANGE
+    verdict[~(depth_m > 0)] = BEHIND_CAMERA
+    verdict[~torch.isfinite(torch.cat(parts, 1)).all(1)] = NOT_FINITE
+    return torch.where(evidence_verdict != VALID, evidence_verdict, verdict)

@@ -1,0 +1,80 @@
+"""Small versions of the benchmarks: they run, and what they are to show holds with room to spare."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+import torch
+
+from spin.fitting.evidence import Evidence
+from tools.bench import fit, score_rules
+from tools.bench.fit_accuracy import by_default, by_start
+from tools.bench.held_out import DEFAULT_CLIPS, four_views, keypoints_of, open_lab, with_joints3d
+
+needs_clips = pytest.mark.skipif(not DEFAULT_CLIPS.exists(), reason="CMU's clips are not part of the project")
+
+
+@pytest.fixture(scope="module")
+def lab():
+    return open_lab(DEFAULT_CLIPS, 192)
+
+
+@needs_clips
+def test_default_fits_are_nearer_to_the_truth_than_all_others(lab) -> None:
+    """On poses that neither prior nor lifter has seen."""
+    evidence = Evidence.of(keypoints_of(lab.people, "coco17", 2.0))
+    found = {name: errors.means() for name, errors in by_start(lab, evidence, reference=False)}
+    anchored = found["anchored"]
+    assert anchored["pa_mpjpe_mm"] < 52
+    assert anchored["pa_mpjpe_mm"] < min(
+        found[n]["pa_mpjpe_mm"] for n in ("lifter", "published", "multistart")
+    )
+    assert anchored["error_2d_px"] < found["lifter"]["error_2d_px"]
+    everything = by_default(lab, Evidence.of(keypoints_of(lab.people, "all", 0.0))).means()
+    assert everything["pa_mpjpe_mm"] < 46
+
+
+@needs_clips
+def test_more_evidence_makes_better_fits(lab) -> None:
+    assert by_default(lab, with_joints3d(lab, 2.0, 0.0)).means()["pa_mpjpe_mm"] < 12
+    assert by_default(lab, four_views(lab, 2.0)).means()["pa_mpjpe_mm"] < 20
+
+
+@needs_clips
+def test_the_expected_error_picks_the_better_fit(lab) -> None:
+    with torch.no_grad():
+        evidence = Evidence.of(keypoints_of(lab.people, "coco17", 2.0))
+        fits = score_rules.kinds_of_fit(lab, evidence)
+        a, b = fits["multistart, published"], fits["lifter, anchored"]
+        scores = [score_rules.scores_of(lab, evidence, bodies) for bodies in (a, b)]
+        errors = [score_rules.errors_of(lab, *bodies, evidence).pa_mpjpe_mm for bodies in (a, b)]
+    right = {
+        rule: score_rules.judged(scores[0][rule], scores[1][rule], *errors)["right"]
+        for rule in ("expected error", "published objective")
+    }
+    assert right["expected error"] > 0.8
+    assert right["published objective"] < 0.4
+
+
+def test_the_speed_benchmark_prints_one_line(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["fit", "--people", "128", "--runs", "1"])
+    monkeypatch.setattr(fit, "REFERENCE_BATCH", 2)
+    monkeypatch.setattr(fit, "REFERENCE_ITERATIONS", 3)
+    monkeypatch.setattr(fit, "MANY", 200)
+    fit.main()
+    found = json.loads(capsys.readouterr().out)
+    wanted = "reference_fits_per_s fits_per_s ratio multistart_ratio reference_objective objective peak_memory_mb floor_share"
+    assert set(wanted.split()) <= set(found)
+    assert 0 < found["floor_share"] < 1
+    assert found["objective"] < found["reference_objective"]  # three iterations of Adam are not enough
+
+
+def test_the_reference_mesh_has_the_same_points(compact, body) -> None:
+    pose = 0.3 * torch.randn(4, 72, generator=torch.Generator().manual_seed(0))
+    betas = torch.randn(4, 10, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        mesh = fit.MeshPoints(fit.with_vertices_of_smpl(body))
+        assert mesh.mesh.smpl.v_template.shape[0] == fit.SMPL_VERTICES
+        assert torch.allclose(mesh(pose, betas), compact(pose, betas), atol=1e-5)
