@@ -7,7 +7,7 @@ import traceback
 
 import click
 
-from pipelines.commands import data, fitting, quality, training
+from pipelines.commands import data, fitting, preprocess, quality, training
 from pipelines.commands.common import Group
 from pipelines.failures import EXPECTED, UsageError, cause
 
@@ -34,7 +34,7 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    data.synth, data.preprocess, fitting.train_lifter, fitting.fit_static, quality.quality,
+    data.synth, preprocess.preprocess, fitting.train_lifter, fitting.fit_static, quality.quality,
     training.train, training.evaluate, data.export_fits, training.report,
 ):  # fmt: skip
     cli.add_command(command)

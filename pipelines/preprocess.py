@@ -1,24 +1,29 @@
-"""Raw data set to annotations: a reader's people, their images checked, in one Parquet file; refusals in a list beside it."""
+"""Raw data set to annotations: a reader's people, their images checked, in one Parquet file; refusals in a list beside it.
+
+The parts of a data set are read by all cores. Each comes back as a block of arrays, not as objects, so that hundreds of
+thousands of people fit into memory.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sized
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
 
 from pipelines.failures import StageError
+from pipelines.images import image_problems
 from pipelines.layout import DataFolder
+from pipelines.parallel import ordered_map
 from pipelines.progress import progress
-from pipelines.ray_session import cpu_count
-from pipelines.readers import READERS
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers import Dataset
+from pipelines.readers.base import SMPL, Person, ReaderOptions, Refused
 from spin.body import load_body
+from store.annotation_schema import ARRAYS, TEXTS
 from store.annotations import Annotations
 from store.durable import write_file
 
@@ -34,68 +39,146 @@ class PreprocessSummary:
     refused_list: Path | None
 
 
+@dataclass(frozen=True)
+class Block:
+    """People of one part, as the columns of annotations, and who was refused."""
+
+    columns: dict[str, Any]
+    refused: list[Refused]
+    read: int  # people met, usable or not
+
+
+@dataclass(frozen=True)
+class PartReader:
+    """Turns a part of a data set into a block. Runs in any process."""
+
+    dataset: Dataset
+    root: Path
+    options: ReaderOptions
+    bodies: frozenset[str]  # whose pose and betas can be kept
+    decode: bool = False
+
+    def __call__(self, part: Any) -> Block:
+        outcomes = list(self.dataset.reader.read(self.root, part, self.options))
+        people = [o for o in outcomes if isinstance(o, Person)]
+        refused = [o for o in outcomes if isinstance(o, Refused)]
+        problems = image_problems(self.root, dict.fromkeys(p.image for p in people), decode=self.decode)
+        refused += [Refused(p.source, p.image, problems[p.image]) for p in people if p.image in problems]
+        usable = []
+        for person in (p for p in people if p.image not in problems):
+            problem = _problem(person)
+            if problem:
+                refused.append(Refused(person.source, person.image, problem))
+            else:
+                usable.append(person)
+        return Block(_columns(usable, self.bodies), refused, len(outcomes))
+
+
 def preprocess(
-    data: DataFolder, reader: str, root: Path, name: str, options: ReaderOptions
+    data: DataFolder,
+    dataset: Dataset,
+    root: Path,
+    name: str,
+    options: ReaderOptions,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    decode: bool = False,
 ) -> PreprocessSummary:
-    """Reads, checks and writes one data set. StageError if nothing in it is usable; an earlier result then stays."""
+    """Reads, checks and writes one data set. StageError if nothing in it is usable; an earlier result then stays.
+
+    `decode`: decode every image, to find damage that its header and its end don't show.
+    """
     if not root.is_dir():
         raise StageError(f"--root {root}: no such folder")
-    outcomes = list(READERS[reader].read(root, options))
-    people = [o for o in outcomes if isinstance(o, Person)]
-    refused = [o for o in outcomes if isinstance(o, Refused)]
-    unreadable = _unreadable_images(root, sorted({p.image for p in people}))
-    refused += [Refused(p.source, p.image, unreadable[p.image]) for p in people if p.image in unreadable]
-    people = [p for p in people if p.image not in unreadable]
-    listing = _write_refused(data.set_aside(name), refused)
-    if not people:
-        raise StageError(
-            f"{root}: no usable person among {len(outcomes)}; "
-            + (
-                f"most often: {_reasons(refused).most_common(1)[0][0]}; all in {listing}"
-                if refused
-                else "it is empty"
-            )
-        )
-    _annotations(name, root, people, load_body(data.body).fingerprint).write(
-        data.annotations(name), reader=reader
-    )
+    body = load_body(data.body)
+    bodies = frozenset({body.fingerprint} | ({SMPL} if body.name.startswith(SMPL) else set()))
+    read_part = PartReader(dataset, root, options, bodies, decode)
+    parts = dataset.reader.parts(root, options)
+    gathered = _Gathered()
+    with progress(len(parts) if isinstance(parts, Sized) else 0, f"preprocess {name}", "part") as bar:
+        for block in ordered_map(read_part, parts, workers=workers, address=address):
+            gathered.add(block)
+            bar.update()
+            bar.set_postfix_str(f"{gathered.people} people", refresh=False)
+    listing = _write_refused(data.set_aside(name), gathered.refused)
+    if not gathered.people:
+        raise StageError(f"{root}: no usable person among {gathered.read}; {_why(gathered.refused, listing)}")
+    annotations = gathered.annotations(name, root)
+    annotations.write(data.annotations(name), provenance=_provenance(dataset, options))
     return PreprocessSummary(
         path=data.annotations(name),
-        people=len(people),
-        images=len({p.image for p in people}),
-        with_openpose=sum(bool(p.keypoints_px[:25, 2].any()) for p in people),
-        with_truth=sum(p.truth is not None for p in people),
-        refused=dict(_reasons(refused).most_common()),
+        people=len(annotations),
+        images=len(set(annotations.image)),
+        with_openpose=int(annotations.keypoints_px[:, :25, 2].any(1).sum()),
+        with_truth=int((annotations.has_smpl | annotations.has_joints3d | annotations.has_joints17).sum()),
+        refused=dict(_reasons(gathered.refused).most_common()),
         refused_list=listing,
     )
+
+
+@dataclass
+class _Gathered:
+    """What the blocks add up to. A person that an earlier one already is, by image and source, is refused."""
+
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    read: int = 0
+    _seen: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def people(self) -> int:
+        return len(self._seen)
+
+    def add(self, block: Block) -> None:
+        self.refused += block.refused
+        self.read += block.read
+        names = list(zip(block.columns["image"], block.columns["source"]))
+        fresh = []
+        for place, name in enumerate(names):
+            if name in self._seen:
+                self.refused.append(Refused(name[1], name[0], "another person has the same image and name"))
+            else:
+                self._seen.add(name)
+                fresh.append(place)
+        if len(fresh) < len(names):
+            block = Block(_take(block.columns, fresh), [], 0)
+        if fresh:
+            self.blocks.append(block.columns)
+
+    def annotations(self, name: str, root: Path) -> Annotations:
+        columns: dict[str, Any] = {key: np.concatenate([b[key] for b in self.blocks]) for key in ARRAYS}
+        columns |= {key: [text for b in self.blocks for text in b[key]] for key in TEXTS}
+        return Annotations(name=name, image_root=str(root.resolve()), **columns)
+
+
+def _take(columns: dict[str, Any], places: list[int]) -> dict[str, Any]:
+    texts = {key: [columns[key][place] for place in places] for key in TEXTS}
+    return texts | {key: columns[key][places] for key in ARRAYS}
 
 
 def _reasons(refused: Iterable[Refused]) -> Counter[str]:
     return Counter(r.reason for r in refused)
 
 
-def _unreadable_images(root: Path, images: list[str]) -> dict[str, str]:
-    """Images that can't be decoded, with the reason. Decoding at an eighth is enough to find out."""
+def _why(refused: list[Refused], listing: Path | None) -> str:
+    if not refused:
+        return "it is empty"
+    return f"most often: {_reasons(refused).most_common(1)[0][0]}; all in {listing}"
 
-    def problem(image: str) -> str:
-        try:
-            data = np.fromfile(root / image, np.uint8)
-            decoded = cv2.imdecode(data, cv2.IMREAD_REDUCED_COLOR_8) if data.size else None
-        except FileNotFoundError:
-            return "its image is missing"
-        except (OSError, ValueError) as error:  # no permission, a folder, a name that no file can have
-            return f"its image can't be read ({getattr(error, 'strerror', None) or error})"
-        except cv2.error:  # more pixels than OpenCV allows
-            decoded = None
-        return "" if decoded is not None else "its image can't be decoded"
 
-    out: dict[str, str] = {}
-    with ThreadPoolExecutor(cpu_count()) as pool, progress(len(images), "checking images", "img") as bar:
-        for image, reason in zip(images, pool.map(problem, images)):
-            bar.update()
-            if reason:
-                out[image] = reason
-    return out
+def _provenance(dataset: Dataset, options: ReaderOptions) -> dict[str, str]:
+    settings = {
+        "split": options.split,
+        "min_body_joints": options.min_body_joints,
+        "openpose": options.openpose,
+        **options.extra,
+    }
+    return {
+        "reader": dataset.module,
+        "reader_version": str(dataset.reader.VERSION),
+        "options": json.dumps(settings, default=str),
+    }
 
 
 def _write_refused(path: Path, refused: list[Refused]) -> Path | None:
@@ -108,32 +191,54 @@ def _write_refused(path: Path, refused: list[Refused]) -> Path | None:
     return path
 
 
-def _annotations(name: str, root: Path, people: list[Person], body: str) -> Annotations:
-    """`body`: poses and betas of another body mean something else, and are left out."""
-    truth = [p.truth for p in people]
-    has_truth = np.array([t is not None for t in truth])
+def _problem(person: Person) -> str:
+    """Why a person can't become a row, or ''. Readers give better reasons where they can; nothing passes both."""
+    box = np.array([*person.center_px, person.scale], np.float64)
+    if not np.isfinite(box).all() or box[2] <= 0:
+        return "its box has no area, or is not a number"
+    if not np.isfinite(person.keypoints_px).all():
+        return "a keypoint is not a number"
+    confidence = person.keypoints_px[:, 2]
+    if confidence.min() < 0 or confidence.max() > 1:
+        return "a keypoint's confidence is outside 0..1"
+    truth = person.truth
+    known = [truth.pose_aa, truth.betas, truth.joints3d_m, truth.joints17_m] if truth else []
+    if not all(np.isfinite(part).all() for part in known if part is not None):
+        return "its true body is not a number"
+    return ""
 
-    has_smpl = np.array([t is not None and t.body == body for t in truth])
 
-    def of_truth(field: str, shape: tuple[int, ...], known: np.ndarray) -> np.ndarray:
-        zeros = np.zeros(shape, np.float32)
-        rows = [np.asarray(getattr(t, field), np.float32) if k else zeros for t, k in zip(truth, known)]
-        return np.stack(rows)
+def _columns(people: list[Person], bodies: frozenset[str]) -> dict[str, Any]:
+    """`bodies`: poses and betas of another body mean something else, and are left out."""
+    out: dict[str, Any] = {
+        key: np.zeros((len(people), *column.shape), column.dtype) for key, column in ARRAYS.items()
+    }
+    out |= {key: [""] * len(people) for key in TEXTS}
+    for row, person in enumerate(people):
+        for key in ("center_px", "scale", "keypoints_px"):
+            out[key][row] = getattr(person, key)
+        for key in ("image", "source", "openpose_match", "gender", "mask", "part"):
+            out[key][row] = getattr(person, key)
+        _set_truth(out, row, person, bodies)
+        if person.camera is not None:
+            out["has_camera"][row] = True
+            out["focal_px"][row] = person.camera.focal_px
+            out["principal_px"][row] = person.camera.principal_px
+        if person.view is not None:
+            out["has_view"][row] = True
+            out["view_rotation"][row] = person.view.rotation
+            out["view_translation_m"][row] = person.view.translation_m
+            out["pose_id"][row] = person.view.pose_id
+    return out
 
-    return Annotations(
-        name=name,
-        image_root=str(root.resolve()),
-        image=[p.image for p in people],
-        center_px=np.stack([p.center_px for p in people]).astype(np.float32),
-        scale=np.array([p.scale for p in people], np.float32),
-        keypoints_px=np.stack([p.keypoints_px for p in people]).astype(np.float32),
-        source=[p.source for p in people],
-        openpose_match=[p.openpose_match for p in people],
-        has_smpl=has_smpl,
-        pose=of_truth("pose_aa", (72,), has_smpl),
-        betas=of_truth("betas", (10,), has_smpl),
-        has_joints3d=has_truth,
-        joints3d_m=of_truth("joints3d_m", (24, 4), has_truth),
-        has_joints17=has_truth,
-        joints17_m=of_truth("joints17_m", (17, 3), has_truth),
-    )
+
+def _set_truth(out: dict[str, Any], row: int, person: Person, bodies: frozenset[str]) -> None:
+    truth = person.truth
+    if truth is None:
+        return
+    if truth.pose_aa is not None and truth.betas is not None and truth.body in bodies:
+        out["has_smpl"][row], out["pose"][row], out["betas"][row] = True, truth.pose_aa, truth.betas
+    if truth.joints3d_m is not None:
+        out["has_joints3d"][row], out["joints3d_m"][row] = True, truth.joints3d_m
+    if truth.joints17_m is not None:
+        out["has_joints17"][row], out["joints17_m"][row] = True, truth.joints17_m

@@ -46,10 +46,25 @@ TEXTS: dict[str, str] = {
     "openpose_match": "empty if an OpenPose detection was used, else why not",
     "gender": "empty if unknown, else female, male or neutral",
     "pose_id": "empty if the pose is seen in this row alone, else what all views of one person at one moment share",
+    "mask": "empty if unknown, else path of the person's true mask, relative to the image root",
+    "part": "empty if unknown, else path of the true body-part labels, relative to the image root",
 }
-OPTIONAL_TEXTS = ("gender", "pose_id")
+OPTIONAL_TEXTS = ("gender", "pose_id", "mask", "part")
 """Texts that may be left out: then they are empty in every row."""
-LATER = frozenset(
-    {"has_camera", "focal_px", "principal_px", "has_view", "view_rotation", "view_translation_m", "pose_id"}
+ADDED = (
+    frozenset(
+        {
+            "has_camera",
+            "focal_px",
+            "principal_px",
+            "has_view",
+            "view_rotation",
+            "view_translation_m",
+            "pose_id",
+        }
+    ),
+    frozenset({"mask", "part"}),
 )
-"""Columns that the first files did not have. Where no row knows one, it leaves no trace in the content's hash."""
+"""Columns that the first files did not have, those that came together in one set: a file has all of a set or none."""
+LATER = frozenset[str]().union(*ADDED)
+"""Where no row knows one of these, it leaves no trace in the content's hash."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -66,6 +67,8 @@ class Annotations:
     view_rotation: Float32[np.ndarray, "n 3 3"] = field(default_factory=_unknown_array)
     view_translation_m: Float32[np.ndarray, "n 3"] = field(default_factory=_unknown_array)
     pose_id: list[str] = field(default_factory=list)
+    mask: list[str] = field(default_factory=list)
+    part: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -114,14 +117,14 @@ class Annotations:
         chosen |= {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
         return Annotations(name=self.name, image_root=self.image_root, **chosen)
 
-    def write(self, path: str | Path, *, reader: str = "") -> None:
-        """Write or replace the Parquet file, atomically. `reader` says what read the raw data set."""
+    def write(self, path: str | Path, *, provenance: Mapping[str, str] | None = None) -> None:
+        """Write or replace the Parquet file, atomically. `provenance`: what read the raw data set, and how."""
         columns = {name: getattr(self, name) for name in (*TEXTS, *ARRAYS)}
         metadata = {
             "dataset": self.name,
             "image_root": self.image_root,
-            "reader": reader,
             "content_hash": self.content_hash,
+            "provenance": json.dumps(dict(provenance or {})),
         }
         write_columns(Path(path), Content(columns, metadata))
 

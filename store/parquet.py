@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from store.annotation_schema import ARRAYS, LATER, TEXTS, ArrayColumn
+from store.annotation_schema import ADDED, ARRAYS, TEXTS, ArrayColumn
 from store.durable import write_named_by_content
 from store.errors import AnnotationError, AnnotationsNotFoundError
 
@@ -29,7 +29,7 @@ _REMEDY = "make it again with `spin-pipe preprocess`"
 class Content:
     """A file's columns by name (arrays for ARRAYS, lists of str for TEXTS), and its metadata.
 
-    Columns of LATER are missing if the file was made before there were any.
+    Columns of ADDED are missing if the file was made before there were any.
     """
 
     columns: dict[str, Any]
@@ -76,8 +76,9 @@ def read_columns(path: Path) -> Content:
         raise AnnotationError(
             f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}; {_REMEDY}"
         )
-    earlier = LATER.isdisjoint(table.schema.names)
-    expected = [name for name in (*TEXTS, *ARRAYS) if not (earlier and name in LATER)]
+    present = set(table.schema.names)
+    earlier = frozenset[str]().union(*(added for added in ADDED if added.isdisjoint(present)))
+    expected = [name for name in (*TEXTS, *ARRAYS) if name not in earlier]
     for name in expected:
         if name not in table.schema.names:
             raise AnnotationError(f"{path}: column {name!r} is missing; {_REMEDY}")

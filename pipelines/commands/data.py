@@ -1,13 +1,12 @@
-"""Commands that make, read and write data: synth, preprocess, export-fits."""
+"""Commands that make and write data: synth, export-fits."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pipelines.commands.common import DATA, WORKERS, Group, chosen_datasets, data_folder
+from pipelines.commands.common import DATA, WORKERS, chosen_datasets, data_folder
 from pipelines.failures import UsageError
 
 
@@ -53,67 +52,6 @@ def synth(
         f"{out}: {train} people to train on, {test} to measure on{' (made earlier)' if summary.reused else ''}"
     )
     say(f"  next: spin-pipe preprocess coco --root {out} --name NAME")
-
-
-@click.group(cls=Group)
-def preprocess() -> None:
-    """Read a raw data set into data/annotations/NAME.parquet."""
-
-
-def _add_reader(reader: str, module: Any) -> None:
-    about = f"{module.ABOUT}.\n\n\b\nExpects:\n" + "\n".join(f"  {line}" for line in module.TREE.splitlines())
-    example = f"\n\n\b\nExample:\n  spin-pipe preprocess {reader} --root DIR --name mine"
-
-    @preprocess.command(reader, help=about + example, short_help=module.ABOUT)
-    @DATA
-    @click.option(
-        "--root",
-        type=click.Path(file_okay=False, path_type=Path),
-        required=True,
-        help="The raw data set's folder.",
-    )
-    @click.option("--name", default=reader, show_default=True, help="What to call it from now on.")
-    @click.option("--split", type=click.Choice(module.SPLITS), default=module.SPLITS[0], show_default=True)
-    @click.option(
-        "--openpose",
-        type=click.Path(file_okay=False, path_type=Path),
-        help="Folder of OpenPose detections, if elsewhere.",
-    )
-    @click.option(
-        "--min-body-joints", type=click.IntRange(0, 12), default=12, show_default=True,
-        help="Set people with fewer of the 12 limb joints aside (12 as published).",
-    )  # fmt: skip
-    def command(
-        data: Path, root: Path, name: str, split: str, openpose: Path | None, min_body_joints: int
-    ) -> None:
-        from pipelines import journal
-        from pipelines.preprocess import preprocess as run
-        from pipelines.progress import say
-        from pipelines.readers.base import ReaderOptions
-
-        if openpose is not None and not openpose.is_dir():
-            raise UsageError(f"--openpose {openpose}: no such folder")
-        folder = data_folder(data)
-        target = folder.annotations(name)
-        with journal.recorded(folder.journal, "preprocess", dataset=name, root=str(root)) as entry:
-            done = run(folder, reader, root, name, ReaderOptions(split, min_body_joints, openpose))
-            entry |= {"people": done.people, "set_aside": sum(done.refused.values())}
-        say(f"{target}: {done.people} people in {done.images} images")
-        say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
-        for reason, count in done.refused.items():
-            say(f"  set aside {count}: {reason}")
-        if done.refused_list:
-            say(f"  each of them is listed in {done.refused_list}")
-
-
-def _add_readers() -> None:
-    from pipelines.readers import READERS
-
-    for reader, module in READERS.items():
-        _add_reader(reader, module)
-
-
-_add_readers()
 
 
 @click.command("export-fits")

@@ -1,13 +1,52 @@
 """One module a data set: what is known of each person in it, in spin-pipe's terms.
 
-A reader has `ABOUT` (a line), `TREE` (the folders it expects) and `read(root, options) -> Iterator[Person | Refused]`. Adding
-a data set means writing such a module and naming it in READERS.
+What such a module has is said in `base.Reader`. Adding a data set means writing one and naming it in DATASETS.
 """
 
 from __future__ import annotations
 
-from types import ModuleType
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import cast
 
-from pipelines.readers import coco
+from pipelines.readers.base import Person, Reader, ReaderOptions, Refused
 
-READERS: dict[str, ModuleType] = {"coco": coco}
+TRAIN, EVALUATION, OWN = "train", "evaluation", "own"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set, or one split of it, by the name it has from `preprocess` on.
+
+    `use`: what the field uses it for. `split` is empty if the user may choose among the reader's.
+    """
+
+    name: str
+    module: str  # of this package
+    use: str
+    split: str = ""
+    root: str = ""  # whose --root it is, if not its own name's
+
+    @property
+    def reader(self) -> Reader:
+        return cast(Reader, import_module(f"pipelines.readers.{self.module}"))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        return (self.split,) if self.split else self.reader.SPLITS
+
+    @property
+    def root_name(self) -> str:
+        return self.root or self.name
+
+
+DATASETS: dict[str, Dataset] = {d.name: d for d in (Dataset("coco", "coco", TRAIN),)}
+"""In the order in which they are listed. Names of the published data sets are those of the published options."""
+
+
+def read_all(reader: Reader, root: Path, options: ReaderOptions) -> Iterator[Person | Refused]:
+    """Everyone in a data set, in its order, in this process."""
+    for part in reader.parts(root, options):
+        yield from reader.read(root, part, options)

@@ -6,6 +6,7 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -13,12 +14,15 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipelines.failures import StageError
-from pipelines.readers.base import NO_OPENPOSE, Person, ReaderOptions, Refused, Truth
+from pipelines.readers.base import NO_OPENPOSE, Option, Person, ReaderOptions, Refused, Truth
 from pipelines.readers.openpose import match_people, read_detections
 from spin.crop import box_to_center_scale
 from spin.joints import JOINTS
 
-ABOUT = "COCO 2014 person keypoints, or any data set in its format (cocodataset.org)"
+ABOUT = "COCO 2014 person keypoints, or any data set in its format"
+OBTAIN = "cocodataset.org, Download: images and annotations of 2014; annotations CC BY 4.0, photographs under Flickr's terms"
+VERSION = 2
+OPTIONS: tuple[Option, ...] = ()
 SPLITS = ("train2014", "val2014", "train2017", "val2017")
 TREE = """\
 ROOT/
@@ -27,6 +31,7 @@ ROOT/
   openpose/SPLIT/NAME_keypoints.json        optional: OpenPose BODY_25 detections, one file an image
   truth/SPLIT.npz                           optional: true bodies, as `spin-pipe synth` writes them
 """
+_IMAGES_A_PART = 1000
 _FIRST_BODY_JOINT = 5  # COCO's first five keypoints are of the face
 _FARTHEST_PX = 1e6  # no image is larger
 _SMALLEST_SHARE = (
@@ -34,15 +39,28 @@ _SMALLEST_SHARE = (
 )
 
 
-def read(root: Path, options: ReaderOptions) -> Iterator[Person | Refused]:
-    """Every annotated person, image by image. StageError if the annotation file is missing or not COCO's."""
-    path = root / "annotations" / f"person_keypoints_{options.split}.json"
-    content = _load(path)
+@dataclass(frozen=True)
+class Part:
+    """Some images with the annotations of their people, and who can't be placed in any image."""
+
+    images: list[tuple[str, list[dict[str, Any]]]]
+    refused: tuple[Refused, ...] = ()
+
+
+def parts(root: Path, options: ReaderOptions) -> list[Part]:
+    """Lists of images. StageError if the annotation file is missing or not COCO's."""
+    by_image, refused = _by_image(_load(root / "annotations" / f"person_keypoints_{options.split}.json"))
+    images = list(by_image.items())
+    chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
+    return [Part([], tuple(refused)), *map(Part, chunks)] if refused else [*map(Part, chunks)]
+
+
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
+    """Every annotated person, image by image."""
     openpose = options.openpose or root / "openpose" / options.split
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
-    by_image, refused = _by_image(content)
-    yield from refused
-    for file_name, people in by_image.items():
+    yield from part.refused
+    for file_name, people in part.images:
         image = f"{options.split}/{file_name}"
         readable: list[tuple[dict[str, Any], np.ndarray]] = []
         for annotation in people:
@@ -129,13 +147,20 @@ def _load(path: Path) -> dict[str, list[Any]]:
             f"{path}: no such file; `spin-pipe preprocess coco --help` shows the layout expected"
         )
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        with path.open(encoding="utf-8-sig") as handle:
+            content = json.load(handle, object_hook=_without_outlines)
         out = {key: content[key] for key in ("images", "annotations")}
         if not all(isinstance(part, list) for part in out.values()):
             raise TypeError("'images' and 'annotations' are lists")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise StageError(f"{path}: not a COCO keypoints file ({type(error).__name__}: {error})") from error
     return out
+
+
+def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
+    """Outlines are nine tenths of the file, and not used: dropped as they are read, they cost no memory."""
+    entry.pop("segmentation", None)
+    return entry
 
 
 def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Refused]]:
@@ -186,4 +211,7 @@ def _load_truth(path: Path) -> dict[int, Truth]:
             body = str(z["body"])
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise StageError(f"{path}: not a truth file ({error})") from error
-    return {int(ids[i]): Truth(pose[i], betas[i], s[i], joints17[i], body) for i in np.flatnonzero(given)}
+    return {
+        int(ids[i]): Truth(pose[i], betas[i], body, joints3d_m=s[i], joints17_m=joints17[i])
+        for i in np.flatnonzero(given)
+    }

@@ -8,6 +8,7 @@ import pytest
 from pipelines.layout import DataFolder
 from pipelines.preprocess import preprocess
 from pipelines.ray_session import ray_session
+from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
 from pipelines.synth import synthesize
 
@@ -27,7 +28,7 @@ def preprocessed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data folder with the world's two splits as annotations. Copy it before changing it."""
     data = DataFolder(tmp_path_factory.mktemp("preprocessed"))
     for name, split in (("world", "train2014"), ("world-test", "val2014")):
-        preprocess(data, "coco", world, name, ReaderOptions(split, min_body_joints=8))
+        preprocess(data, DATASETS["coco"], world, name, ReaderOptions(split, min_body_joints=8))
     return data.root
 
 

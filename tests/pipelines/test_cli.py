@@ -11,7 +11,7 @@ from pipelines.cli import cli, main
 from pipelines.failures import StageError, cause
 from pipelines.journal import read, recorded
 from pipelines.layout import DataFolder
-from pipelines.readers import READERS
+from pipelines.readers import DATASETS
 
 
 class Outcome:
@@ -44,8 +44,8 @@ def test_help_of_everything_has_an_example(run) -> None:
         shown = run(name, "--help")
         assert shown.code == 0
         assert name == "preprocess" or "Example" in shown.out
-    for reader in READERS:
-        shown = run("preprocess", reader, "--help").out
+    for dataset in DATASETS:
+        shown = run("preprocess", dataset, "--help").out
         assert "ROOT/" in shown
         assert "Example" in shown
 

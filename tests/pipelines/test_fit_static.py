@@ -72,7 +72,9 @@ def test_samples_without_joints_are_refused_listed_and_not_tried_again(data: Dat
     annotations = Annotations.read(data.annotations("world"))
     keypoints = annotations.keypoints_px.copy()
     keypoints[[1, 6], :, 2] = 0
-    replace(annotations, keypoints_px=keypoints).write(data.annotations("world"), reader="test")
+    replace(annotations, keypoints_px=keypoints).write(
+        data.annotations("world"), provenance={"reader": "test"}
+    )
     summary = fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
     assert summary.fitted == len(annotations) - 2
     assert {e["sample"]: e["reason"] for e in _refused(data)} == dict.fromkeys(
@@ -91,7 +93,9 @@ def test_samples_without_joints_are_refused_listed_and_not_tried_again(data: Dat
 def test_fits_are_not_exported_for_other_people(data: DataFolder) -> None:
     fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
     annotations = Annotations.read(data.annotations("world"))
-    annotations.take(np.arange(len(annotations))[::-1]).write(data.annotations("world"), reader="test")
+    annotations.take(np.arange(len(annotations))[::-1]).write(
+        data.annotations("world"), provenance={"reader": "test"}
+    )
     with pytest.raises(FingerprintMismatchError, match="annotations: stored"):
         export_fits(data, "world", data.exported("world"))
     with pytest.raises(FingerprintMismatchError, match="preprocess under another name"):

@@ -11,12 +11,13 @@ import pytest
 from pipelines.failures import StageError
 from pipelines.layout import DataFolder
 from pipelines.preprocess import preprocess
-from pipelines.readers import coco
+from pipelines.readers import DATASETS, coco, read_all
 from pipelines.readers.base import Person, ReaderOptions, Refused
 from pipelines.readers.openpose import match_people, read_detections
 from spin.joints import JOINTS, OPENPOSE_NAMES, SUPERSET_NAMES
 from store.annotations import Annotations
 
+COCO = DATASETS["coco"]
 ALL_JOINTS = ReaderOptions("train2014", min_body_joints=12)
 
 
@@ -34,7 +35,7 @@ def edited(root: Path) -> tuple[Path, dict[str, Any]]:
 def test_coco_people_keep_their_keypoints_boxes_and_truth(world: Path) -> None:
     content = edited(world)[1]
     by_name = {f"annotation {a['id']}": a for a in content["annotations"]}
-    outcomes = list(coco.read(world, ReaderOptions("train2014", 8)))
+    outcomes = list(read_all(coco, world, ReaderOptions("train2014", 8)))
     people = [o for o in outcomes if isinstance(o, Person)]
     assert len(outcomes) == len(by_name) == len({o.source for o in outcomes})
     assert len(people) > 20
@@ -52,8 +53,8 @@ def test_coco_people_keep_their_keypoints_boxes_and_truth(world: Path) -> None:
 
 
 def test_people_with_few_joints_are_refused_with_the_number(world: Path) -> None:
-    strict = list(coco.read(world, ALL_JOINTS))
-    lenient = list(coco.read(world, ReaderOptions("train2014", 0)))
+    strict = list(read_all(coco, world, ALL_JOINTS))
+    lenient = list(read_all(coco, world, ReaderOptions("train2014", 0)))
     assert all(isinstance(o, Person) for o in lenient)
     refused = [o for o in strict if isinstance(o, Refused)]
     assert 0 < len(refused) < len(strict)
@@ -82,12 +83,12 @@ def test_a_spoiled_annotation_is_set_aside_and_the_rest_goes_on(
     spoil, reason = SPOILED[case]
     path, content = edited(mine)
     options = ReaderOptions("train2014", 8)
-    good = next(o for o in coco.read(mine, options) if isinstance(o, Person)).source
-    before = sum(isinstance(o, Person) for o in coco.read(mine, options))
+    good = next(o for o in read_all(coco, mine, options) if isinstance(o, Person)).source
+    before = sum(isinstance(o, Person) for o in read_all(coco, mine, options))
     spoil(next(a for a in content["annotations"] if f"annotation {a['id']}" == good))
     path.write_text(json.dumps(content))
     data = DataFolder(tmp_path / "data")
-    summary = preprocess(data, "coco", mine, "mine", options)
+    summary = preprocess(data, COCO, mine, "mine", options)
     assert summary.people == before - 1
     listed = json.loads(data.set_aside("mine").read_text())
     assert [e for e in listed if e["source"] == good and reason in e["reason"]]
@@ -97,7 +98,7 @@ def test_a_spoiled_annotation_is_set_aside_and_the_rest_goes_on(
 def test_entries_that_can_not_be_placed_are_set_aside(mine: Path) -> None:
     path, content = edited(mine)
     options = ReaderOptions("train2014", 0)
-    before = list(coco.read(mine, options))
+    before = list(read_all(coco, mine, options))
     first, second = content["annotations"][:2]
     content["annotations"] += [None, dict(first), {**second, "id": 9001, "image_id": 9002}]
     outside = {"id": 9003, "file_name": "../../outside.jpg", "width": 9, "height": 9}
@@ -108,7 +109,7 @@ def test_entries_that_can_not_be_placed_are_set_aside(mine: Path) -> None:
         {**second, "id": 9006, "image_id": 9004},
     ]
     path.write_text("\ufeff" + json.dumps(content))  # with a byte order mark, as some editors write it
-    after = list(coco.read(mine, options))
+    after = list(read_all(coco, mine, options))
     reasons = {o.source: o.reason for o in after if isinstance(o, Refused)}
     assert set(reasons.values()) == {
         "is no annotation",
@@ -123,24 +124,28 @@ def test_entries_that_can_not_be_placed_are_set_aside(mine: Path) -> None:
 def test_ids_written_as_text_find_their_truth(mine: Path) -> None:
     path, content = edited(mine)
     known = [
-        o.source for o in coco.read(mine, ReaderOptions("train2014", 0)) if isinstance(o, Person) and o.truth
+        o.source
+        for o in read_all(coco, mine, ReaderOptions("train2014", 0))
+        if isinstance(o, Person) and o.truth
     ]
     for annotation in content["annotations"]:
         annotation["id"] = str(annotation["id"])
     path.write_text(json.dumps(content))
     again = [
-        o.source for o in coco.read(mine, ReaderOptions("train2014", 0)) if isinstance(o, Person) and o.truth
+        o.source
+        for o in read_all(coco, mine, ReaderOptions("train2014", 0))
+        if isinstance(o, Person) and o.truth
     ]
     assert again == known != []
 
 
 def test_missing_and_broken_images_are_set_aside(mine: Path, tmp_path: Path) -> None:
     options = ReaderOptions("train2014", 8)
-    images = sorted({o.image for o in coco.read(mine, options) if isinstance(o, Person)})
+    images = sorted({o.image for o in read_all(coco, mine, options) if isinstance(o, Person)})
     (mine / images[0]).unlink()
     (mine / images[1]).write_bytes(b"no picture")
     (mine / images[2]).write_bytes(b"")
-    summary = preprocess(DataFolder(tmp_path / "data"), "coco", mine, "mine", options)
+    summary = preprocess(DataFolder(tmp_path / "data"), COCO, mine, "mine", options)
     assert summary.images == len(images) - 3
     assert summary.refused["its image is missing"] >= 1
     assert summary.refused["its image can't be decoded"] >= 2
@@ -148,12 +153,12 @@ def test_missing_and_broken_images_are_set_aside(mine: Path, tmp_path: Path) -> 
 
 def test_nothing_usable_is_an_error_and_keeps_the_earlier_result(mine: Path, tmp_path: Path) -> None:
     data = DataFolder(tmp_path / "data")
-    preprocess(data, "coco", mine, "mine", ReaderOptions("train2014", 8))
+    preprocess(data, COCO, mine, "mine", ReaderOptions("train2014", 8))
     earlier = Annotations.read(data.annotations("mine")).content_hash
     for image in (mine / "train2014").glob("*.jpg"):
         image.unlink()
     with pytest.raises(StageError, match=r"no usable person among \d+; most often: its image is missing"):
-        preprocess(data, "coco", mine, "mine", ReaderOptions("train2014", 8))
+        preprocess(data, COCO, mine, "mine", ReaderOptions("train2014", 8))
     assert Annotations.read(data.annotations("mine")).content_hash == earlier
 
 
@@ -173,7 +178,7 @@ def test_a_file_that_is_not_cocos_is_named(tmp_path: Path, content: str | None, 
     if content is not None:
         path.write_text(content)
     with pytest.raises(StageError, match=message):
-        list(coco.read(tmp_path, ALL_JOINTS))
+        list(read_all(coco, tmp_path, ALL_JOINTS))
 
 
 # ---- OpenPose ---------------------------------------------------------------------------------------------------------
@@ -256,7 +261,7 @@ def test_openpose_files(tmp_path: Path) -> None:
 def test_a_broken_openpose_file_costs_the_detection_not_the_person(mine: Path) -> None:
     for file in (mine / "openpose" / "train2014").glob("*.json"):
         file.write_text("broken")
-    people = [o for o in coco.read(mine, ReaderOptions("train2014", 8)) if isinstance(o, Person)]
+    people = [o for o in read_all(coco, mine, ReaderOptions("train2014", 8)) if isinstance(o, Person)]
     assert people
     assert all("not an OpenPose BODY_25 file" in p.openpose_match for p in people)
     assert not any(p.keypoints_px[JOINTS.openpose].any() for p in people)

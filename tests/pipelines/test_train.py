@@ -147,7 +147,7 @@ def test_training_and_resuming_equals_not_stopping_and_evaluates(fitted: Path, t
         known = Annotations.read(data["through"].annotations("world"))
         none, zeros = np.zeros(len(known), bool), np.zeros_like(known.joints17_m)
         blind = replace(known, has_joints17=none, joints17_m=zeros)
-        blind.write(data["through"].annotations("blind"), reader="test")
+        blind.write(data["through"].annotations("blind"), provenance={"reader": "test"})
         evaluate(data["through"], "blind", checkpoint, tmp_path / "blind.json", workers=1)
 
 
@@ -180,7 +180,7 @@ def test_a_training_that_sees_no_image_ends_with_an_error(fitted: Path, tmp_path
         RunFolder.of(tmp_path / "logs", "blind"),
     )
     moved = replace(Annotations.read(data.annotations("world")), image_root=str(tmp_path / "nowhere"))
-    moved.write(data.annotations("world"), reader="test")
+    moved.write(data.annotations("world"), provenance={"reader": "test"})
     for steps in (
         None,
         2,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,7 @@ def assert_equal(first: Annotations, second: Annotations) -> None:
 @pytest.mark.parametrize("annotations", [some_annotations(), with_truth(), with_views(), some_annotations(0)])
 def test_what_is_written_is_read(annotations: Annotations, tmp_path: Path) -> None:
     path = tmp_path / "annotations" / "coco.parquet"
-    annotations.write(path, reader="preprocess coco 1")
+    annotations.write(path, provenance={"reader": "coco 1"})
     annotations.write(path)
     found = Annotations.read(path)
     assert_equal(found, annotations)
@@ -87,18 +88,18 @@ def test_what_is_written_is_read(annotations: Annotations, tmp_path: Path) -> No
 
 def test_many_rows_span_row_groups(tmp_path: Path) -> None:
     annotations = with_views(5000)
-    annotations.write(tmp_path / "a.parquet", reader="coco")
+    annotations.write(tmp_path / "a.parquet", provenance={"reader": "coco"})
     metadata = pq.read_metadata(tmp_path / "a.parquet")
     assert [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)] == [4096, 904]
     assert_equal(Annotations.read(tmp_path / "a.parquet"), annotations)
 
 
 def test_the_file_says_what_it_is_and_unknown_is_null(tmp_path: Path) -> None:
-    with_truth().write(tmp_path / "a.parquet", reader="preprocess coco 1")
+    with_truth().write(tmp_path / "a.parquet", provenance={"reader": "coco 1"})
     table = pq.read_table(tmp_path / "a.parquet")
     metadata = table.schema.metadata
     assert metadata[b"format"] == b"spin-pipe-annotations" and metadata[b"version"] == b"1"
-    assert metadata[b"dataset"] == b"coco" and metadata[b"reader"] == b"preprocess coco 1"
+    assert metadata[b"dataset"] == b"coco" and json.loads(metadata[b"provenance"]) == {"reader": "coco 1"}
     assert metadata[b"content_hash"].decode() == with_truth().content_hash
     assert table.schema.field("keypoints_px").metadata[b"shape"] == b"49,3"
     assert b"px" in table.schema.field("center_px").metadata[b"unit"]

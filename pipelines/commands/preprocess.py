@@ -1,0 +1,221 @@
+"""spin-pipe preprocess: one data set by its name, or all those of the published system."""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipelines.commands.common import ADDRESS, DATA, WORKERS, Group, data_folder
+from pipelines.failures import StageError, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.layout import DataFolder
+    from pipelines.readers import Dataset
+    from pipelines.readers.base import Option
+
+ROOTS_FILE = "roots.toml"
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_DECODE = click.option(
+    "--check-images", type=click.Choice(["header", "decode"]), default="header", show_default=True,
+    help="How images are checked: header and end of the file, or decoded (slower; finds all damage).",
+)  # fmt: skip
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@click.option("--train-files", is_flag=True, help="All training sets whose folder is known.")
+@click.option("--eval-files", is_flag=True, help="All evaluation sets whose folder is known.")
+@click.option("--root", "roots", multiple=True, metavar="NAME=DIR", help="Where a data set lies; repeatable.")
+@click.option(
+    "--roots", "roots_file", type=click.Path(dir_okay=False, path_type=Path),
+    help=f'A file of lines  name = "folder"  [default: {ROOTS_FILE} in the data folder, if there is one].',
+)  # fmt: skip
+@DATA
+@_DECODE
+@WORKERS
+@ADDRESS
+@click.pass_context
+def preprocess(
+    context: click.Context, train_files: bool, eval_files: bool, roots: tuple[str, ...],
+    roots_file: Path | None, data: Path, check_images: str, workers: int | None, address: str | None,
+) -> None:  # fmt: skip
+    """Read raw data sets into data/annotations/NAME.parquet: one by its name, or all there are.
+
+    \b
+    Examples:
+      spin-pipe preprocess coco --help                    the folders it expects, and where it is obtained
+      spin-pipe preprocess coco --root raw/coco
+      spin-pipe preprocess --train-files --eval-files --root coco=raw/coco --root h36m=raw/h36m
+      spin-pipe preprocess --train-files                  folders from data/roots.toml
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from pipelines.progress import say
+    from pipelines.readers import DATASETS, EVALUATION, TRAIN
+
+    uses = {use for use, asked in ((TRAIN, train_files), (EVALUATION, eval_files)) if asked}
+    if not uses:
+        raise UsageError("name a data set, or give --train-files, --eval-files or both; --help lists them")
+    folder = data_folder(data)
+    known = _roots(folder, roots_file, roots)
+    chosen = [d for d in DATASETS.values() if d.use in uses]
+    with_root = [d for d in chosen if d.root_name in known]
+    without = ", ".join(dict.fromkeys(d.root_name for d in chosen if d.root_name not in known))
+    if not with_root:
+        raise UsageError(f"no data set's folder is known; give --root NAME=DIR for some of: {without}")
+    if without:
+        say(f"left out, since no folder is given for them (--root NAME=DIR): {without}")
+    failed = []
+    for dataset in with_root:
+        try:
+            _run(folder, dataset, known[dataset.root_name], dataset.name, dataset.splits[0],
+                 decode=check_images == "decode", workers=workers, address=address)  # fmt: skip
+        except StageError as error:
+            say(f"{dataset.name}: {error}")
+            failed.append(dataset.name)
+    if failed:
+        raise StageError(f"{len(failed)} of {len(with_root)} data sets failed: {', '.join(failed)}")
+
+
+def _roots(folder: DataFolder, path: Path | None, given: tuple[str, ...]) -> dict[str, Path]:
+    """Folders by data set: those of the file, then those of the command line."""
+    from pipelines.readers import DATASETS
+
+    out: dict[str, Path] = {}
+    file = path or folder.root / ROOTS_FILE
+    if path is not None or file.is_file():
+        try:
+            content = tomllib.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise UsageError(f'{file}: not a file of lines  name = "folder"  ({error})') from error
+        # Relative folders are the file's neighbours, wherever the command runs.
+        out = {name: file.parent / str(value) for name, value in content.items()}
+    for item in given:
+        name, separator, value = item.partition("=")
+        if not separator or not value:
+            raise UsageError(f"--root {item}: expected NAME=DIR, for example coco=raw/coco")
+        out[name] = Path(value)
+    names = {d.root_name for d in DATASETS.values()}
+    unknown = sorted(set(out) - names)
+    if unknown:
+        raise UsageError(f"no data set is called {unknown[0]!r}; there are {', '.join(sorted(names))}")
+    return out
+
+
+def _run(
+    folder: DataFolder, dataset: Dataset, root: Path, name: str, split: str, *,
+    min_body_joints: int = 12, openpose: Path | None = None, extra: dict[str, Any] | None = None,
+    decode: bool = False, workers: int | None = None, address: str | None = None,
+) -> None:  # fmt: skip
+    from pipelines import journal
+    from pipelines.preprocess import preprocess as run
+    from pipelines.progress import say
+    from pipelines.readers.base import ReaderOptions
+
+    target = folder.annotations(name)
+    defaults = {option.name: option.default for option in dataset.reader.OPTIONS}
+    options = ReaderOptions(split, min_body_joints, openpose, folder.root, defaults | (extra or {}))
+    with journal.recorded(folder.journal, "preprocess", dataset=name, root=str(root)) as entry:
+        done = run(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
+        entry |= {"people": done.people, "set_aside": sum(done.refused.values())}
+    say(f"{target}: {done.people} people in {done.images} images")
+    say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
+    for reason, count in list(done.refused.items())[:_SHOWN]:
+        say(f"  set aside {count}: {reason}")
+    if len(done.refused) > _SHOWN:
+        say(f"  and {len(done.refused) - _SHOWN} more reasons")
+    if done.refused_list:
+        say(f"  each of them is listed in {done.refused_list}")
+
+
+_SHOWN = 12  # reasons on the terminal; the list has them all
+_KINDS: dict[str, Any] = {
+    "flag": None,
+    "file": click.Path(dir_okay=False, path_type=Path),
+    "folder": _FOLDER,
+    "text": str,
+    "number": int,
+}
+
+
+def _option(option: Option) -> Any:
+    flag = f"--{option.name.replace('_', '-')}"
+    if option.kind == "flag":
+        return click.option(flag, option.name, is_flag=True, default=bool(option.default), help=option.help)
+    kind, shown = _KINDS[option.kind], option.default is not None
+    return click.option(
+        flag, option.name, type=kind, default=option.default, show_default=shown, help=option.help
+    )
+
+
+def _add(dataset: Dataset) -> None:
+    reader, name = dataset.reader, dataset.name
+    tree = "\n".join(f"  {line}" for line in reader.TREE.splitlines())
+    obtain = textwrap.fill(f"Obtained from: {reader.OBTAIN}", 100)
+    example = f"\b\nExample:\n  spin-pipe preprocess {name} --root DIR"
+
+    options = [
+        DATA,
+        click.option("--root", metavar="DIR", help=f"The raw data set's folder [default: as {ROOTS_FILE} says]."),
+        click.option("--name", "called", default=name, show_default=True, help="What to call it from now on."),
+        click.option(
+            "--split", type=click.Choice(dataset.splits), default=dataset.splits[0], show_default=True,
+            hidden=len(dataset.splits) == 1,
+        ),
+        *map(_option, reader.OPTIONS),
+        click.option("--openpose", type=_FOLDER, help="Folder of OpenPose detections, if elsewhere."),
+        click.option(
+            "--min-body-joints", type=click.IntRange(0, 12), default=12, show_default=True,
+            help="Set people with fewer of the 12 limb joints aside (12 as published).",
+        ),
+        _DECODE, WORKERS, ADDRESS, click.pass_context,
+    ]  # fmt: skip
+
+    def command(
+        context: click.Context, data: Path, root: str | None, called: str, split: str, openpose: Path | None,
+        min_body_joints: int, check_images: str, workers: int | None, address: str | None, **extra: Any,
+    ) -> None:  # fmt: skip
+        given = context.parent.params if context.parent else {}
+        if given.get("train_files") or given.get("eval_files") or given.get("roots"):
+            raise UsageError(
+                f"give options after the data set's name: spin-pipe preprocess {name} --root DIR"
+            )
+        if openpose is not None and not openpose.is_dir():
+            raise UsageError(f"--openpose {openpose}: no such folder")
+        folder = data_folder(data)
+        where = _one_root(folder, dataset, root)
+        _run(folder, dataset, where, called, split, min_body_joints=min_body_joints, openpose=openpose,
+             extra=extra, decode=check_images == "decode", workers=workers, address=address)  # fmt: skip
+
+    for decorate in reversed(options):
+        command = decorate(command)
+    preprocess.command(
+        name,
+        help=f"{reader.ABOUT}.\n\n{obtain}\n\n\b\nExpects:\n{tree}\n\n{example}",
+        short_help=f"{reader.ABOUT}{f' ({dataset.split})' if dataset.split else ''}",
+    )(command)
+
+
+def _one_root(folder: DataFolder, dataset: Dataset, given: str | None) -> Path:
+    if given is not None:
+        name, separator, value = given.partition("=")
+        return Path(value) if separator and name == dataset.root_name else Path(given)
+    known = _roots(folder, None, ())
+    if dataset.root_name not in known:
+        raise UsageError(
+            f'give --root DIR, or a line  {dataset.root_name} = "DIR"  in {folder.root / ROOTS_FILE}'
+        )
+    return known[dataset.root_name]
+
+
+def _add_datasets() -> None:
+    from pipelines.readers import DATASETS
+
+    for dataset in DATASETS.values():
+        _add(dataset)
+
+
+_add_datasets()

@@ -1,0 +1,50 @@
+"""A function over many pieces of work, by all cores or a cluster, with the results in the pieces' order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
+from typing import Any, TypeVar
+
+from pipelines.ray_session import cpu_count, ray_session
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+_AHEAD = 3  # pieces handed out per worker: enough that none waits, few enough that memory stays flat
+
+
+def ordered_map(
+    function: Callable[[Piece], Result],
+    pieces: Iterable[Piece],
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+) -> Iterator[Result]:
+    """`function` of each piece, in order; pieces are drawn as they are needed, so a generator of them streams.
+
+    One piece, or one worker, runs in this process; more run as Ray tasks, which start a piece again if its process dies.
+    """
+    remaining = iter(pieces)
+    first = list(_take(remaining, 2))
+    workers = workers or cpu_count()
+    if len(first) < 2 or (workers == 1 and address is None):
+        yield from map(function, chain(first, remaining))
+        return
+    with ray_session(address, cpus=None if address else workers):
+        import ray
+
+        task: Any = ray.remote(num_cpus=1, max_retries=2)(lambda piece: function(piece))
+        waiting: deque[Any] = deque()
+        for piece in chain(first, remaining):
+            waiting.append(task.remote(piece))
+            if len(waiting) >= _AHEAD * workers:
+                yield ray.get(waiting.popleft())
+        while waiting:
+            yield ray.get(waiting.popleft())
+
+
+def _take(items: Iterator[Piece], count: int) -> Iterator[Piece]:
+    for _, item in zip(range(count), items):
+        yield item
