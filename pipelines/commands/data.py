@@ -8,6 +8,7 @@ import click
 
 from pipelines.commands.common import DATA, WORKERS, chosen_datasets, data_folder
 from pipelines.failures import UsageError
+from pipelines.layouts import LAYOUTS
 
 
 @click.command()
@@ -23,20 +24,31 @@ from pipelines.failures import UsageError
     "--truth-share", type=click.FloatRange(0, 1), default=0.0, show_default=True,
     help="Share of the training people whose true body is given, as Human3.6M's is.",
 )  # fmt: skip
+@click.option(
+    "--layout", type=click.Choice(list(LAYOUTS)),
+    help="Write the raw tree of a published data set instead, in its file formats, to try its reader on.",
+)  # fmt: skip
 @WORKERS
 def synth(
-    out: Path, people: int, test_people: int, seed: int, truth_share: float, workers: int | None
-) -> None:
+    out: Path, people: int, test_people: int, seed: int, truth_share: float, layout: str | None,
+    workers: int | None,
+) -> None:  # fmt: skip
     """Make the embedded world: ray-cast people with known bodies, as a COCO data set.
 
     \b
-    Example:
+    Examples:
       spin-pipe synth --out raw/world --people 300 --test-people 60
+      spin-pipe synth --out raw/3dpw --people 20 --layout 3dpw
     """
     from pipelines.progress import progress, say
     from pipelines.ray_session import cpu_count
     from pipelines.synth import synthesize
+    from pipelines.synth_layout import synthesize_layout
 
+    if layout is not None:
+        made = synthesize_layout(out, layout, people=people, seed=seed)
+        say(f"{out}: a raw tree in the layout of {layout}{'' if made else ' (made earlier)'}")
+        return
     with progress(0, "synth", "img") as bar:
 
         def update(done: int, total: int) -> None:

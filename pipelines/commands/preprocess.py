@@ -25,7 +25,21 @@ _DECODE = click.option(
 )  # fmt: skip
 
 
-@click.group(cls=Group, invoke_without_command=True)
+class DatasetGroup(Group):
+    """A command for each data set, made when it is asked for: reading modules import a lot."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        from pipelines.readers import DATASETS
+
+        return list(DATASETS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        from pipelines.readers import DATASETS
+
+        return _command(DATASETS[cmd_name]) if cmd_name in DATASETS else None
+
+
+@click.group(cls=DatasetGroup, invoke_without_command=True)
 @click.option("--train-files", is_flag=True, help="All training sets whose folder is known.")
 @click.option("--eval-files", is_flag=True, help="All evaluation sets whose folder is known.")
 @click.option("--root", "roots", multiple=True, metavar="NAME=DIR", help="Where a data set lies; repeatable.")
@@ -151,7 +165,7 @@ def _option(option: Option) -> Any:
     )
 
 
-def _add(dataset: Dataset) -> None:
+def _command(dataset: Dataset) -> click.Command:
     reader, name = dataset.reader, dataset.name
     tree = "\n".join(f"  {line}" for line in reader.TREE.splitlines())
     obtain = textwrap.fill(f"Obtained from: {reader.OBTAIN}", 100)
@@ -192,7 +206,7 @@ def _add(dataset: Dataset) -> None:
 
     for decorate in reversed(options):
         command = decorate(command)
-    preprocess.command(
+    return click.command(
         name,
         help=f"{reader.ABOUT}.\n\n{obtain}\n\n\b\nExpects:\n{tree}\n\n{example}",
         short_help=f"{reader.ABOUT}{f' ({dataset.split})' if dataset.split else ''}",
@@ -209,13 +223,3 @@ def _one_root(folder: DataFolder, dataset: Dataset, given: str | None) -> Path:
             f'give --root DIR, or a line  {dataset.root_name} = "DIR"  in {folder.root / ROOTS_FILE}'
         )
     return known[dataset.root_name]
-
-
-def _add_datasets() -> None:
-    from pipelines.readers import DATASETS
-
-    for dataset in DATASETS.values():
-        _add(dataset)
-
-
-_add_datasets()
