@@ -51,10 +51,14 @@ def keypoints_to_crop(
     center_px: Float[np.ndarray, "N 2"],
     scale: Float[np.ndarray, " N"],
 ) -> Float[np.ndarray, "N J 3"]:
-    """Keypoints of the images in the pixels of each person's 224 px crop; confidences are kept."""
+    """Keypoints of the images in the pixels of each person's 224 px crop; confidences are kept.
+
+    A box without area gives coordinates that are no numbers.
+    """
     out = np.array(keypoints_px, np.float32)
-    zoom = CROP_PX / (200.0 * np.asarray(scale, np.float64))
-    out[..., :2] = (out[..., :2] - center_px[:, None]) * zoom[:, None, None] + CROP_PX / 2
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        zoom = CROP_PX / (200.0 * np.asarray(scale, np.float64))
+        out[..., :2] = (out[..., :2] - center_px[:, None]) * zoom[:, None, None] + CROP_PX / 2
     return out
 
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
+# What lies farther has been measured by nobody, and its square leaves float32's digits behind.
+FARTHEST_PX, FARTHEST_M = 1e5, 1e3
+
 
 @dataclass(frozen=True)
 class Views:
@@ -93,25 +96,42 @@ class Evidence:
         return Evidence(self.keypoints_px.to(device, dtype), views, joints)
 
     def finite(self) -> Bool[Tensor, " B"]:
-        """Where all that is seen has numbers. Coordinates of a keypoint without confidence don't matter."""
-        keypoints = self.keypoints_px
-        seen = keypoints[..., 2] != 0
-        fine = torch.isfinite(keypoints[..., 2]) & (torch.isfinite(keypoints[..., :2]).all(-1) | ~seen)
-        out = fine.flatten(1).all(1)
+        """Where all that is seen has numbers. Coordinates without confidence don't matter."""
+        out = _known_within(self.keypoints_px, torch.inf)
         for item in fields(Views):
             out = out & torch.isfinite(getattr(self.views, item.name)).flatten(1).all(1)
-        if self.joints3d_m is not None:
-            known = self.joints3d_m[..., 3] != 0
-            fine = torch.isfinite(self.joints3d_m[..., 3]) & (
-                torch.isfinite(self.joints3d_m[..., :3]).all(-1) | ~known
-            )
-            out = out & fine.all(1)
-        return out
+        return out if self.joints3d_m is None else out & _known_within(self.joints3d_m, torch.inf)
+
+    def within_bounds(self) -> Bool[Tensor, " B"]:
+        """Where nothing that is seen lies farther than anybody measures (and none of it is not a number)."""
+        out = _known_within(self.keypoints_px, FARTHEST_PX)
+        return out if self.joints3d_m is None else out & _known_within(self.joints3d_m, FARTHEST_M)
 
     def confidence_in_range(self) -> Bool[Tensor, " B"]:
         """Where every confidence lies between 0 and 1."""
         out = _within_unit(self.keypoints_px[..., 2])
         return out if self.joints3d_m is None else out & _within_unit(self.joints3d_m[..., 3])
+
+    def seeing(self) -> Bool[Tensor, "B V"]:
+        """Which views see anything of the person."""
+        return (self.keypoints_px[..., 2] > 0).any(-1)
+
+    def has_joints3d(self) -> Bool[Tensor, " B"]:
+        """Where 3D joints are known."""
+        if self.joints3d_m is None:
+            return torch.zeros(len(self), dtype=torch.bool, device=self.keypoints_px.device)
+        return (self.joints3d_m[..., 3] > 0).any(1)
+
+    def centred(self) -> Evidence:
+        """The same with each sample's 3D joints about their weighted mean: their origin means nothing, and costs digits."""
+        if self.joints3d_m is None:
+            return self
+        weight = self.joints3d_m[..., 3:]
+        mean = (weight * self.joints3d_m[..., :3]).sum(1, keepdim=True) / weight.sum(
+            1, keepdim=True
+        ).clamp_min(1e-6)
+        places = torch.where(weight > 0, self.joints3d_m[..., :3] - mean, 0.0)
+        return replace(self, joints3d_m=torch.cat([places, weight], -1))
 
     def without(self, refused: Bool[Tensor, " B"]) -> Evidence:
         """The same with nothing seen of some samples, and zeros where nothing is seen: safe to compute with."""
@@ -140,6 +160,13 @@ def _cleared(marked: Tensor, refused: Tensor) -> Tensor:
     """Zeros where the last number, a confidence, is none, and for refused samples."""
     seen = (marked[..., -1:] > 0) & ~_like(refused, marked)
     return torch.where(seen, marked, torch.zeros_like(marked))
+
+
+def _known_within(marked: Tensor, farthest: float) -> Bool[Tensor, " B"]:
+    """Where every last number, a confidence, is finite, and with it, unless it is zero, the numbers before it."""
+    confidence, places = marked[..., -1], marked[..., :-1]
+    within = ((places.abs() <= farthest) & torch.isfinite(places)).all(-1) | (confidence == 0)
+    return (torch.isfinite(confidence) & within).flatten(1).all(1)
 
 
 def _within_unit(confidence: Tensor) -> Bool[Tensor, " B"]:

@@ -226,7 +226,7 @@ class Fitter:
         if isinstance(evidence, torch.Tensor):
             evidence = Evidence.of(evidence)
         verdict = judge_evidence(evidence)
-        usable = evidence.without(verdict != VALID)
+        usable = evidence.without(verdict != VALID).centred()
         return usable.to(self.device, self.dtype), verdict.to(self.device)
 
     def _configured_starts(self, evidence: Evidence) -> list[Start]:
@@ -285,7 +285,7 @@ class Fitter:
         best = levenberg_marquardt.Solution(
             *(pick([getattr(s, f.name) for s in solutions]) for f in fields(levenberg_marquardt.Solution))
         )
-        loss = pick([part.loss for part in parts])
+        loss, score = pick([part.loss for part in parts]), pick([part.score for part in parts])
         depth = pick([part.depth_m for part in parts])
         kind = torch.tensor([START_KINDS.index(start.kind) for start in starts], device=self.device)
         return FitResult(
@@ -293,13 +293,13 @@ class Fitter:
             betas=best.betas,
             camera_m=best.camera_m,
             loss=loss,
-            score=pick([part.score for part in parts]),
+            score=score,
             cost=best.cost,
             prior_cost=prior_cost(self.prior, self.config.objective, best.pose_aa, best.betas),
             coverage=confident_joints(evidence.keypoints_px).amax(1) / PLACES_SEEN,
             iterations=best.iterations,
             start=kind[chosen],
-            verdict=judge_fit(evidence_verdict, best, loss, depth),
+            verdict=judge_fit(evidence_verdict, best, loss, score, depth),
         )
 
     def _scored(

@@ -9,46 +9,63 @@ calibrated on people whose true body is known (docs/fitting.md has the figures).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 import torch
 
 from spin.fitting.evidence import Evidence
+from spin.fitting.lifter import Lift
 from spin.fitting.objective import body_weights
 from spin.joints import JOINTS, LSP_POINTS
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
+    from jaxtyping import Float, Int
     from torch import Tensor
 
     from spin.body.compact import CompactBody
-    from spin.fitting.lifter import Lift, Lifter
+    from spin.fitting.lifter import Lifter
 
 _FAR_MM = 150.0  # residuals beyond count as this: one wrong keypoint must not decide everything
 
 
+# What a sample is judged by: its kind of evidence. Names of the lifter's calibrated numbers.
+KINDS = ("single", "views", "joints3d")
+
+
 @dataclass(frozen=True)
 class Opinion:
-    """What the judge holds of a batch before it sees a fit; `lift` and its points where one view is all there is."""
+    """What the judge holds of a batch before it sees a fit.
+
+    `rows`: the samples of each kind; `lift` and its points are those of the samples of which one view is all there is.
+    """
 
     evidence: Evidence
-    lift: Lift | None
-    lifted_points_m: Float[Tensor, "B 14 3"] | None
+    rows: dict[str, Int[Tensor, " n"]]
+    lift: Lift
+    lifted_points_m: Float[Tensor, "n 14 3"]
 
 
 class Judge:
-    """Scores fits. The same fit and evidence always give the same score."""
+    """Scores fits. The same fit and evidence always give the same score, whatever else is in the batch."""
 
     def __init__(self, body: CompactBody, lifter: Lifter) -> None:
         self.body, self.lifter = body, lifter
 
     def look(self, evidence: Evidence, lift: Lift | None = None) -> Opinion:
-        """What can be known from the evidence alone; the lifter is asked, unless its answer is at hand."""
-        if evidence.joints3d_m is not None or evidence.keypoints_px.shape[1] > 1:
-            return Opinion(evidence, None, None)
-        lift = lift or self.lifter.lift(self.body, evidence.keypoints_px[:, 0])
-        return Opinion(evidence, lift, self.body(lift.pose_aa, lift.betas)[:, list(LSP_POINTS)])
+        """What can be known from the evidence alone; the lifter is asked, unless its answer to all samples is at hand."""
+        by_joints = evidence.has_joints3d()
+        by_views = ~by_joints & (evidence.seeing().sum(1) > 1)
+        groups = (~by_joints & ~by_views, by_views, by_joints)
+        rows = {kind: group.nonzero()[:, 0] for kind, group in zip(KINDS, groups)}
+        single = rows["single"]
+        if lift is None:
+            # A view's rotation doesn't matter: what is compared with the lifted body is aligned to it.
+            view = evidence.seeing()[single].int().argmax(1)
+            lift = self.lifter.lift(self.body, evidence.keypoints_px[single, view])
+        elif len(single) < len(evidence):
+            lift = Lift(*(getattr(lift, f.name)[single] for f in fields(Lift)))
+        return Opinion(evidence, rows, lift, self.body(lift.pose_aa, lift.betas)[:, list(LSP_POINTS)])
 
     def expected_error_mm(
         self,
@@ -57,31 +74,33 @@ class Judge:
         camera_m: Float[Tensor, "B 3"],
     ) -> Float[Tensor, " B"]:
         """The PA-MPJPE that fits with these model points may be expected to have."""
-        signs = self.signs(opinion, points_m, camera_m)
-        weights = getattr(self.lifter, f"judge_{self.kind(opinion)}").to(signs.dtype)
-        return (signs @ weights).clamp_min(0.0).sqrt()
-
-    @staticmethod
-    def kind(opinion: Opinion) -> str:
-        if opinion.evidence.joints3d_m is not None:
-            return "joints3d"
-        return "views" if opinion.lift is None else "single"
+        out = torch.empty_like(camera_m[:, 0])
+        for kind, rows in opinion.rows.items():
+            if len(rows):
+                signs = self.signs(opinion, points_m, camera_m, kind)
+                weights = self.lifter.get_buffer(f"judge_{kind}").to(signs.dtype)
+                # a sum, not a product of matrices: those sum in another order in a batch of another size
+                out[rows] = (signs * weights).sum(1).clamp_min(0.0).sqrt()
+        return out
 
     def signs(
         self,
         opinion: Opinion,
         points_m: Float[Tensor, "B 44 3"],
         camera_m: Float[Tensor, "B 3"],
-    ) -> Float[Tensor, "B F"]:
-        """What an expected squared error (mm²) is summed from, all of it non-negative."""
-        evidence = opinion.evidence
-        residual = _residual_mm(self.body.keypoints(points_m), camera_m, evidence) ** 2
+        kind: str,
+    ) -> Float[Tensor, "n F"]:
+        """What an expected squared error (mm²) of the samples of a kind is summed from, all of it non-negative."""
+        rows = opinion.rows[kind]
+        evidence, points = opinion.evidence.take(rows), points_m[rows]
+        keypoints = self.body.keypoints(points)
+        residual = _residual_mm(keypoints, camera_m[rows], evidence) ** 2
         one = torch.ones_like(residual)
-        if opinion.lift is None or opinion.lifted_points_m is None:
-            if evidence.joints3d_m is None:
-                return torch.stack([one, residual, residual / evidence.keypoints_px.shape[1]], 1)
-            return torch.stack([one, residual, _joints3d_mm(self.body.keypoints(points_m), evidence) ** 2], 1)
-        distance = aligned_distance_mm(points_m[:, list(LSP_POINTS)], opinion.lifted_points_m) ** 2
+        if kind == "joints3d":
+            return torch.stack([one, residual, _joints3d_mm(keypoints, evidence) ** 2], 1)
+        if kind == "views":
+            return torch.stack([one, residual, residual / evidence.seeing().sum(1)], 1)
+        distance = aligned_distance_mm(points[:, list(LSP_POINTS)], opinion.lifted_points_m) ** 2
         own = opinion.lift.error_mm
         return torch.stack([one, own**2, distance, residual, own * residual.sqrt()], 1)
 

@@ -44,9 +44,13 @@ def calibrate(
         single = Evidence.of(detect(drawn.pixels, generator))
         lift = lifter.lift(body, single.keypoints_px[:, 0])
         numbers = {
-            "single": _weights(judge, drawn, single, made_fits(judge, prior, drawn, single, generator)),
-            "views": _weights(judge, drawn, *_fits_of_views(judge, prior, drawn, generator)),
-            "joints3d": _weights(judge, drawn, *_fits_to_joints3d(judge, prior, drawn, single, generator)),
+            "single": _weights(
+                "single", judge, drawn, single, made_fits(judge, prior, drawn, single, generator)
+            ),
+            "views": _weights("views", judge, drawn, *_fits_of_views(judge, prior, drawn, generator)),
+            "joints3d": _weights(
+                "joints3d", judge, drawn, *_fits_to_joints3d(judge, prior, drawn, single, generator)
+            ),
             "expects": np.array([float(lift.error_mm.mean())]),
         }
         for name in JUDGE_NUMBERS:
@@ -111,15 +115,16 @@ def _plain_fits(judge: Judge, prior: PosePrior, evidence: Evidence) -> Iterator[
 
 
 def _weights(
-    judge: Judge, people: People, evidence: Evidence, fits: Iterator[Bodies]
+    kind: str, judge: Judge, people: People, evidence: Evidence, fits: Iterator[Bodies]
 ) -> Float[np.ndarray, " F"]:
     opinion = judge.look(evidence)
+    rows = opinion.rows[kind]
     signs, errors = [], []
     for pose, betas, camera in fits:
         points = judge.body(pose, betas)
-        signs.append(judge.signs(opinion, points, camera).numpy())
+        signs.append(judge.signs(opinion, points, camera, kind).numpy())
         true, found = (p[:, list(LSP_POINTS)] for p in (people.points_m, points))
-        errors.append(aligned_distance_mm(found, true).numpy())
+        errors.append(aligned_distance_mm(found[rows], true[rows]).numpy())
     return calibrated_weights(np.concatenate(signs), np.concatenate(errors))
 
 

@@ -40,7 +40,7 @@ _OUTSIDE_PX = float(
 VERDICTS = (
     "valid",
     f"fewer than {MIN_JOINTS} confident joints",
-    "not a number",
+    "not a number, or beyond all bounds",
     "a confidence outside 0 to 1",
     "all joints in one place",
     "most joints far outside the crop",
@@ -71,6 +71,7 @@ def judge_evidence(evidence: Evidence) -> Int[Tensor, " B"]:
     outside = 2 * (beyond & seen).sum((1, 2)) > seen.sum((1, 2))
 
     verdict = torch.full((len(keypoints),), VALID, dtype=torch.long, device=keypoints.device)
+    verdict[~evidence.within_bounds()] = NOT_FINITE
     verdict[outside] = OUTSIDE_CROP
     verdict[(spread < _LEAST_SPREAD_PX) & seen.any(2).any(1)] = JOINTS_COINCIDE
     verdict[joints < MIN_JOINTS] = TOO_FEW_JOINTS
@@ -83,17 +84,20 @@ def judge_fit(
     evidence_verdict: Int[Tensor, " B"],
     solution: Solution,
     loss: Float[Tensor, " B"],
+    score: Float[Tensor, " B"],
     depth_m: Float[Tensor, " B"],
 ) -> Int[Tensor, " B"]:
     """The verdict of a fit: that of its evidence, if that is not VALID, else what is wrong with the body.
 
     `depth_m` is the least depth of the body's root in any view.
     """
-    parts = (solution.pose_aa, solution.betas, solution.camera_m, loss[:, None])
+    numbers = torch.stack([solution.cost, loss, score], 1)
+    body = torch.cat([solution.pose_aa, solution.betas, solution.camera_m], 1)
     verdict = torch.full_like(evidence_verdict, VALID)
     verdict[~solution.converged] = NOT_CONVERGED
     verdict[~(loss < ACCEPT_LOSS)] = LOSS_TOO_HIGH
     verdict[(solution.betas.abs() > BETA_LIMIT).any(1)] = SHAPE_OUT_OF_RANGE
-    verdict[~(depth_m > 0)] = BEHIND_CAMERA
-    verdict[~torch.isfinite(torch.cat(parts, 1)).all(1)] = NOT_FINITE
+    verdict[~torch.isfinite(numbers).all(1)] = NOT_FINITE
+    verdict[~(depth_m > 0)] = BEHIND_CAMERA  # which has no finite cost, either
+    verdict[~torch.isfinite(body).all(1)] = NOT_FINITE
     return torch.where(evidence_verdict != VALID, evidence_verdict, verdict)

@@ -153,7 +153,7 @@ def test_the_judge_prefers_the_true_body_and_knows_no_neighbours(compact, prior,
     points = compact(people.pose[5:6], people.betas[5:6])
     one = judge.expected_error_mm(alone, points, people.camera[5:6])
     assert one.item() == pytest.approx(scores[0][5].item(), rel=1e-3)
-    signs = judge.signs(opinion, compact(people.pose, people.betas), people.camera)
+    signs = judge.signs(opinion, compact(people.pose, people.betas), people.camera, "single")
     assert (signs >= 0).all()
     assert (lifter.get_buffer("judge_single") >= 0).all()
 

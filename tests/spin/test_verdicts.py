@@ -35,7 +35,7 @@ from tests.spin.fit_problems import PUBLISHED, Problem
 CODES = {
     VALID: "valid",
     TOO_FEW_JOINTS: "fewer than 4 confident joints",
-    NOT_FINITE: "not a number",
+    NOT_FINITE: "not a number, or beyond all bounds",
     CONFIDENCE_OUT_OF_RANGE: "a confidence outside 0 to 1",
     JOINTS_COINCIDE: "all joints in one place",
     OUTSIDE_CROP: "most joints far outside the crop",
@@ -196,7 +196,7 @@ def test_a_fits_reasons_by_hand() -> None:
     solution = Solution(
         pose, betas, camera, torch.zeros(count), torch.zeros(count, dtype=torch.long), converged
     )
-    found = judge_fit(evidence, solution, loss, depth)
+    found = judge_fit(evidence, solution, loss, loss, depth)
     assert found.tolist() == [*reasons, NOT_FINITE, BEHIND_CAMERA]
 
 
@@ -205,7 +205,7 @@ def test_a_beta_of_just_the_limit_is_believed() -> None:
     solution = Solution(
         torch.zeros(1, 72), torch.full((1, 10), BETA_LIMIT), torch.ones(1, 3), one, one, one > 0
     )
-    assert judge_fit(torch.zeros(1, dtype=torch.long), solution, one, one).tolist() == [VALID]
+    assert judge_fit(torch.zeros(1, dtype=torch.long), solution, one, one, one).tolist() == [VALID]
 
 
 def test_a_fit_that_would_have_gone_on_is_not_converged(compact, prior, problem) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
-from spin.fitting.compiled.cholesky import FAST
+from spin.fitting.compiled.machine_code import machine_code
 
 _SMALL_SQUARED = 1e-4  # of an angle: below, series instead of closed forms (spin.rotations)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def rotate_joint(x: np.ndarray, k: int, s: np.record) -> None:
     """Rodrigues' rotation of joint k, and what its left Jacobian needs."""
     one = x.dtype.type(1)
@@ -32,21 +31,21 @@ def rotate_joint(x: np.ndarray, k: int, s: np.record) -> None:
 
 
 # Loops instead of slices throughout: NumPy's own assignments take seconds to compile.
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def copy_matrix(a: np.ndarray, out: np.ndarray) -> None:
     for i in range(3):
         for j in range(3):
             out[i, j] = a[i, j]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> None:
     for i in range(3):
         for j in range(3):
             out[i, j] = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def pose_points(tb: np.record, blend: np.ndarray, x: np.ndarray, s: np.record) -> None:
     """Joints that are needed, and points that are seen, at parameters x (85)."""
     betas = x[72:82]
@@ -80,7 +79,7 @@ def pose_points(tb: np.record, blend: np.ndarray, x: np.ndarray, s: np.record) -
                 s.point[p, i] += s.pair[n, i]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def place_pair(tb: np.record, blend: np.ndarray, n: int, betas: np.ndarray, s: np.record) -> None:
     """A pair's share of its point: G (c - w J) + w t."""
     bone, weight = tb.pair_bone[n], tb.pair_weight[n]
@@ -107,7 +106,7 @@ def place_pair(tb: np.record, blend: np.ndarray, n: int, betas: np.ndarray, s: n
         s.pair[n, i] = g[i, 0] * lx + g[i, 1] * ly + g[i, 2] * lz + weight * s.joint[bone, i]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def turn_axes(tb: np.record, x: np.ndarray, s: np.record) -> None:
     """World axes of each joint's three parameters (G_parent L), and the derivative of joints by betas."""
     left = s.left
@@ -151,7 +150,7 @@ def turn_axes(tb: np.record, x: np.ndarray, s: np.record) -> None:
                 )
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def differentiate_point(tb: np.record, p: int, s: np.record) -> int:
     """Derivative of point p by pose and betas, in `s.by_parameter`; joints that move it, in `s.active`, and their number.
 
@@ -204,7 +203,7 @@ def differentiate_point(tb: np.record, p: int, s: np.record) -> int:
     return count
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def forget_point(count: int, s: np.record) -> None:
     """Zero again the columns that `differentiate_point` filled."""
     for entry in range(count):

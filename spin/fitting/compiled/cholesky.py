@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from spin.fitting.compiled.machine_code import machine_code
 from spin.fitting.compiled.tables import PARAMETERS, STRIDE
 
-# Sums may be reordered and products fused; not-a-number and infinity keep their meaning.
-FAST = {"contract", "reassoc", "nsz", "arcp"}
 
-
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def factorise(a: np.ndarray) -> bool:
     """The upper U with UᵀU = A, in place; True if A is positive definite. Below the diagonal nothing is meant.
 
@@ -41,7 +38,7 @@ def factorise(a: np.ndarray) -> bool:
     return True
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def solve_factorised(u: np.ndarray, b: np.ndarray, x: np.ndarray) -> None:
     """x with UᵀU x = b."""
     for i in range(PARAMETERS):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
 from spin.fitting.compiled.body import differentiate_point, forget_point, pose_points, turn_axes
-from spin.fitting.compiled.cholesky import FAST
+from spin.fitting.compiled.machine_code import machine_code
 from spin.fitting.compiled.tables import PARAMETERS, ROWS, STRIDE, Problem, Weights
 
 _NEAREST_M = 0.05  # a seen point closer to a camera than this, or behind it, makes a cost infinite
@@ -14,7 +13,7 @@ _CAMERA = 82
 _SUPERSET = 25  # first of the keypoints that 3D joints are given for
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def prepare(tb: np.record, problem: Problem, s: np.record) -> None:
     """Which points have evidence, and which joints move them."""
     for p in range(44):
@@ -37,7 +36,7 @@ def prepare(tb: np.record, problem: Problem, s: np.record) -> None:
                     k = tb.parents[k]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def cost(
     tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, s: np.record
 ) -> tuple:
@@ -56,7 +55,7 @@ def cost(
     return total, component
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def reprojection(tb: np.record, weights: Weights, problem: Problem, x: np.ndarray, s: np.record) -> float:
     total = x.dtype.type(0)
     for v in range(problem.keypoints_px.shape[0]):
@@ -87,7 +86,7 @@ def reprojection(tb: np.record, weights: Weights, problem: Problem, x: np.ndarra
     return total
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def joints3d(tb: np.record, weights: Weights, problem: Problem, s: np.record) -> float:
     """Squared distances to 3D joints, both sets about their centres."""
     total = s.point.dtype.type(0)
@@ -108,7 +107,7 @@ def joints3d(tb: np.record, weights: Weights, problem: Problem, s: np.record) ->
     return weights.joints3d * max(total, s.point.dtype.type(0))
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def pose_prior(tb: np.record, x: np.ndarray, s: np.record) -> tuple:
     """The lowest component's cost, and which it is. A component is left as soon as it has lost."""
     best, component, half = x.dtype.type(np.inf), 0, x.dtype.type(0.5)
@@ -130,7 +129,7 @@ def pose_prior(tb: np.record, x: np.ndarray, s: np.record) -> tuple:
     return best, component
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def linearise(
     tb: np.record,
     blend: np.ndarray,
@@ -175,7 +174,7 @@ def linearise(
     add_priors(tb, weights, problem, x, component, s)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def multiply_rows(filled: int, s: np.record) -> None:
     """Adds Σ rowᵀ row of the waiting rows to the curvature's upper triangle, where they are not zero; then none waits.
 
@@ -198,7 +197,7 @@ def multiply_rows(filled: int, s: np.record) -> None:
             s.curvature[a, b] += f0 * r[0, b] + f1 * r[1, b] + f2 * r[2, b] + f3 * r[3, b]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def add_view(
     tb: np.record,
     blend: np.ndarray,
@@ -249,7 +248,7 @@ def add_view(
     return push_row(root * vx, root * vy, root * vz, True, gy / root, count, filled, s)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def push_row(
     ux: float, uy: float, uz: float, moves: bool, pull: float, count: int, filled: int, s: np.record
 ) -> int:
@@ -270,7 +269,7 @@ def push_row(
     return filled
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def mean_joint3d(tb: np.record, problem: Problem, s: np.record) -> float:
     """Weight of all 3D joints; their mean offset from the body's goes where no parameter is: `sum3d[:, 85]`."""
     mass = s.point.dtype.type(0)
@@ -287,7 +286,7 @@ def mean_joint3d(tb: np.record, problem: Problem, s: np.record) -> float:
     return mass
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def add_joint3d(
     tb: np.record,
     blend: np.ndarray,
@@ -317,7 +316,7 @@ def add_joint3d(
     return push_row(zero, zero, root, False, root * ez, count, filled, s)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def take_mean_of_joints3d(weights: Weights, mass: float, s: np.record) -> None:
     """The joints' common movement costs nothing: Σ w JᵀJ - (Σ w J)ᵀ(Σ w J) / Σ w."""
     for i in range(3):
@@ -330,7 +329,7 @@ def take_mean_of_joints3d(weights: Weights, mass: float, s: np.record) -> None:
                     s.curvature[a, b] -= f * row[b]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def pull_feature(
     tb: np.record, blend: np.ndarray, p: int, ax: float, ay: float, az: float, s: np.record
 ) -> None:
@@ -346,7 +345,7 @@ def pull_feature(
                 s.by_feature[c] += bx * table[0, c] + by * table[1, c] + bz * table[2, c]
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def add_pose_blend(x: np.ndarray, s: np.record) -> None:
     """Gradient through the pose blend shapes, exact; their curvature is left out, which only costs iterations.
 
@@ -369,7 +368,7 @@ def add_pose_blend(x: np.ndarray, s: np.record) -> None:
         s.gradient[3 * k + 2] += tz - b * uz + c * (ax * uy - ay * ux)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def add_priors(
     tb: np.record, weights: Weights, problem: Problem, x: np.ndarray, component: int, s: np.record
 ) -> None:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from numba import njit, typeof
+from numba import typeof
 
-from spin.fitting.compiled.cholesky import FAST, factorise, solve_factorised
+from spin.fitting.compiled.cholesky import factorise, solve_factorised
+from spin.fitting.compiled.machine_code import machine_code
 from spin.fitting.compiled.objective import cost, linearise, prepare
 from spin.fitting.compiled.tables import PARAMETERS, STRIDE, Body, Problem, Weights, make_scratch
 from spin.fitting.levenberg_marquardt import (
@@ -55,7 +56,7 @@ class Answer(NamedTuple):
     converged: np.ndarray  # (N,)
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def solve_one(
     tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, trial: np.ndarray,
     s: np.record, limit: int, tolerance: float,
@@ -99,7 +100,7 @@ def solve_one(
     return now, limit, False
 
 
-@njit(cache=True, nogil=True, fastmath=FAST)
+@machine_code
 def solve_range(
     tables: np.ndarray, blend: np.ndarray, weights: Weights, batch: Batch, answer: Answer, scratch: np.ndarray,
     first: int, last: int, limit: int, tolerance: float,
