@@ -7,6 +7,7 @@ process, ends with the same store as one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -163,9 +164,10 @@ def fit_static(
     files = FittingFiles.of(data, config)
     fingerprint = files.fingerprint(config.objective, annotations)
     groups = groups_of(annotations)
-    ledger = RefusedLedger(data.refused_fits(dataset), f"{fingerprint.to_text()} {config}", annotations)
+    tried = f"{fingerprint.to_text()} {config} ignore_3d={ignore_3d} {_digest(given)}"
+    ledger = RefusedLedger(data.refused_fits(dataset), tried, annotations)
     compile_solver(files, config)
-    with ray_session(address):
+    with ray_session(address, cpus=max(cpu_count(), workers or 0)):
         import ray
 
         service = start_service(data.fits(dataset), len(annotations), fingerprint, "fit-static")
@@ -173,7 +175,9 @@ def fit_static(
         ledger.drop(stored)
         settled = stored | ledger.refused(len(annotations))
         todo = pending_batches(np.zeros_like(settled) if again else settled, groups, batch)
-        count = min(workers or cpu_count(), max(len(todo), 1))
+        # No more than can run at once: work that is dealt to an actor without a place would wait for ever.
+        places = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        count = min(workers or places, places, max(len(todo), 1))
         actor = ray.remote(StaticFitter).options(num_cpus=1, max_restarts=-1, max_task_retries=-1)
         pool = [actor.remote(files, config, ignore_3d) for _ in range(count)]
         verdicts: Counter[int] = Counter()
@@ -197,12 +201,22 @@ def fit_static(
     )
 
 
+def _digest(given: tuple[GivenBodies, ...]) -> str:
+    """Tells bodies to start from apart."""
+    digest = hashlib.sha256()
+    for bodies in given:
+        for array in (bodies.pose_aa, bodies.betas, bodies.known):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12] if given else ""
+
+
 def compile_solver(files: FittingFiles, config: FitConfig) -> None:
     """Has the solver compiled once, here, before many processes would each do it; from the second time on it is on disk."""
     fitter = files.fitter(config)
     if fitter.needs_compiling:
         say("compiling the solver (once on this machine, half a minute)")
-        fitter.fit(torch.zeros(1, 49, 3))
+        nobody = torch.zeros(1, 49, 3)
+        fitter.refine(torch.zeros(1, 72), torch.zeros(1, 10), nobody)
 
 
 def pending_batches(
@@ -277,10 +291,13 @@ class RefusedLedger:
         self.reasons = {i: reason for i, reason in self.reasons.items() if not stored[i]}
 
     def record(self, fitted: FittedBatch) -> None:
-        new = {int(i): VERDICTS[v] for i, v in zip(fitted.all_ids, fitted.verdicts) if v not in KEPT}
-        if not new:
+        before = dict(self.reasons)
+        for sample, verdict in zip(fitted.all_ids.tolist(), fitted.verdicts.tolist()):
+            self.reasons.pop(sample, None)
+            if verdict not in KEPT:
+                self.reasons[sample] = VERDICTS[verdict]
+        if self.reasons == before:
             return
-        self.reasons |= new
         entries = [
             {"sample": i, "source": self._source[i], "image": self._image[i], "reason": reason}
             for i, reason in sorted(self.reasons.items())

@@ -12,7 +12,6 @@ from pipelines.layout import DataFolder
 from spin.body import CompactBody, load_body
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import load_lifter
-from spin.fitting.objective import OBJECTIVES
 from spin.fitting.prior import load_pose_prior
 from store.fingerprint import Fingerprint, require_same
 from store.fits import FitStore
@@ -75,7 +74,3 @@ def open_fits(path: Path, body: BodyData, annotations: Annotations) -> FitStore:
     mine = replace(known, body=body.fingerprint, annotations=_annotations_part(annotations))
     require_same(known, mine, where=str(path))
     return store
-
-
-def objective_names() -> tuple[str, ...]:
-    return tuple(OBJECTIVES)

@@ -10,11 +10,11 @@ import numpy as np
 
 from pipelines.failures import UsageError
 from pipelines.layout import DataFolder
-from pipelines.progress import progress
+from pipelines.progress import progress, say
 from spin.body import CompactBody, load_body
 from spin.body.model_file import OPEN_BODY, read_npz
 from spin.errors import BodyFileError
-from spin.fitting.judge_calibration import calibrate
+from spin.fitting.judge_calibration import PEOPLE, calibrate
 from spin.fitting.lifter import LifterInfo, save_lifter
 from spin.fitting.lifter_training import BLOCKS, WIDTH
 from spin.fitting.lifter_training import train_lifter as train
@@ -24,6 +24,8 @@ from store.durable import write_named_by_content
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+_LARGEST_RAD = 4 * np.pi  # of an axis-angle number that is an angle at all
 
 
 @dataclass(frozen=True)
@@ -35,9 +37,18 @@ class LifterSummary:
 
 
 def train_lifter(
-    data: DataFolder, *, steps: int, seed: int = 0, poses: Path | None = None, again: bool = False
+    data: DataFolder,
+    *,
+    steps: int,
+    seed: int = 0,
+    poses: Path | None = None,
+    again: bool = False,
+    people: int = PEOPLE,
 ) -> LifterSummary:
-    """Writes data/lifter.npz, whole or not at all. UsageError if there is a lifter already, and `again` is not given."""
+    """Writes data/lifter.npz, whole or not at all. UsageError if there is a lifter already, and `again` is not given.
+
+    `people`: how many the judge is calibrated on.
+    """
     if data.own_lifter.is_file() and not again:
         raise UsageError(f"{data.own_lifter}: there is a lifter already; --again trains another")
     if data.body == OPEN_BODY and not again:
@@ -48,7 +59,11 @@ def train_lifter(
     more = None if poses is None else read_poses(poses)
     compact, prior = CompactBody(body), load_pose_prior(data.prior)
     source = PoseSource(prior, more)
-    words = data.prior.name if poses is None else f"{data.prior.name}, {len(more or ())} of {poses.name}"
+    words = (
+        data.prior.name
+        if poses is None or more is None
+        else f"{data.prior.name}, {len(more)} of {poses.name}"
+    )
     info = LifterInfo(body.fingerprint, steps, seed, words, WIDTH, BLOCKS)
     with progress(steps, "train-lifter", "step") as bar:
 
@@ -58,7 +73,8 @@ def train_lifter(
 
         lifter = train(compact, source, info, progress=follow)
         bar.update(steps - bar.n)
-    calibrate(compact, prior, lifter, source, seed)
+    say("calibrating its judgement of fits")
+    calibrate(compact, prior, lifter, source, seed, people)
 
     def fill(handle: BinaryIO) -> str:
         save_lifter(handle, lifter)
@@ -78,12 +94,18 @@ def read_poses(path: Path) -> Float[np.ndarray, "N 69"]:
     for key in ("poses", "pose"):
         if key in content:
             array = np.asarray(content[key])
-            if array.ndim == 2 and array.shape[1] >= 69 and np.issubdtype(array.dtype, np.floating):
+            wide = array.ndim == 2 and (array.shape[1] == 69 or array.shape[1] >= 72)
+            if wide and np.issubdtype(array.dtype, np.floating):
                 # 69 are body angles; 72 and more begin with the root's. Beyond 72 (AMASS: 156) fingers follow the wrists.
                 out = np.array(array if array.shape[1] == 69 else array[:, 3:72], np.float32)
                 if array.shape[1] > 72:
                     out[:, 63:] = 0
-                return out[np.isfinite(out).all(1)]
+                out = out[(np.abs(out) <= _LARGEST_RAD).all(1)]  # false for what is not a number
+                if not len(out):
+                    raise UsageError(
+                        f"--poses {path}: none of its {len(array)} poses is one of finite angles (rad)"
+                    )
+                return out
     raise UsageError(
         f"--poses {path}: has {sorted(content)}; expected 'poses' or 'pose' of shape (N, 72) or (N, 69)"
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.common import ADDRESS, DATA, WORKERS, chosen_datasets, data_folder, which_body
-from pipelines.failures import UsageError
+from pipelines.failures import StageError, UsageError
 
 if TYPE_CHECKING:
     from pipelines.fit_static import GivenBodies
@@ -104,7 +104,7 @@ def fit_static(
 
     folder = data_folder(data)
     names = chosen_datasets(folder, datasets)
-    kinds = [kind.strip() for kind in init.split(",") if kind.strip()]
+    kinds = list(dict.fromkeys(kind.strip() for kind in init.split(",") if kind.strip()))
     own = tuple(kind for kind in kinds if kind in _OWN_STARTS)
     files = [kind for kind in kinds if kind.endswith((".npy", ".npz"))]
     unknown = [kind for kind in kinds if kind not in (*own, *files, "store")]
@@ -122,7 +122,15 @@ def fit_static(
         own,
     )
     for name in names:
-        given = tuple(_given(folder, name, kind) for kind in kinds if kind not in _OWN_STARTS)
+        sources = [kind for kind in kinds if kind not in _OWN_STARTS]
+        given = tuple(_given(folder, name, source) for source in sources)
+        for source, bodies in zip(sources, given):
+            known, rows = int(bodies.known.sum()), len(bodies.known)
+            if not known:
+                raise StageError(f"--init {source}: none of its {rows} rows holds a body to start from")
+            if known < rows:
+                say(f"{source}: bodies for {known} of {rows} samples; the others start from "
+                    f"{'the ' + own[0] if own else 'a mean pose'}")  # fmt: skip
         with journal.recorded(
             folder.journal, "fit-static", dataset=name, solver=solver, init=init, objective=objective
         ) as entry:
@@ -134,6 +142,8 @@ def fit_static(
         say(
             f"{folder.fits(name)}: {done.fitted} fitted, {done.valid} of them valid; {done.done} were there already"
         )
+        if not done.verdicts and not again:
+            say("  every sample was settled before; --again fits them again")
         for verdict, count in done.verdicts.items():
             say(f"  {count}: {verdict}")
         if done.refused_list:

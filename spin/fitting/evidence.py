@@ -67,6 +67,12 @@ class Evidence:
         shape = tuple(self.keypoints_px.shape)
         if len(shape) != 4 or shape[2:] != (JOINTS.count, 3) or not shape[1]:
             raise KeypointError(f"keypoints have shape {shape}, expected (B, views, 49, 3)")
+        for item in fields(Views):
+            found = tuple(getattr(self.views, item.name).shape)
+            if found[:2] != shape[:2]:
+                raise KeypointError(
+                    f"the views' {item.name} has shape {found}, expected {shape[:2]} first: samples and views"
+                )
         joints = self.joints3d_m
         if joints is not None and tuple(joints.shape) != (shape[0], 24, 4):
             raise KeypointError(f"3D joints have shape {tuple(joints.shape)}, expected ({shape[0]}, 24, 4)")
@@ -111,16 +117,6 @@ class Evidence:
         """Where every confidence lies between 0 and 1."""
         out = _within_unit(self.keypoints_px[..., 2])
         return out if self.joints3d_m is None else out & _within_unit(self.joints3d_m[..., 3])
-
-    def seeing(self) -> Bool[Tensor, "B V"]:
-        """Which views see anything of the person."""
-        return (self.keypoints_px[..., 2] > 0).any(-1)
-
-    def has_joints3d(self) -> Bool[Tensor, " B"]:
-        """Where 3D joints are known."""
-        if self.joints3d_m is None:
-            return torch.zeros(len(self), dtype=torch.bool, device=self.keypoints_px.device)
-        return (self.joints3d_m[..., 3] > 0).any(1)
 
     def centred(self) -> Evidence:
         """The same with each sample's 3D joints about their weighted mean: their origin means nothing, and costs digits."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from spin.fitting.prior import PosePrior
 
 Solver = Literal["lm", "adam"]
-PLACES_SEEN = 29  # how many places the body term can see: 31 of the body, less the two hips
+PLACES_SEEN = 29  # how many places the body term can see: of the 34 named, five are hips and OpenPose's neck
 _KEPT_STARTS = 2  # of the many that are screened for a multistart
 
 
@@ -72,9 +72,9 @@ class FitConfig:
 class FitResult:
     """One fit a sample, in the frame of its evidence (for one crop: the crop's camera).
 
-    `score` decides between fits of one sample, the lower wins. `cost` is the objective, `prior_cost` its terms that don't
-    look at the image. `coverage` is the share of the places that keypoints can name which were seen. `start` indexes
-    START_KINDS, `verdict` VERDICTS.
+    `score` decides between fits of one sample, the lower wins. `cost` is the objective, `prior_cost` the published priors,
+    whatever the objective, so that all fits compare. `coverage` is the share of the places that keypoints can name which
+    were seen. `start` indexes START_KINDS, `verdict` VERDICTS.
     """
 
     pose_aa: Float[Tensor, "B 72"]
@@ -143,6 +143,10 @@ class Fitter:
             every = self._configured_starts(evidence) if starts is None else starts
             if not every:
                 raise ValueError("a fit needs a start: none is configured, and none was given")
+            every = [start.to(self.device, self.dtype) for start in every]
+            for start in every:
+                if len(start.pose_aa) != len(evidence):
+                    raise ValueError(f"a start of {len(start.pose_aa)} bodies for {len(evidence)} samples")
             solutions = [self._solve(start, evidence, self.config.iterations) for start in every]
             return self._best(every, solutions, evidence, verdict)
 
@@ -163,6 +167,7 @@ class Fitter:
         """A start at a body from elsewhere; its camera from the keypoints, unless it is given."""
         usable = self._usable(evidence)[0]
         pose_aa, betas = pose_aa.to(self.device, self.dtype), betas.to(self.device, self.dtype)
+        camera_m = None if camera_m is None else camera_m.to(self.device, self.dtype)
         with torch.no_grad():
             return given_start(self.body, pose_aa, betas, usable, kind=kind, camera_m=camera_m)
 
@@ -224,10 +229,11 @@ class Fitter:
     def _usable(self, evidence: Evidence | Tensor) -> tuple[Evidence, Int[Tensor, " B"]]:
         """The evidence, safe to compute with, and its verdict."""
         if isinstance(evidence, torch.Tensor):
-            evidence = Evidence.of(evidence)
-        verdict = judge_evidence(evidence)
-        usable = evidence.without(verdict != VALID).centred()
-        return usable.to(self.device, self.dtype), verdict.to(self.device)
+            evidence = Evidence.of(evidence if evidence.is_floating_point() else evidence.to(self.dtype))
+        with torch.no_grad():
+            verdict = judge_evidence(evidence)
+            usable = evidence.without(verdict != VALID).centred()
+            return usable.to(self.device, self.dtype), verdict.to(self.device)
 
     def _configured_starts(self, evidence: Evidence) -> list[Start]:
         out: list[Start] = []
@@ -247,7 +253,7 @@ class Fitter:
     def _solve(self, start: Start, evidence: Evidence, iterations: int) -> levenberg_marquardt.Solution:
         config = self.config
         if not config.objective.is_anchored and start.anchor is not None:
-            start = Start(start.pose_aa, start.betas, start.camera_m, start.kind)
+            start = replace(start, anchor=None)
         if config.solver == "adam":
             return adam.solve(self.body, self.prior, config.objective, start, evidence, iterations=iterations)
         if self._compiled is None:
@@ -287,7 +293,6 @@ class Fitter:
         )
         loss, score = pick([part.loss for part in parts]), pick([part.score for part in parts])
         depth = pick([part.depth_m for part in parts])
-        kind = torch.tensor([START_KINDS.index(start.kind) for start in starts], device=self.device)
         return FitResult(
             pose_aa=best.pose_aa,
             betas=best.betas,
@@ -295,10 +300,10 @@ class Fitter:
             loss=loss,
             score=score,
             cost=best.cost,
-            prior_cost=prior_cost(self.prior, self.config.objective, best.pose_aa, best.betas),
+            prior_cost=prior_cost(self.prior, OBJECTIVES["published"], best.pose_aa, best.betas),
             coverage=confident_joints(evidence.keypoints_px).amax(1) / PLACES_SEEN,
             iterations=best.iterations,
-            start=kind[chosen],
+            start=pick([start.kinds for start in starts]),
             verdict=judge_fit(evidence_verdict, best, loss, score, depth),
         )
 

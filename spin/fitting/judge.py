@@ -20,13 +20,16 @@ from spin.fitting.objective import body_weights
 from spin.joints import JOINTS, LSP_POINTS
 
 if TYPE_CHECKING:
-    from jaxtyping import Float, Int
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from spin.body.compact import CompactBody
     from spin.fitting.lifter import Lifter
 
+_LARGEST_M = 1e3
 _FAR_MM = 150.0  # residuals beyond count as this: one wrong keypoint must not decide everything
+# Less than this and the residual, which a few joints can always be given, says nothing of the rest.
+_ENOUGH_JOINTS3D, _ENOUGH_JOINTS = 12, 6
 
 
 # What a sample is judged by: its kind of evidence. Names of the lifter's calibrated numbers.
@@ -54,14 +57,15 @@ class Judge:
 
     def look(self, evidence: Evidence, lift: Lift | None = None) -> Opinion:
         """What can be known from the evidence alone; the lifter is asked, unless its answer to all samples is at hand."""
-        by_joints = evidence.has_joints3d()
-        by_views = ~by_joints & (evidence.seeing().sum(1) > 1)
+        seeing = _seeing(evidence)
+        by_joints = _joints3d_known(evidence) >= _ENOUGH_JOINTS3D
+        by_views = ~by_joints & (seeing.sum(1) > 1)
         groups = (~by_joints & ~by_views, by_views, by_joints)
         rows = {kind: group.nonzero()[:, 0] for kind, group in zip(KINDS, groups)}
         single = rows["single"]
         if lift is None:
             # A view's rotation doesn't matter: what is compared with the lifted body is aligned to it.
-            view = evidence.seeing()[single].int().argmax(1)
+            view = _joints_seen(evidence)[single].argmax(1)
             lift = self.lifter.lift(self.body, evidence.keypoints_px[single, view])
         elif len(single) < len(evidence):
             lift = Lift(*(getattr(lift, f.name)[single] for f in fields(Lift)))
@@ -99,10 +103,25 @@ class Judge:
         if kind == "joints3d":
             return torch.stack([one, residual, _joints3d_mm(keypoints, evidence) ** 2], 1)
         if kind == "views":
-            return torch.stack([one, residual, residual / evidence.seeing().sum(1)], 1)
+            return torch.stack([one, residual, residual / _seeing(evidence).sum(1)], 1)
         distance = aligned_distance_mm(points[:, list(LSP_POINTS)], opinion.lifted_points_m) ** 2
         own = opinion.lift.error_mm
         return torch.stack([one, own**2, distance, residual, own * residual.sqrt()], 1)
+
+
+def _joints_seen(evidence: Evidence) -> Int[Tensor, "B V"]:
+    return (evidence.keypoints_px[..., 2] > 0).sum(-1)
+
+
+def _seeing(evidence: Evidence) -> Bool[Tensor, "B V"]:
+    """Which views see enough of the person to count."""
+    return _joints_seen(evidence) >= _ENOUGH_JOINTS
+
+
+def _joints3d_known(evidence: Evidence) -> Int[Tensor, " B"]:
+    if evidence.joints3d_m is None:
+        return torch.zeros_like(evidence.keypoints_px[:, 0, 0, 0], dtype=torch.long)
+    return (evidence.joints3d_m[..., 3] > 0).sum(1)
 
 
 def _residual_mm(keypoints_m: Tensor, camera_m: Tensor, evidence: Evidence) -> Float[Tensor, " B"]:
@@ -126,11 +145,17 @@ def _joints3d_mm(keypoints_m: Tensor, evidence: Evidence) -> Float[Tensor, " B"]
 
 
 def aligned_distance_mm(a_m: Float[Tensor, "B J 3"], b_m: Float[Tensor, "B J 3"]) -> Float[Tensor, " B"]:
-    """Mean distance (mm) after the best similarity that takes a to b: PA-MPJPE, on any device (see evaluation.metrics)."""
+    """Mean distance (mm) after the best similarity that takes a to b: PA-MPJPE, on any device (see evaluation.metrics).
+
+    Infinite where a or b is not a number or a kilometre large.
+    """
+    fine = ((a_m.abs() < _LARGEST_M) & (b_m.abs() < _LARGEST_M)).flatten(1).all(1)
+    a_m, b_m = (torch.where(fine[:, None, None], points, 0.0) for points in (a_m, b_m))
     a, b = a_m - a_m.mean(1, keepdim=True), b_m - b_m.mean(1, keepdim=True)
     u, singular, vt = torch.linalg.svd(b.transpose(1, 2) @ a)
     sign = torch.ones_like(singular)
     sign[:, 2] = torch.det(u @ vt).sign()
     scale = (singular * sign).sum(1) / (a * a).sum((1, 2)).clamp_min(1e-12)
     rotation = (u * sign[:, None]) @ vt
-    return 1000 * (scale[:, None, None] * (a @ rotation.transpose(1, 2)) - b).norm(dim=-1).mean(1)
+    distance = 1000 * (scale[:, None, None] * (a @ rotation.transpose(1, 2)) - b).norm(dim=-1).mean(1)
+    return torch.where(fine, distance, torch.inf)

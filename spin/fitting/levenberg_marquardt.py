@@ -80,7 +80,7 @@ def solve_batched(
         x = parameters(start)
         cost = system.cost(x)
         damping = torch.full_like(cost, DAMPING_START)
-        converged = torch.zeros_like(cost, dtype=torch.bool)
+        converged = ~torch.isfinite(cost)  # there is no way down from infinity
         used = torch.zeros_like(cost, dtype=torch.int64)
         for _ in range(iterations):
             if bool(converged.all()):
@@ -100,7 +100,7 @@ def solve_batched(
             damping = torch.where(better, damping * DAMPING_LESS, damping * DAMPING_MORE)
             converged = converged | settled | (damping > DAMPING_RANGE[1])
             damping = damping.clamp(*DAMPING_RANGE)
-        return Solution.of(x, cost, used, converged)
+        return Solution.of(x, cost, used, converged & torch.isfinite(cost))
 
 
 class _System:

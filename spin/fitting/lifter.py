@@ -189,7 +189,7 @@ def find_lifter(data_dir: Path | None, body_path: Path) -> Path:
         return OPEN_LIFTER
     raise ModelFileError(
         f"no lifter for {body_path.name}: expected {own}; train it once with `spin-pipe train-lifter` (minutes), "
-        "or start fits with --init multistart"
+        "or fit without one: --objective published --init multistart"
     )
 
 
@@ -229,15 +229,17 @@ def load_lifter(path: Path, body_fingerprint: str) -> Lifter:
                 value = value * np.asarray(raw[f"{name}_scale"], np.float32)[:, None]
             if value.shape != tuple(like.shape) or not np.isfinite(value).all():
                 raise ValueError(f"{name} has shape {value.shape}, or numbers that are none")
+            if name.startswith("judge_") and not (value.min() >= 0 and value.max() > 0):
+                raise ValueError(f"{name} is not calibrated")
             state[name] = torch.from_numpy(value)
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, IndexError) as error:
         raise ModelFileError(
-            f"{path}: not a lifter ({error}); make one with `spin-pipe train-lifter`"
+            f"{path}: not a lifter ({error}); make one with `spin-pipe train-lifter --again`"
         ) from error
     if info.body != body_fingerprint:
         raise ModelFileError(
             f"{path}: a lifter of the body {info.body}, this body is {body_fingerprint}; train one with "
-            "`spin-pipe train-lifter`"
+            "`spin-pipe train-lifter --again`"
         )
     lifter.load_state_dict(state)
     return lifter.eval()

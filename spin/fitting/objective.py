@@ -160,10 +160,12 @@ def noise_px(
 
 
 def pose_prior_weight(objective: Objective, anchor: Anchor | None, like: Tensor) -> Float[Tensor, " B"]:
-    """The pose prior's weight (px²) of each sample."""
+    """The pose prior's weight (px²) of each sample: the published one where no anchor holds it."""
+    published = torch.full_like(like, objective.pose_prior**2)
     if anchor is None:
-        return torch.full_like(like, objective.pose_prior**2)
-    return (objective.anchored_pose_prior * anchor.noise_px) ** 2
+        return published
+    held = torch.isfinite(anchor.pose_sigma_rad).any(1)
+    return torch.where(held, (objective.anchored_pose_prior * anchor.noise_px) ** 2, published)
 
 
 def bending_cost(body_pose: Float[Tensor, "B 69"]) -> Float[Tensor, " B"]:

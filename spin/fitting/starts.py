@@ -15,7 +15,7 @@ from spin.joints import JOINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle, rot6d_to_matrix, upright
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
     from spin.body.compact import CompactBody
@@ -42,10 +42,28 @@ class Start:
     kind: str = "file"
     anchor: Anchor | None = None
     lift: Lift | None = None  # what the lifter said, where one view is all there is: the judge wants it, too
+    mixed_kinds: Int[Tensor, " B"] | None = None  # places in START_KINDS, where not all are of one kind
+
+    @property
+    def kinds(self) -> Int[Tensor, " B"]:
+        """The kind of each sample's start, as its place in START_KINDS."""
+        if self.mixed_kinds is not None:
+            return self.mixed_kinds
+        return torch.full_like(self.betas[:, 0], START_KINDS.index(self.kind), dtype=torch.long)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Start:
+        """The same numbers elsewhere, without gradients."""
+        pose, betas, camera = (getattr(self, n).detach().to(device, dtype) for n in _BODY)
+        anchor = None
+        if self.anchor is not None:
+            anchor = Anchor(*(getattr(self.anchor, f.name).to(device, dtype) for f in fields(Anchor)))
+        return replace(self, pose_aa=pose, betas=betas, camera_m=camera, anchor=anchor)
 
     def take(self, rows: Tensor) -> Start:
         anchor = None if self.anchor is None else _taken(self.anchor, rows)
-        return Start(self.pose_aa[rows], self.betas[rows], self.camera_m[rows], self.kind, anchor)
+        kinds = None if self.mixed_kinds is None else self.mixed_kinds[rows]
+        pose, betas, camera = (getattr(self, n)[rows] for n in _BODY)
+        return Start(pose, betas, camera, self.kind, anchor, None, kinds)
 
     def where(self, mask: Bool[Tensor, " B"], other: Start) -> Start:
         """This start where the mask is set, elsewhere the other one (which, if it has no anchor, is held to by nothing)."""
@@ -54,12 +72,13 @@ class Start:
             return torch.where(mask.reshape(-1, *[1] * (mine.ndim - 1)), mine, others)
 
         pose, betas, camera = (mix(getattr(self, n), getattr(other, n)) for n in _BODY)
+        kinds = mix(self.kinds, other.kinds)
         if self.anchor is None:
-            return Start(pose, betas, camera, self.kind)
+            return Start(pose, betas, camera, self.kind, mixed_kinds=kinds)
         free = torch.full_like(self.pose_aa, torch.inf), torch.full_like(self.betas, torch.inf)
         theirs = other.anchor or Anchor(other.pose_aa, other.betas, *free, torch.ones_like(self.betas[:, 0]))
         anchor = Anchor(*(mix(getattr(self.anchor, f.name), getattr(theirs, f.name)) for f in fields(Anchor)))
-        return Start(pose, betas, camera, self.kind, anchor)
+        return Start(pose, betas, camera, self.kind, anchor, None, kinds)
 
 
 def _taken(anchor: Anchor, rows: Tensor) -> Anchor:
@@ -95,13 +114,15 @@ def _by_spread(points_m: Tensor, evidence: Evidence) -> Tensor:
     turned = points_m @ rotation.transpose(-1, -2)
     weight = keypoints[..., 2:].clamp_min(0)
     total = weight.sum(1).clamp_min(1e-6)
+    nobody = weight.sum(1) == 0
 
-    def centre_and_spread(xy: Tensor) -> tuple[Tensor, Tensor]:
-        centre = (xy * weight).sum(1) / total
+    def centre_and_spread(xy: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+        """`middle`: of samples that nothing is seen of."""
+        centre = torch.where(nobody, middle, (xy * weight).sum(1) / total)
         return centre, (((xy - centre[:, None]) ** 2 * weight).sum((1, 2)) / total[:, 0]).sqrt()
 
-    body_centre, body_spread = centre_and_spread(turned[..., :2])
-    image_centre, image_spread = centre_and_spread(keypoints[..., :2])
+    body_centre, body_spread = centre_and_spread(turned[..., :2], turned[..., :2].mean(1))
+    image_centre, image_spread = centre_and_spread(keypoints[..., :2], views.principal_px[:, 0])
     # Points that coincide have no spread: a person as large as the crop is then as good a guess as any.
     px_per_m = torch.where(
         image_spread > 1.0, image_spread / body_spread.clamp_min(1e-3), image_spread.new_tensor(CROP_PX / 2)
@@ -124,7 +145,7 @@ def _by_intersection(points_m: Tensor, evidence: Evidence) -> Tensor:
     normal = (weight * rows).flatten(1, 3).transpose(1, 2) @ rows.flatten(1, 3)
     right = (weight * rows).flatten(1, 3).transpose(1, 2) @ known.flatten(1)[..., None]
     ridge = 1e-6 * torch.eye(3, dtype=normal.dtype, device=normal.device)
-    return -torch.linalg.solve(normal + ridge, right)[..., 0]
+    return -torch.linalg.solve_ex(normal + ridge, right)[0][..., 0]  # what has no solution has no finite cost
 
 
 # ---- bodies -------------------------------------------------------------------------------------------------------------

@@ -60,8 +60,10 @@ def judge_evidence(evidence: Evidence) -> Int[Tensor, " B"]:
     weight = body_weights(safe)
     seen = weight > 0
     joints = confident_joints(safe).amax(1)
+    by_joints3d = torch.zeros_like(joints, dtype=torch.bool)
     if evidence.joints3d_m is not None:
-        joints = torch.maximum(joints, (evidence.joints3d_m[..., 3] > 0).sum(1))
+        known = (evidence.joints3d_m[..., 3] > 0).sum(1)
+        by_joints3d, joints = known >= MIN_JOINTS, torch.maximum(joints, known)
 
     total = weight.sum(2).clamp_min(1e-6)[..., None]
     centre = (weight[..., None] * safe[..., :2]).sum(2) / total
@@ -73,7 +75,7 @@ def judge_evidence(evidence: Evidence) -> Int[Tensor, " B"]:
     verdict = torch.full((len(keypoints),), VALID, dtype=torch.long, device=keypoints.device)
     verdict[~evidence.within_bounds()] = NOT_FINITE
     verdict[outside] = OUTSIDE_CROP
-    verdict[(spread < _LEAST_SPREAD_PX) & seen.any(2).any(1)] = JOINTS_COINCIDE
+    verdict[(spread < _LEAST_SPREAD_PX) & seen.any(2).any(1) & ~by_joints3d] = JOINTS_COINCIDE
     verdict[joints < MIN_JOINTS] = TOO_FEW_JOINTS
     verdict[~evidence.confidence_in_range()] = CONFIDENCE_OUT_OF_RANGE
     verdict[~evidence.finite()] = NOT_FINITE

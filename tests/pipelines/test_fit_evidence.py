@@ -149,7 +149,7 @@ def test_bodies_given_in_a_file_start_fits_where_there_are_any(studio, compact) 
     assert len(fits.fits) == len(alone)
     assert np.allclose(fits.fits.pose[known], pose[known], atol=1e-6)
     assert np.allclose(fits.fits.betas[~known], 0)  # a mean pose, where the file has none
-    assert (fits.fits.start == StartKind.FILE).all()
+    assert (fits.fits.start == np.where(known, StartKind.FILE, StartKind.MULTISTART)).all()
 
 
 def test_views_with_given_bodies_start_from_the_first_of_them(studio, people, compact) -> None:

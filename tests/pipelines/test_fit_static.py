@@ -15,13 +15,23 @@ import numpy as np
 import pytest
 
 from pipelines.export import export_fits
-from pipelines.fit_static import STATIC_TAG, fit_static, pending_batches
+from pipelines.fit_static import (
+    STATIC_TAG,
+    FittedBatch,
+    GivenBodies,
+    RefusedLedger,
+    _digest,
+    fit_static,
+    pending_batches,
+)
 from pipelines.layout import DataFolder
 from spin.fitting.fitter import FitConfig
+from spin.fitting.verdicts import TOO_FEW_JOINTS, VALID
 from store.annotations import Annotations
 from store.errors import FingerprintMismatchError
 from store.fits import FitStore
 from store.records import Fits, Source
+from tests.store.test_annotations import some_annotations
 
 pytestmark = pytest.mark.usefixtures("ray_running")
 CONFIG = FitConfig("lm", 3)
@@ -75,7 +85,8 @@ def test_samples_without_joints_are_refused_listed_and_not_tried_again(data: Dat
     replace(annotations, keypoints_px=keypoints).write(
         data.annotations("world"), provenance={"reader": "test"}
     )
-    summary = fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
+    # More workers than this Ray has places for: no work waits for those that never start.
+    summary = fit_static(data, "world", CONFIG, workers=9, batch=BATCH)
     assert summary.fitted == len(annotations) - 2
     assert {e["sample"]: e["reason"] for e in _refused(data)} == dict.fromkeys(
         (1, 6), "fewer than 4 confident joints"
@@ -185,3 +196,25 @@ def test_a_killed_run_started_again_ends_with_the_same_store(
         fit_static(data, "world", CONFIG, workers=2, batch=BATCH)
     assert same(stored(data), undisturbed)
     assert STATIC_TAG in FitStore.open(data.fits("world")).tags()
+
+
+def test_the_list_of_refused_forgets_who_has_a_fit_now_and_what_was_tried_otherwise(tmp_path: Path) -> None:
+    path, annotations = tmp_path / "refused.json", some_annotations(3)
+
+    def ledger(key: str) -> RefusedLedger:
+        return RefusedLedger(path, key, annotations)
+
+    def batch(*verdicts: int) -> FittedBatch:
+        return FittedBatch(np.arange(0), Fits.empty(0), np.arange(3), np.array(verdicts))
+
+    ledger("a").record(batch(TOO_FEW_JOINTS, VALID, TOO_FEW_JOINTS))
+    assert list(ledger("a").reasons) == [0, 2]
+    ledger("a").record(batch(VALID, VALID, TOO_FEW_JOINTS))
+    assert list(ledger("a").reasons) == [2]
+    assert not ledger("b").reasons
+
+
+def test_bodies_to_start_from_are_told_apart() -> None:
+    zeros = GivenBodies("file", np.zeros((2, 72)), np.zeros((2, 10)), np.ones(2, bool))
+    others = [replace(zeros, betas=np.ones((2, 10))), replace(zeros, known=np.zeros(2, bool))]
+    assert len({_digest(()), *(_digest((g,)) for g in (zeros, *others)), _digest((zeros, zeros))}) == 5

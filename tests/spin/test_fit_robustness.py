@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from spin.crop import keypoints_to_crop
 from spin.fitting.evidence import Evidence
 from spin.fitting.fitter import FitConfig, FitResult, Fitter
+from spin.fitting.levenberg_marquardt import solve_batched
 from spin.fitting.starts import START_KINDS
 from spin.fitting.verdicts import (
     CONFIDENCE_OUT_OF_RANGE,
@@ -272,3 +273,49 @@ def test_a_fit_that_is_kept_has_a_cost_and_a_score(compact, prior, lifter, probl
     result = Fitter(compact, prior, FitConfig(), lifter).fit(Evidence.of(keypoints, joints))
     kept = result.storable
     assert torch.isfinite(result.cost[kept]).all() and torch.isfinite(result.score[kept]).all()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_a_given_body_that_is_none_disturbs_nobody(compact, prior, lifter, problem, value: float) -> None:
+    fitter = Fitter(compact, prior, FitConfig(iterations=4), lifter)
+    keypoints, pose = problem.noisy(JOINTS.coco, 2.0)[:GOOD], problem.pose[:GOOD].clone()
+    clean = fitter.refine(pose, problem.betas[:GOOD], keypoints)
+    pose[1] = value
+    mixed = fitter.refine(pose, problem.betas[:GOOD], keypoints)
+    others = torch.tensor([0, 2, 3])
+    assert not mixed.storable[1]
+    assert torch.equal(clean.pose_aa[others], mixed.pose_aa[others])
+    assert torch.allclose(clean.score[others], mixed.score[others], rtol=1e-4)
+
+
+def test_a_start_from_nowhere_is_not_converged_in_either_solver(compact, prior, problem) -> None:
+    start = problem.near_truth()
+    away = replace(start, camera_m=-start.camera_m)
+    fitter = Fitter(compact, prior, FitConfig("lm", 5, PUBLISHED, ()))
+    evidence = Evidence.of(problem.keypoints)
+    compiled = fitter._solve(away, evidence, 5)
+    batched = solve_batched(compact, prior, PUBLISHED, away, evidence, iterations=5, tolerance=1e-3)
+    for solution in (compiled, batched):
+        assert not solution.converged.any() and (solution.iterations == 0).all()
+
+
+def test_numbers_of_any_precision_are_taken(compact, prior, lifter, problem) -> None:
+    fitter = Fitter(compact, prior, FitConfig(iterations=3), lifter)
+    keypoints = problem.noisy(JOINTS.coco, 2.0)
+    numbers = (problem.pose, problem.betas, keypoints, problem.camera)
+    expected = fitter.refine(*numbers)
+    assert same_bits(fitter.refine(*(n.double() for n in numbers)), expected)
+    given = fitter.given(problem.pose, problem.betas, keypoints, kind="file", camera_m=problem.camera)
+    doubled_start = given.to(torch.device("cpu"), torch.float64)
+    assert torch.equal(fitter.fit(keypoints, [doubled_start]).pose_aa, expected.pose_aa)
+    whole = keypoints.round()
+    assert same_bits(fitter.fit(whole.long()), fitter.fit(whole))
+    with pytest.raises(ValueError, match="a start of 4 bodies for 24 samples"):
+        fitter.fit(keypoints, [given.take(torch.arange(4))])
+
+
+def test_adam_takes_keypoints_that_want_gradients(compact, prior, problem) -> None:
+    fitter = Fitter(compact, prior, FitConfig("adam", 2, PUBLISHED, ()))
+    keypoints = problem.keypoints[:2].clone().requires_grad_()
+    result = fitter.refine(problem.pose[:2], problem.betas[:2], keypoints)
+    assert torch.isfinite(result.cost).all() and not result.pose_aa.requires_grad

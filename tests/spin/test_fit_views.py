@@ -10,7 +10,7 @@ import torch
 from spin.errors import KeypointError
 from spin.fitting.evidence import Evidence, Views
 from spin.fitting.fitter import FitConfig, Fitter
-from spin.fitting.verdicts import TOO_FEW_JOINTS, judge_evidence
+from spin.fitting.verdicts import JOINTS_COINCIDE, TOO_FEW_JOINTS, judge_evidence
 from spin.joints import JOINTS
 from tests.spin.fit_cases import distance_mm, joints3d, same_bits, surround, tensors_of
 from tests.spin.fit_problems import EVERY_JOINT, PUBLISHED, Problem
@@ -152,6 +152,35 @@ def test_3d_joints_may_be_about_any_origin(fitter, people, metres: float) -> Non
     moved[..., :3] += metres * torch.tensor([1.0, 0.5, 1.0])
     one, other = (fitter.fit(replace(plain, joints3d_m=j)) for j in (joints, moved))
     assert torch.allclose(one.cost, other.cost, rtol=5e-3)
+
+
+def test_a_few_3d_joints_are_not_the_body(fitter, people) -> None:
+    """A few joints can always be met, which says nothing of the rest: their score is that of the keypoints."""
+    plain = Evidence.of(people.noisy(JOINTS.coco, 2.0))
+    joints = joints3d(people)
+    joints[:, 3:] = 0
+    one, other = fitter.fit(plain), fitter.fit(replace(plain, joints3d_m=joints))
+    assert (other.score > 0.8 * one.score).all()
+
+
+@pytest.mark.parametrize("keypoints", [0, 1])
+def test_3d_joints_make_up_for_keypoints(compact, fitter, people, keypoints: int) -> None:
+    seen = people.keypoints.clone()
+    seen[:, keypoints:, 2] = 0
+    result = fitter.fit(replace(Evidence.of(seen), joints3d_m=joints3d(people)))
+    # All are fitted, if not all well: without keypoints a fit starts far from a person who lies down.
+    assert not set(result.verdict.tolist()) & {TOO_FEW_JOINTS, JOINTS_COINCIDE}
+    assert result.valid.float().mean() >= 0.5
+    assert centred_mm(compact, result, people)[result.valid].median() < 20
+    if not keypoints:  # nothing says where: the middle of the picture is as good a guess as any
+        body = compact.keypoints(compact(result.pose_aa, result.betas)) + result.camera_m[:, None]
+        pixels = Evidence.of(seen).views.project(body)[:, 0]
+        assert (pixels.mean(1) - 112).abs().max() < 20
+
+
+def test_views_of_other_people_are_refused(people) -> None:
+    with pytest.raises(KeypointError, match="samples and views"):
+        Evidence(people.keypoints[:, None], Views.crops(people.keypoints[:1]))
 
 
 def test_evidence_is_copied_whole(people) -> None:

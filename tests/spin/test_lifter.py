@@ -101,7 +101,7 @@ def test_a_file_keeps_a_lifter(body: BodyData, compact, lifter, problem, tmp_pat
         load_lifter(path, "another-body")
 
 
-@pytest.mark.parametrize("content", ["nothing", "cut", "other", "pickled"])
+@pytest.mark.parametrize("content", ["nothing", "cut", "other", "pickled", "uncalibrated", "negative"])
 def test_what_is_no_lifter_is_refused(body: BodyData, tmp_path: Path, content: str) -> None:
     path = tmp_path / "lifter.npz"
     whole = OPEN_LIFTER.read_bytes()
@@ -113,6 +113,11 @@ def test_what_is_no_lifter_is_refused(body: BodyData, tmp_path: Path, content: s
         buffer = io.BytesIO()
         np.savez(buffer, info_body=np.array([{"a": 1}], object))
         path.write_bytes(buffer.getvalue())
+    elif content in ("uncalibrated", "negative"):
+        arrays = dict(np.load(OPEN_LIFTER, allow_pickle=False))
+        np.savez(
+            path, **arrays | {"judge_views": arrays["judge_views"] * (0 if content == "uncalibrated" else -1)}
+        )
     with pytest.raises(ModelFileError):
         load_lifter(path, body.fingerprint)
 

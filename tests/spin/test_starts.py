@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -10,10 +10,11 @@ import torch
 
 from spin.fitting.evidence import Evidence, Views
 from spin.fitting.fitter import FitConfig, Fitter
-from spin.fitting.objective import Anchor, noise_px, total_cost
+from spin.fitting.objective import OBJECTIVES, Anchor, noise_px, pose_prior_weight, total_cost
 from spin.fitting.starts import (
     GIVEN_BETAS_SIGMA,
     GIVEN_POSE_SIGMA_RAD,
+    START_KINDS,
     YAWS_DEG,
     Start,
     best_of,
@@ -136,7 +137,7 @@ def test_a_body_in_a_views_frame_goes_there_and_back(compact, prior, problem) ->
     pose = torch.stack([p.pose_aa for p in here])[view, torch.arange(24)]
     known = torch.arange(24) < 20
     pose[~known] = torch.nan  # what is not known must not matter
-    other = problem.near_truth()
+    other = replace(problem.near_truth(), kind="lifter")
     start = fitter.given_in_view(pose, problem.betas, evidence, view, known, kind="file", fallback=[other])
     turned, true = (axis_angle_to_matrix(p.reshape(-1, 24, 3))[known] for p in (start.pose_aa, problem.pose))
     assert torch.allclose(turned, true, atol=1e-4)
@@ -145,7 +146,12 @@ def test_a_body_in_a_views_frame_goes_there_and_back(compact, prior, problem) ->
     assert torch.equal(start.camera_m[~known], other.camera_m[~known])
     assert start.kind == "file" and start.anchor is not None
     assert (start.anchor.precision(PUBLISHED)[~known] == 0).all()  # held to by nothing
+    weight = pose_prior_weight(OBJECTIVES["anchored"], start.anchor, problem.betas[:, 0])
+    assert torch.allclose(weight[~known], torch.tensor(OBJECTIVES["published"].pose_prior ** 2))
+    assert (weight[known] < weight[~known][0]).all()
+    assert [START_KINDS[k] for k in start.kinds[18:22]] == ["file", "file", other.kind, other.kind]
     nobody = fitter.given_in_view(pose, problem.betas, evidence, view, known, kind="file", fallback=[])
+    assert [START_KINDS[k] for k in nobody.kinds[18:22]] == ["file", "file", "multistart", "multistart"]
     (mean,) = mean_pose_starts(compact, prior, evidence, (0.0,))
     assert torch.allclose(nobody.pose_aa[~known], mean.pose_aa[~known])
 

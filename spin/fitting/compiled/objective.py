@@ -7,8 +7,8 @@ import numpy as np
 from spin.fitting.compiled.body import differentiate_point, forget_point, pose_points, turn_axes
 from spin.fitting.compiled.machine_code import machine_code
 from spin.fitting.compiled.tables import PARAMETERS, ROWS, STRIDE, Problem, Weights
+from spin.fitting.levenberg_marquardt import NEAREST_M
 
-_NEAREST_M = 0.05  # a seen point closer to a camera than this, or behind it, makes a cost infinite
 _CAMERA = 82
 _SUPERSET = 25  # first of the keypoints that 3D joints are given for
 
@@ -68,7 +68,7 @@ def reprojection(tb: np.record, weights: Weights, problem: Problem, x: np.ndarra
             p = tb.point_of_keypoint[keypoint]
             qx, qy, qz = s.point[p, 0] + x[82], s.point[p, 1] + x[83], s.point[p, 2] + x[84]
             z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + t[2]
-            if z < _NEAREST_M:
+            if z < NEAREST_M:
                 return x.dtype.type(np.inf)
             dx = (
                 focal * (r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + t[0]) / z

@@ -67,6 +67,8 @@ def solve_one(
     """
     prepare(tb, problem, s)
     now, component = cost(tb, blend, weights, problem, x, s)
+    if not np.isfinite(now):
+        return now, 0, False
     damping = x.dtype.type(DAMPING_START)
     stale = True
     for iteration in range(limit):
