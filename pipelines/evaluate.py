@@ -16,9 +16,10 @@ from pipelines.layout import DataFolder
 from pipelines.progress import progress
 from pipelines.ray_session import cpu_count, ray_session
 from spin.body import BodyMesh, load_body
-from spin.crop import crop_image, normalise, read_image
+from spin.crop import crop_image, normalise
 from spin.errors import ImageError
 from spin.evaluation.protocols import H36M_J14, Scores, evaluate_joints
+from spin.images import read_image
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
 from spin.rotations import matrix_to_axis_angle
 from store.annotations import Annotations

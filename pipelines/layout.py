@@ -29,12 +29,24 @@ class DataFolder:
 
     root: Path
 
+    def __post_init__(self) -> None:
+        # Ray's workers may run in other folders.
+        object.__setattr__(self, "root", self.root.absolute())
+
     def annotations(self, dataset: str) -> Path:
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.parquet"
+
+    def crops(self, dataset: str) -> Path:
+        """Packed crops, if it has some."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.crops"
 
     def set_aside(self, dataset: str) -> Path:
         """The list of samples a reader refused, with reasons."""
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.set-aside.json"
+
+    def failed(self, dataset: str) -> Path:
+        """The list of a run of preprocess that found nobody to use."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.failed.json"
 
     def fits(self, dataset: str) -> Path:
         return self.root / "fits" / checked_name("data set", dataset)
@@ -43,8 +55,16 @@ class DataFolder:
         """The list of samples that fit-static could not fit, with reasons."""
         return self.root / "fits" / f"{checked_name('data set', dataset)}.refused.json"
 
-    def exported(self, dataset: str) -> Path:
-        return self.root / "final_fits" / f"{checked_name('data set', dataset)}.npz"
+    def set_aside_fits(self, dataset: str) -> Path:
+        """The rows of a file that import-fits could not use, with reasons."""
+        return self.root / "fits" / f"{checked_name('data set', dataset)}.import.set-aside.json"
+
+    def exported(self, dataset: str, ending: str = ".npz") -> Path:
+        return self.root / "final_fits" / f"{checked_name('data set', dataset)}{ending}"
+
+    def dataset_extra(self, file_name: str) -> Path:
+        """Where SPIN's data set files lie, under their published names."""
+        return self.root / "dataset_extras" / file_name
 
     @property
     def body(self) -> Path:

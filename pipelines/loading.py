@@ -1,4 +1,4 @@
-"""Batches for the trainers: crops cut from images on disk, keypoints in the canonical crop, in an order that repeats.
+"""Batches for the trainers: crops cut from images or from packed crops, keypoints in the canonical crop, an order that repeats.
 
 The order is a function of (seed, epoch, step, rank): resuming at a step gives what not stopping would have given.
 """
@@ -6,7 +6,7 @@ The order is a function of (seed, epoch, step, rank): resuming at a step gives w
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
@@ -15,18 +15,21 @@ import numpy as np
 import torch
 
 from pipelines.evidence import crops_of
-from spin.crop import crop_image, keypoints_to_crop, normalise, read_image
+from spin.crop import crop_encoded, keypoints_to_crop, normalise
 from spin.errors import ImageError
 from spin.fitting.evidence import Views
+from spin.images import Encoded, read_encoded
 from spin.training.augment import Augmentations, sample_augmentations
 from spin.training.step import Batch
 from spin.training.targets import GroundTruth
+from store.errors import CropsError
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
     from spin.training.config import AugmentationConfig
     from store.annotations import Annotations
+    from store.crops import PackedCrops
 
 _AHEAD = 2  # batches prepared while the trainer computes
 
@@ -55,8 +58,18 @@ class LoadedBatch:
 class TrainingData:
     """Samples of several data sets as one."""
 
-    def __init__(self, sets: list[Annotations], *, img_res: int, ignore_3d: bool, threads: int = 2) -> None:
+    def __init__(
+        self,
+        sets: list[Annotations],
+        *,
+        img_res: int,
+        ignore_3d: bool,
+        packed: Sequence[PackedCrops | None] = (),
+        threads: int = 2,
+    ) -> None:
+        """`packed`: of each data set, its packed crops; its images are then not looked at."""
         self.sets, self.img_res = sets, img_res
+        self.packed = list(packed) or [None] * len(sets)
         self.ignore_3d = ignore_3d
         self.dataset = np.concatenate([np.full(len(a), i) for i, a in enumerate(sets)])
         self.row = np.concatenate([np.arange(len(a)) for a in sets])
@@ -106,18 +119,27 @@ class TrainingData:
         self, index: int, flip: bool, rotation_deg: float, scale: float, gain: np.ndarray
     ) -> np.ndarray | str:
         annotations, row = self.sets[self.dataset[index]], int(self.row[index])
+        packed, from_image = self.packed[self.dataset[index]], None
         try:
-            image = read_image(annotations.image_path(row))
-        except ImageError as error:
+            if packed is None:
+                encoded = read_encoded(annotations.image_path(row))
+            else:
+                found = packed.get(row)
+                if isinstance(found, str):
+                    return found
+                encoded = Encoded.of(found.jpeg, f"{packed.path}, row {row}")
+                from_image = found.from_image
+            crop = crop_encoded(
+                encoded,
+                annotations.center_px[row],
+                float(annotations.scale[row]) * scale,
+                rotation_deg=rotation_deg,
+                flip=flip,
+                crop_px=self.img_res,
+                from_image=from_image,
+            )
+        except (ImageError, CropsError) as error:
             return str(error)
-        crop = crop_image(
-            image,
-            annotations.center_px[row],
-            float(annotations.scale[row]) * scale,
-            rotation_deg=rotation_deg,
-            flip=flip,
-            crop_px=self.img_res,
-        )
         return normalise(crop, gain)
 
     def _truth(self, indices: np.ndarray, readable: np.ndarray) -> tuple[GroundTruth, np.ndarray, np.ndarray]:

@@ -55,6 +55,10 @@ class TagNotFoundError(StoreError, LookupError):
     """There is no such tag."""
 
 
+class ExpressionError(StoreError, ValueError):
+    """An expression over records can't be understood."""
+
+
 class AnnotationError(StoreError, ValueError):
     """Annotations are not of the expected shape, or not numbers, or their file is of another format."""
 
@@ -65,3 +69,7 @@ class AnnotationsNotFoundError(AnnotationError, FileNotFoundError):
 
 class ExchangeError(StoreError, ValueError):
     """A file in an exchange format has the wrong arrays."""
+
+
+class CropsError(StoreError, ValueError):
+    """Packed crops are damaged, of another format, or of other annotations."""

@@ -14,8 +14,9 @@ import torch
 
 from pipelines.evidence import crops_of
 from spin.camera import CROP_PX
-from spin.crop import crop_affine, crop_image, read_image
+from spin.crop import crop_affine, crop_image
 from spin.errors import SpinError
+from spin.images import read_image
 from spin.joints import JOINTS, SKELETON
 from spin.rendering import PALETTE, overlay, side_view
 

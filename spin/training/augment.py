@@ -73,6 +73,12 @@ def sample_augmentations(
     )
 
 
+def reach(config: AugmentationConfig) -> float:
+    """Side of the upright square, in sides of the unaugmented box, that holds every box `sample_augmentations` can draw."""
+    turn = np.deg2rad(min(2 * config.rotation_deg, 45.0))  # a square is widest when it stands on its corner
+    return float((1 + config.scale) * (np.cos(turn) + np.sin(turn)))
+
+
 def augment_keypoints(
     keypoints_crop_px: Float[Tensor, "B 49 3"], augmentations: Augmentations
 ) -> Float[Tensor, "B 49 3"]:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from spin.camera import CROP_PX, FOCAL_PX, project, weak_to_translation
-from spin.crop import box_to_center_scale, crop_affine, crop_image, keypoints_to_crop, normalise, read_image
+from spin.crop import box_to_center_scale, crop_affine, crop_image, keypoints_to_crop, normalise
 from spin.errors import ImageError, KeypointError
+from spin.images import read_image
 from spin.joints import COCO_NAMES, JOINTS, KEYPOINT_TO_MODEL, SMPL_MIRROR
 from spin.rotations import (
     axis_angle_to_matrix,

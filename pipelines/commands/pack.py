@@ -1,0 +1,78 @@
+"""spin-pipe pack: packed crops of data sets that are preprocessed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from pipelines.commands.common import ADDRESS, DATA, WORKERS, chosen_datasets, data_folder
+from pipelines.failures import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.layout import DataFolder
+    from pipelines.pack import PackConfig
+
+_SHOWN = 5  # unreadable images that are named on the terminal
+
+
+@click.command()
+@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATA
+@click.option(
+    "--img-res", type=click.IntRange(32, 512), default=224, show_default=True,
+    help="Largest crop that training will cut from them, px.",
+)  # fmt: skip
+@click.option("--rot-factor", type=float, default=30.0, show_default=True, help="As training's.")
+@click.option("--scale-factor", type=float, default=0.25, show_default=True, help="As training's.")
+@click.option("--quality", type=click.IntRange(50, 100), default=90, show_default=True, help="The JPEGs'.")
+@WORKERS
+@ADDRESS
+def pack(
+    datasets: tuple[str, ...], data: Path, img_res: int, rot_factor: float, scale_factor: float, quality: int,
+    workers: int | None, address: str | None,
+) -> None:  # fmt: skip
+    """Pack what training needs of each person's image into one file, which it then reads instead of the images.
+
+    \b
+    Example:
+      spin-pipe pack world          data/annotations/world.parquet  ->  data/annotations/world.crops
+
+    Training finds the file by itself. Remove it to train from the images again.
+    """
+    from pipelines.pack import PackConfig
+    from spin.errors import TrainingError
+    from spin.training.config import AugmentationConfig
+
+    folder = data_folder(data)
+    try:
+        augmentation = AugmentationConfig(rotation_deg=rot_factor, scale=scale_factor)
+    except TrainingError as error:
+        raise UsageError(str(error)) from error
+    for name in chosen_datasets(folder, datasets):
+        run_pack(folder, name, PackConfig(img_res, augmentation, quality), workers=workers, address=address)
+
+
+def run_pack(
+    folder: DataFolder, name: str, config: PackConfig, *, workers: int | None, address: str | None
+) -> None:
+    """Packs one data set, and says what that cost and saved."""
+    from pipelines import journal
+    from pipelines.pack import pack as run
+    from pipelines.progress import say
+    from store.crops import PackedCrops
+
+    with journal.recorded(folder.journal, "pack", dataset=name, quality=config.quality) as entry:
+        done = run(folder, name, config, workers=workers, address=address)
+        entry |= {"rows": done.rows, "unreadable": done.unreadable, "bytes": done.bytes}
+    say(f"{folder.crops(name)}: {done.rows - done.unreadable} crops, {done.bytes / 1e6:,.1f} MB")
+    say(f"  the images they are from: {done.image_bytes / 1e6:,.1f} MB")
+    say(
+        f"  training crops differ by {done.mean_absolute_difference:.2f} grey levels from those cut from the "
+        f"images (PSNR {done.psnr_db:.1f} dB; {done.compared} compared)"
+    )
+    if done.unreadable:
+        say(f"  {done.unreadable} without a crop, which training will leave out:")
+        for problem in list(PackedCrops(folder.crops(name)).problems.values())[:_SHOWN]:
+            say(f"    {problem}")
