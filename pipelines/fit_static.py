@@ -23,7 +23,7 @@ from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder
 from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
-from pipelines.store_service import start_service
+from pipelines.store_service import SOLVERS, start_service
 from spin.fitting.fitter import FitConfig
 from spin.fitting.objective import reprojection_loss
 from spin.fitting.verdicts import KEPT, VALID, VERDICTS
@@ -58,12 +58,16 @@ class GivenBodies:
 
 @dataclass(frozen=True)
 class Work:
-    """A batch: its sample numbers, their annotations, which of them are fitted together, and bodies to start from."""
+    """A batch: its sample numbers, their annotations, which of them are fitted together, and bodies to start from.
+
+    epoch: of the samples' records in the store, which their fits carry on (see store.merge); None: no fit was retracted.
+    """
 
     ids: Int[np.ndarray, " n"]
     people: Annotations
     groups: list[Int[np.ndarray, " v"]]  # places in `ids`
     given: tuple[GivenBodies, ...]
+    epoch: Int[np.ndarray, " n"] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +110,10 @@ class StaticFitter:
             starts += [self._given(given, rows, evidence, starts) for given in work.given]
             result = self.fitter.fit(evidence, starts)
             for view in range(views):
-                _write(fits, rows[:, view], result, evidence, view, self.fitter)
+                write_view(fits, rows[:, view], result, evidence, view, self.fitter)
                 verdicts[rows[:, view]] = result.verdict.cpu().numpy()
+        if work.epoch is not None:
+            fits.epoch[:] = work.epoch
         keep = np.isin(verdicts, KEPT)
         return FittedBatch(work.ids[keep], fits.take(keep), work.ids, verdicts)
 
@@ -124,7 +130,7 @@ class StaticFitter:
         )
 
 
-def _write(
+def write_view(
     fits: Fits, rows: Int[np.ndarray, " n"], result: FitResult, evidence: Evidence, view: int, fitter: Fitter
 ) -> None:
     """One view's records: the body in that view's camera, and how well it meets that view's keypoints."""
@@ -139,6 +145,7 @@ def _write(
         "start": result.start + 1, "verdict": result.verdict, "iterations": result.iterations,
         "coverage": result.coverage, "prior_cost": result.prior_cost,
         "source": torch.full_like(result.verdict, int(Source.STATIC)),
+        "solver": torch.full_like(result.verdict, int(SOLVERS[fitter.config.solver])),
     }  # fmt: skip
     for name, column in columns.items():
         getattr(fits, name)[rows] = column.detach().cpu().numpy()
@@ -170,8 +177,11 @@ def fit_static(
     with ray_session(address, cpus=max(cpu_count(), workers or 0)):
         import ray
 
-        service = start_service(data.fits(dataset), len(annotations), fingerprint, "fit-static")
-        stored = ray.get(service.get.remote(np.arange(len(annotations)))).source != Source.NONE
+        service = start_service(
+            data.fits(dataset), len(annotations), fingerprint, "fit-static", run="fit-static"
+        )
+        records = ray.get(service.get.remote(np.arange(len(annotations))))
+        stored, epoch = records.source != Source.NONE, records.epoch.copy()
         ledger.drop(stored)
         settled = stored | ledger.refused(len(annotations))
         todo = pending_batches(np.zeros_like(settled) if again else settled, groups, batch)
@@ -182,7 +192,7 @@ def fit_static(
         pool = [actor.remote(files, config, ignore_3d) for _ in range(count)]
         verdicts: Counter[int] = Counter()
         total = int(sum(len(group) for groups in todo for group in groups))
-        work = _through_pool(pool, service, (_work(annotations, groups, given) for groups in todo))
+        work = _through_pool(pool, service, (_work(annotations, groups, given, epoch) for groups in todo))
         with progress(total, f"fit-static {dataset}", "fit") as bar:
             for fitted in work:
                 verdicts.update(fitted.verdicts.tolist())
@@ -191,6 +201,7 @@ def fit_static(
                 bar.set_postfix_str(f"{verdicts[VALID] / verdicts.total():.1%} valid", refresh=False)
         ray.get(service.compact.remote())
         ray.get(service.tag.remote(STATIC_TAG))
+        ray.get(service.close.remote())
     return FitSummary(
         samples=len(annotations),
         done=int(stored.sum()),
@@ -235,12 +246,15 @@ def pending_batches(
 
 
 def _work(
-    annotations: Annotations, groups: list[Int[np.ndarray, " v"]], given: tuple[GivenBodies, ...]
+    annotations: Annotations,
+    groups: list[Int[np.ndarray, " v"]],
+    given: tuple[GivenBodies, ...],
+    epoch: Int[np.ndarray, " n"],
 ) -> Work:
     ids = np.concatenate(groups)
     ends = np.cumsum([len(group) for group in groups])
     places = np.split(np.arange(len(ids)), ends[:-1])
-    return Work(ids, annotations.take(ids), places, tuple(g.take(ids) for g in given))
+    return Work(ids, annotations.take(ids), places, tuple(g.take(ids) for g in given), epoch[ids])
 
 
 def _through_pool(pool: list[Any], service: Any, work: Iterator[Work]) -> Iterator[FittedBatch]:

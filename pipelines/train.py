@@ -16,6 +16,7 @@ from pipelines.failures import StageError, UsageError
 from pipelines.fit_static import compile_solver
 from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder, RunFolder
+from pipelines.pack import made_for, open_crops
 from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import start_service
@@ -57,6 +58,9 @@ def train(
             raise UsageError(f"{option} {path}: no such file")
     sets = {name: Annotations.read(data.annotations(name)) for name in config.datasets}
     _check_workers(config.workers, address)
+    for name, known in sets.items():
+        if open_crops(data, name, known, made_for(config.img_res, config.augmentation)) is not None:
+            say(f"{name}: read from its packed crops, {data.crops(name)}")
     run.root.mkdir(parents=True, exist_ok=True)
     config.save(run.config)
     config = _fitted_to_size(config, sum(len(a) for a in sets.values()))
@@ -67,7 +71,11 @@ def train(
     with ray_session(address):
         services = {
             name: start_service(
-                data.fits(name), len(a), files.fingerprint(config.fitting.objective, a), "train"
+                data.fits(name),
+                len(a),
+                files.fingerprint(config.fitting.objective, a),
+                "train",
+                run=run.root.name,
             )
             for name, a in sets.items()
         }
@@ -143,6 +151,7 @@ def _flush(services: dict[str, Any]) -> None:
     import ray
 
     ray.get([service.compact.remote() for service in services.values()])
+    ray.get([service.close.remote() for service in services.values()])
 
 
 def _check_workers(workers: int, address: str | None) -> None:

@@ -23,7 +23,9 @@ from pipelines.failures import EXPECTED, StageError, cause
 from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.loading import LoadedBatch, Plan, TrainingData, batches
+from pipelines.pack import made_for, open_crops
 from pipelines.rendezvous import incarnation
+from pipelines.store_service import SOLVERS
 from pipelines.train_config import TrainConfig
 from spin.body import BodyMesh, CompactBody, load_body
 from spin.camera import FOCAL_PX
@@ -93,7 +95,13 @@ class Trainer:
         self.readable = 0  # images, of those asked for
         self.pending: list[Any] = []  # offers the store has not answered yet
         sets = [Annotations.read(settings.data.annotations(name)) for name in self.config.datasets]
-        self.data = TrainingData(sets, img_res=self.config.img_res, ignore_3d=self.config.ignore_3d)
+        needed = made_for(self.config.img_res, self.config.augmentation)
+        self.data = TrainingData(
+            sets,
+            img_res=self.config.img_res,
+            ignore_3d=self.config.ignore_3d,
+            packed=[open_crops(settings.data, n, a, needed) for n, a in zip(self.config.datasets, sets)],
+        )
         self.plan = Plan(len(self.data), self.config.batch_size, world, rank, self.config.seed)
         body = load_body(settings.data.body)
         self.body = CompactBody(body).to(self.device)
@@ -233,6 +241,8 @@ class Trainer:
                 iterations=new.found.iterations.cpu().numpy().astype(np.uint16)[rows],
                 coverage=new.found.coverage.cpu().numpy()[rows],
                 prior_cost=new.found.prior_cost.cpu().numpy()[rows],
+                solver=np.full(len(rows), SOLVERS[self.config.fitting.solver], np.uint8),
+                epoch=stored.epoch[rows],
             )
             service = self.settings.services[self.data.sets[d].name]
             self.pending.append(service.offer.remote(item.row[rows], fits, incarnation()))
@@ -327,6 +337,7 @@ class _Stored:
 
     fits: StoredFits
     improvements: np.ndarray
+    epoch: np.ndarray
 
     @classmethod
     def of(cls, records: Fits, readable: np.ndarray, device: torch.device) -> _Stored:
@@ -339,7 +350,7 @@ class _Stored:
             score=torch.from_numpy(records.score),
             valid=torch.from_numpy((records.source != Source.NONE) & readable),
         )
-        return cls(to_device(fits, device), records.improvements)
+        return cls(to_device(fits, device), records.improvements, records.epoch)
 
 
 class MetricsLog:

@@ -22,7 +22,7 @@ from store.errors import (
 from store.exchange import StaticFits, export_final_fits, export_spin_dataset, import_static_fits
 from store.fingerprint import Fingerprint
 from store.fits import FitSnapshot, FitStore
-from store.merge import better, join, merge_duplicates
+from store.merge import better, join
 from store.records import MAX_ABS_BETA, Fits, Source, StartKind, Verdict, admissible
 from store.tags import Tag
 
@@ -60,5 +60,4 @@ __all__ = [
     "export_spin_dataset",
     "import_static_fits",
     "join",
-    "merge_duplicates",
 ]

@@ -1,30 +1,37 @@
-"""Generations: the whole state as a plain Zarr v3 group that a person can open with `zarr.open`."""
+"""Generations: the whole state as a plain Zarr v3 group that a person can open with `zarr.open` or xarray.
+
+Beside the group lies its inventory: what the generation is, and size and checksum of every file in the group. Chunks are
+plain little-endian numbers, so this program reads and writes them as bytes, and checks each as it reads it.
+"""
 
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import zarr
+from zarr.storage import MemoryStore
 
-from store.durable import write_folder
-from store.errors import CorruptGenerationError
+from store.errors import CorruptGenerationError, FormatVersionError
+from store.files import Files
 from store.fingerprint import Fingerprint, require_same
-from store.layout import Layout, is_segment_name, made_earlier
-from store.records import COLUMNS, Fits, Source, admissible
-from store.seal import is_sealed, sealed
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
+from store.generations_before import load_earlier, read_earlier
+from store.layout import Layout, generation_name, inventory_name, is_segment_name
+from store.provenance import names_from_json, names_to_json
+from store.records import COLUMNS, Column, empty_rows
+from store.seal import read_sealed, to_bytes
 
 FORMAT = "spin-pipe-fits-generation"
-VERSION = 2
-ROWS_PER_CHUNK = 4096
+VERSION = 3
+ROWS_PER_CHUNK = 65_536
+MAX_HISTORY = 1000
 
-_REMEDY = "put a copy of the folder in its place, or remove the store to make the fits again"
+REMEDY = "put copies of its files in their place, or remove the store to make the fits again"
+_READERS = 2  # threads; checksums and copies run beside each other
 
 
 @dataclass(frozen=True)
@@ -33,133 +40,207 @@ class Generation:
 
     line: the generation that began this one's line of history. Segments written against generations line …
     number are part of the state; earlier ones are not: a restore begins a new line, so that late updates
-    can't undo it. absorbed: names of the segments already merged into the arrays.
+    can't undo it. absorbed: names of the segments already merged into the arrays. history: what has been done to
+    the store, oldest first, as far as it is remembered. runs: names of runs by their codes.
     """
 
     number: int
     line: int
     absorbed: frozenset[str]
+    history: tuple[Mapping[str, Any], ...] = ()
+    runs: Mapping[int, str] = field(default_factory=dict)
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """A generation and its files: name in the group -> (bytes, CRC-32 in hex)."""
+
+    generation: Generation
+    rows_per_chunk: int
+    files: Mapping[str, tuple[int, str]]
 
 
 def write_generation(
-    layout: Layout, number: int, *, line: int, absorbed: Collection[str], fits: Fits, fingerprint: Fingerprint
-) -> Generation:
-    """Write all records as generation `number`; whole and durable on return, but not yet current."""
-    attributes = {
-        "format": FORMAT,
-        "version": VERSION,
-        "generation": number,
-        "line": line,
-        "absorbed": sorted(absorbed),
-        "fingerprint": fingerprint.to_json(),
-        "crc32": {name: _checksum(getattr(fits, name)) for name in COLUMNS},
-    }
+    layout: Layout,
+    generation: Generation,
+    *,
+    samples: int,
+    fingerprint: Fingerprint,
+    rows_of: Callable[[slice], np.ndarray],
+) -> None:
+    """Write a generation; whole and durable on return, but not yet current.
 
-    def fill(folder: Path) -> None:
-        group = zarr.create_group(folder, zarr_format=3, attributes=sealed(attributes))
-        for name, column in COLUMNS.items():
-            array = group.create_array(
-                name,
-                shape=column.shape(len(fits)),
-                chunks=column.shape(ROWS_PER_CHUNK),
-                dtype=column.dtype,
-                fill_value=column.empty,
-                dimension_names=["sample", name] if column.width else ["sample"],
-                attributes={"units": column.unit, "long_name": column.meaning},
-            )
-            array[...] = getattr(fits, name)
+    rows_of gives the records of some samples, (k,) of store.records.ROW; memory stays at one chunk.
+    """
+    files, rows_per_chunk = layout.files, min(ROWS_PER_CHUNK, samples)
+    written: dict[str, tuple[int, str]] = {}
 
-    write_folder(layout.generation(number), fill)
-    return Generation(number, line, frozenset(absorbed))
+    def put(folder: str, name: str, content: bytes) -> None:
+        files.put(f"{folder}/{name}", content)
+        written[name] = (len(content), f"{zlib.crc32(content):08x}")
+
+    def fill(folder: str) -> None:
+        for name, content in _metadata(generation, samples, rows_per_chunk, fingerprint).items():
+            put(folder, name, content)
+        for chunk in range(-(-samples // rows_per_chunk)):
+            start = chunk * rows_per_chunk
+            rows = rows_of(slice(start, min(start + rows_per_chunk, samples)))
+            for name, column in COLUMNS.items():
+                numbers = _chunk(rows, name, column, rows_per_chunk)
+                # As in any Zarr array, a chunk without a file holds fill values.
+                if (numbers != column.empty).any():
+                    put(folder, _chunk_key(name, chunk), numbers.tobytes())
+        # Before the group has its name: a group that is there has an inventory.
+        files.write(
+            inventory_name(generation.number), _inventory(generation, rows_per_chunk, fingerprint, written)
+        )
+
+    files.write_tree(generation_name(generation.number), fill)
+
+
+def read_inventory(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Inventory | None:
+    """None if the generation is of a version that had none.
+
+    Raises CorruptGenerationError, FingerprintMismatchError.
+    """
+    name = inventory_name(number)
+    where = layout.files.where(name)
+    try:
+        content = read_sealed(layout.files, name, format_name=FORMAT, version=VERSION)
+    except FileNotFoundError:
+        return None
+    except FormatVersionError as error:
+        raise CorruptGenerationError(f"{error}; {REMEDY}") from error
+    try:
+        files = {str(key): (int(size), str(crc)) for key, (size, crc) in content["files"].items()}
+        history, absorbed = content["history"], content["absorbed"]
+        line, rows_per_chunk = int(content["line"]), int(content["rows_per_chunk"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptGenerationError(f"{where}: part of it is missing ({error}); {REMEDY}") from error
+    if content.get("generation") != number or any(not is_segment_name(segment) for segment in absorbed):
+        raise CorruptGenerationError(f"{where}: does not describe generation {number}; {REMEDY}")
+    stored = Fingerprint.from_json(content.get("fingerprint"), where=where)
+    require_same(fingerprint, stored, where=where)
+    runs = names_from_json(content.get("runs"))
+    generation = Generation(number, line, frozenset(absorbed), tuple(history), runs)
+    return Inventory(generation, rows_per_chunk, files)
 
 
 def read_generation(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Generation:
     """What generation `number` says of itself, without its records. Raises as load_generation does."""
-    return _describe(_open(layout, number), layout.generation(number), number, fingerprint)
+    inventory = read_inventory(layout, number, fingerprint=fingerprint)
+    if inventory is not None:
+        return inventory.generation
+    return _as_generation(read_earlier(layout, number, fingerprint=fingerprint))
 
 
 def load_generation(
     layout: Layout, number: int, *, samples: int, fingerprint: Fingerprint
-) -> tuple[Generation, Fits]:
-    """A generation and its records.
+) -> tuple[Generation, np.ndarray]:
+    """A generation and its records, (n,) of store.records.ROW; one of an earlier version, too.
 
-    Raises CorruptGenerationError if it is missing or not what was written, FormatVersionError if an earlier
-    version of this program wrote it, FingerprintMismatchError if its scores were made under other conditions.
+    Raises CorruptGenerationError if it is missing or not what was written, FingerprintMismatchError if its
+    scores were made under other conditions.
     """
-    path = layout.generation(number)
-    group = _open(layout, number)
-    generation = _describe(group, path, number, fingerprint)
-    checksums = group.attrs.get("crc32")
-    columns = {}
-    for name in COLUMNS:
-        columns[name] = _read_array(group, path, name, samples)
-        found = _checksum(columns[name])
-        expected = checksums.get(name) if isinstance(checksums, dict) else None
-        if found != expected:
-            # A missing chunk file reads as empty records, so this is also what notices lost files.
-            raise CorruptGenerationError(
-                f"{path}: {name} is damaged: checksum {found}, expected {expected}; {_REMEDY}"
-            )
-    fits = Fits(**columns)
-    _check_records(path, fits)
-    return generation, fits
+    inventory = read_inventory(layout, number, fingerprint=fingerprint)
+    if inventory is None:
+        earlier, rows = load_earlier(layout, number, samples=samples, fingerprint=fingerprint)
+        return _as_generation(earlier), rows
+    folder = generation_name(number)
+    rows = empty_rows(samples)
+
+    def load(key: str) -> None:
+        name, _, place = key.partition("/c/")
+        numbers = read_chunk(layout.files, f"{folder}/{key}", inventory.files[key], COLUMNS[name])
+        start = int(place.partition("/")[0]) * inventory.rows_per_chunk
+        part = rows[name][start : start + inventory.rows_per_chunk]
+        part[...] = numbers[: len(part)]
+
+    keys = [key for key in inventory.files if "/c/" in key and key.partition("/")[0] in COLUMNS]
+    with ThreadPoolExecutor(_READERS) as pool:
+        for _ in pool.map(load, keys):
+            pass
+    return inventory.generation, rows
 
 
-def _open(layout: Layout, number: int) -> zarr.Group:
-    path = layout.generation(number)
+def read_chunk(files: Files, name: str, expected: tuple[int, str], column: Column) -> np.ndarray:
+    """The numbers in a chunk's file. Raises CorruptGenerationError if it is not what the inventory says."""
     try:
-        return zarr.open_group(path, mode="r", zarr_format=3)
-    except Exception as error:
-        raise CorruptGenerationError(f"{path}: not a Zarr group ({error}); {_REMEDY}") from error
-
-
-def _describe(group: zarr.Group, path: Path, number: int, fingerprint: Fingerprint) -> Generation:
-    attributes = group.attrs.asdict()
-    found = (attributes.get("format"), attributes.get("version"), attributes.get("generation"))
-    if found[0] == FORMAT and found[1] in range(1, VERSION):
-        raise made_earlier(path, found[1])
-    if found != (FORMAT, VERSION, number):
+        content = files.read(name)
+    except FileNotFoundError as error:
+        raise CorruptGenerationError(f"{files.where(name)}: missing; {REMEDY}") from error
+    found = (len(content), f"{zlib.crc32(content):08x}")
+    if found != expected:
         raise CorruptGenerationError(
-            f"{path}: expected {(FORMAT, VERSION, number)}, found {found}; {_REMEDY}"
+            f"{files.where(name)}: damaged: {found[0]} bytes with checksum {found[1]}, "
+            f"expected {expected[0]} with {expected[1]}; {REMEDY}"
         )
-    if not is_sealed(attributes):
-        raise CorruptGenerationError(f"{path}: damaged: its attributes' checksum does not match; {_REMEDY}")
-    line, absorbed = attributes.get("line"), attributes.get("absorbed")
-    if not isinstance(line, int) or not isinstance(absorbed, list):
-        raise CorruptGenerationError(f"{path}: attributes line and absorbed are missing; {_REMEDY}")
-    if any(not is_segment_name(name) for name in absorbed):
-        raise CorruptGenerationError(f"{path}: absorbed names something that is no segment; {_REMEDY}")
-    stored = Fingerprint.from_json(attributes.get("fingerprint"), where=str(path))
-    require_same(fingerprint, stored, where=str(path))
-    return Generation(number, line, frozenset(absorbed))
+    return np.frombuffer(content, column.dtype).reshape(-1, *column.shape(1)[1:])
 
 
-def _read_array(group: zarr.Group, path: Path, name: str, samples: int) -> np.ndarray:
-    column = COLUMNS[name]
-    try:
-        stored = group[name]
-        if not isinstance(stored, zarr.Array):
-            raise TypeError("not an array")
-        array = np.asarray(stored[...])
-    except Exception as error:  # Decoders raise whatever they like on damaged bytes.
-        raise CorruptGenerationError(f"{path}: {name} can't be read ({error}); {_REMEDY}") from error
-    if array.dtype != column.dtype or array.shape != column.shape(samples):
-        raise CorruptGenerationError(
-            f"{path}: {name} should be {column.dtype.name} of shape {column.shape(samples)}, "
-            f"found {array.dtype.name} of shape {array.shape}"
+def _as_generation(earlier: tuple[int, int, int, frozenset[str]]) -> Generation:
+    version, number, line, absorbed = earlier
+    return Generation(number, line, absorbed, version=version)
+
+
+def _chunk(rows: np.ndarray, name: str, column: Column, rows_per_chunk: int) -> np.ndarray:
+    """A column of these records as a whole chunk: the last one is filled up."""
+    numbers = np.full(column.shape(rows_per_chunk), column.empty, column.dtype)
+    numbers[: len(rows)] = rows[name]
+    return numbers
+
+
+def _chunk_key(name: str, chunk: int) -> str:
+    return f"{name}/c/{chunk}/0" if COLUMNS[name].width else f"{name}/c/{chunk}"
+
+
+def _metadata(
+    generation: Generation, samples: int, rows_per_chunk: int, fingerprint: Fingerprint
+) -> dict[str, bytes]:
+    """The group's files but for the chunks, as zarr writes them."""
+    attributes = {
+        "format": FORMAT,
+        "version": VERSION,
+        "generation": generation.number,
+        "fingerprint": fingerprint.to_json(),
+        "runs": {str(code): name for code, name in sorted(generation.runs.items())},
+    }
+    content: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(content), zarr_format=3, attributes=attributes)
+    for name, column in COLUMNS.items():
+        group.create_array(
+            name,
+            shape=column.shape(samples),
+            chunks=column.shape(rows_per_chunk),
+            dtype=column.dtype,
+            fill_value=column.empty,
+            compressors=None,
+            filters=None,
+            # Not the array's own name, which xarray keeps for coordinates.
+            dimension_names=["sample", f"{name}_component"] if column.width else ["sample"],
+            attributes={"units": column.unit, "long_name": column.meaning},
         )
-    return array
+    return {name: buffer.to_bytes() for name, buffer in content.items()}
 
 
-def _check_records(path: Path, fits: Fits) -> None:
-    for start in range(0, len(fits), ROWS_PER_CHUNK):
-        part = fits.take(slice(start, start + ROWS_PER_CHUNK))
-        refused = np.flatnonzero((part.source != Source.NONE) & ~admissible(part))
-        if len(refused):
-            raise CorruptGenerationError(
-                f"{path}: the record of sample {start + refused[0]} is out of range; {_REMEDY}"
-            )
-
-
-def _checksum(array: np.ndarray) -> str:
-    return f"{zlib.crc32(np.ascontiguousarray(array).data):08x}"
+def _inventory(
+    generation: Generation,
+    rows_per_chunk: int,
+    fingerprint: Fingerprint,
+    files: Mapping[str, tuple[int, str]],
+) -> bytes:
+    return to_bytes(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "generation": generation.number,
+            "line": generation.line,
+            "absorbed": sorted(generation.absorbed),
+            "fingerprint": fingerprint.to_json(),
+            "history": list(generation.history[-MAX_HISTORY:]),
+            "runs": names_to_json(generation.runs),
+            "rows_per_chunk": rows_per_chunk,
+            "files": {name: list(entry) for name, entry in sorted(files.items())},
+        }
+    )

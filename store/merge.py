@@ -1,10 +1,10 @@
 """The one rule by which two versions of a record become one.
 
-Of two admissible records the lower score wins; equal scores are decided by the records' bytes, the
-lexicographically smaller wins; records equal in that, too, keep the larger count of improvements.
-Inadmissible records lose against everything and become the empty record. This is the maximum in a total
-order, hence commutative, associative and idempotent: updates may arrive late, twice, out of order or from
-several writers, and the result is the same.
+The later epoch wins: it counts how often the sample's fits have been retracted. Within an epoch a fit wins over none, and
+of two fits the lower score; equal scores are decided by the records' bytes, the lexicographically smaller wins; records
+equal in that, too, keep the larger count of improvements. Inadmissible records lose against everything and become the
+empty record. This is the maximum in a total order, hence commutative, associative and idempotent: updates may arrive
+late, twice, out of order or from several writers, and the result is the same.
 """
 
 from __future__ import annotations
@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.records import COLUMNS, Fits, Source, admissible
+from store.records import COLUMNS, Fits, Source, admissible, admissible_rows, empty_rows, put_rows, take_rows
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int64, UInt8
+    from jaxtyping import Bool, Int64, UInt8, UInt32
+
+_NONE = int(Source.NONE)  # NumPy compares with a member of an enumeration twenty times slower
 
 TIE_COLUMNS = (
     "pose", "betas", "camera", "loss", "source", "step", "score",
-    "start", "verdict", "iterations", "coverage", "prior_cost",
+    "start", "verdict", "iterations", "coverage", "prior_cost", "solver", "time", "run",
 )  # fmt: skip
-"""Columns whose little-endian bytes, in this order, decide between equal scores (-0.0 equals 0.0).
+"""Columns whose little-endian bytes (of time: big-endian), in this order, decide between equal scores (-0.0 equals 0.0).
 
-Every column but improvements: two records that differ in one that is not here would be the same to the merge,
-and which of them stayed would depend on the order of delivery.
+Every column but epoch, which was compared before, and improvements: two records that differ in one that is not here would
+be the same to the merge, and which of them stayed would depend on the order of delivery.
 """
 
 
@@ -34,52 +36,77 @@ and which of them stayed would depend on the order of delivery.
 class Winners:
     """One record per sample, the best of those offered.
 
-    ids: (k,) sample numbers, ascending and unique; fits: their k records; rows: (k,) where each was found in
-    the offer.
+    ids: (k,) sample numbers, unique; places: (k,) where each one's record was found in the offer.
     """
 
     ids: Int64[np.ndarray, "k"]
-    fits: Fits
-    rows: Int64[np.ndarray, "k"]
+    places: Int64[np.ndarray, "k"]
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Row by row: wins, where the new record replaces the old.
 
-    Same, where they differ at most in improvements.
+    Same, where both are fits that differ at most in improvements.
     """
 
     wins: Bool[np.ndarray, "n"]
     same: Bool[np.ndarray, "n"]
 
 
-def _tie_bytes(fits: Fits) -> UInt8[np.ndarray, "n bytes"]:
-    parts = []
-    for name in TIE_COLUMNS:
-        array = np.ascontiguousarray(getattr(fits, name))
-        parts.append(
-            array.view(np.uint8).reshape(
-                len(fits), COLUMNS[name].dtype.itemsize * max(COLUMNS[name].width, 1)
-            )
-        )
-    return np.concatenate(parts, axis=1)
-
-
 def better(new: Fits, old: Fits) -> Bool[np.ndarray, "n"]:
     """Where `new` replaces `old`, row by row: it is admissible, and `old` is not or comes later."""
-    return compare(canonical(new), canonical(old)).wins
+    return compare(canonical(new).to_rows(), canonical(old).to_rows()).wins
 
 
-def compare(new: Fits, old: Fits) -> Comparison:
-    """Compare row by row records that are empty or admissible, as those in a store are."""
-    offered = new.source != Source.NONE
-    vacant = old.source == Source.NONE
-    wins = offered & (vacant | (new.score < old.score))
-    same = offered & ~vacant & (new.score == old.score)
-    rows = np.flatnonzero(same)
-    if len(rows):
-        new_bytes, old_bytes = _tie_bytes(new.take(rows)), _tie_bytes(old.take(rows))
+def join(first: Fits, second: Fits) -> Fits:
+    """The merge of two versions of n records, row by row; inputs may be inadmissible."""
+    old, new = canonical(first).to_rows(), canonical(second).to_rows()
+    comparison = compare(new, old)
+    joined = old.copy()
+    won = np.flatnonzero(comparison.wins)
+    put_rows(joined, won, take_rows(new, won))
+    most = np.maximum(new["improvements"], old["improvements"])
+    joined["improvements"] = np.where(comparison.same, most, joined["improvements"])
+    return Fits.of_rows(joined)
+
+
+def canonical(fits: Fits) -> Fits:
+    """The same records as a store would hold them: a fit that is inadmissible is replaced by the empty record, and a
+    record without a fit is empty but for its epoch."""
+    mask = ~admissible(fits)
+    if not mask.any():
+        return fits
+    rows = fits.to_rows().copy()
+    epoch = np.where(fits.source == _NONE, fits.epoch, np.uint32(0))
+    rows[mask] = empty_rows(1)
+    rows["epoch"][mask] = epoch[mask]
+    return Fits.of_rows(rows)
+
+
+def retractions(epoch: UInt32[np.ndarray, "k"]) -> Fits:
+    """Records that retract the fits of these epochs, and any earlier ones: no fit, of the epoch after."""
+    fits = Fits.empty(len(epoch))
+    fits.epoch[:] = epoch + np.uint32(1)
+    return fits
+
+
+# Rows: what follows takes structured arrays of store.records.ROW.
+
+
+def compare(new: np.ndarray, old: np.ndarray) -> Comparison:
+    """Compare row by row records (n,) that are canonical, as those in a store are."""
+    new_score, old_score = new["score"], old["score"]
+    # The score of a record without a fit is infinite, of one with a fit finite.
+    wins, same = new_score < old_score, new_score == old_score
+    moved = new["epoch"] != old["epoch"]
+    if moved.any():
+        wins = np.where(moved, new["epoch"] > old["epoch"], wins)
+        same &= ~moved
+    if same.any():
+        same &= new["source"] != _NONE
+        rows = np.flatnonzero(same)
+        new_bytes, old_bytes = _tie_bytes(take_rows(new, rows)), _tie_bytes(take_rows(old, rows))
         differs = new_bytes != old_bytes
         pick, first = np.arange(len(rows)), differs.argmax(axis=1)
         wins[rows] = new_bytes[pick, first] < old_bytes[pick, first]
@@ -87,55 +114,56 @@ def compare(new: Fits, old: Fits) -> Comparison:
     return Comparison(wins=wins, same=same)
 
 
-def join(first: Fits, second: Fits) -> Fits:
-    """The merge of two versions of n records, row by row; inputs may be inadmissible."""
-    old, new = canonical(first), canonical(second)
-    comparison = compare(new, old)
-    joined = {}
-    for name, column in COLUMNS.items():
-        wins = comparison.wins[:, None] if column.width else comparison.wins
-        joined[name] = np.where(wins, getattr(new, name), getattr(old, name))
-    most = np.maximum(new.improvements, old.improvements)
-    joined["improvements"] = np.where(comparison.same, most, joined["improvements"])
-    return Fits(**joined)
+def merge_duplicates(ids: Int64[np.ndarray, "n"], offered: np.ndarray) -> Winners:
+    """Reduce offered records (n,) to the best one per sample; fits that are inadmissible are left out, and so are
+    records that say nothing. Records without a fit must be canonical."""
+    good = admissible_rows(offered)
+    if not good.all():
+        good |= (offered["source"] == _NONE) & (offered["epoch"] > 0)
+        places = np.flatnonzero(good)
+        chosen = ids[places]
+    else:
+        places, chosen = np.arange(len(ids)), ids
+    ascending = np.sort(chosen)
+    if not (ascending[1:] == ascending[:-1]).any():
+        return Winners(chosen, places)
+    score, epoch = offered["score"][places], offered["epoch"][places]
+    # ~epoch: the later comes first. Records without a fit have an infinite score, so they come last in their epoch.
+    order = np.lexsort((score, ~epoch, chosen))
+    places, chosen, score, epoch = places[order], chosen[order], score[order], epoch[order]
+    leads = _leads(chosen)
+    leader = np.flatnonzero(leads)[np.cumsum(leads) - 1]
+    lowest = (score == score[leader]) & (epoch == epoch[leader])
+    tied = lowest.sum() > leads.sum()
+    places = _first_of_ties(ids, offered, places[lowest]) if tied else places[leads]
+    return Winners(ids[places], places)
 
 
-def canonical(fits: Fits) -> Fits:
-    """The same records with inadmissible ones replaced by the empty record."""
-    mask = ~admissible(fits)
-    if not mask.any():
-        return fits
-    cleaned = {}
-    for name, column in COLUMNS.items():
-        array = getattr(fits, name).copy()
-        array[mask] = column.empty
-        cleaned[name] = array
-    return Fits(**cleaned)
-
-
-def merge_duplicates(ids: Int64[np.ndarray, "n"], fits: Fits) -> Winners:
-    """Reduce offered records to the best one per sample; inadmissible records are left out."""
-    rows = np.flatnonzero(admissible(fits))
-    order = np.lexsort((fits.score[rows], ids[rows]))
-    rows = rows[order]
-    sorted_ids = ids[rows]
-    leads = np.ones(len(rows), bool)
-    leads[1:] = sorted_ids[1:] != sorted_ids[:-1]
-    lead_scores = fits.score[rows][leads]
-    lowest = fits.score[rows] == lead_scores[np.cumsum(leads) - 1]
-    rows = _first_of_ties(ids, fits, rows[lowest]) if lowest.sum() > leads.sum() else rows[leads]
-    return Winners(ids=ids[rows], fits=fits.take(rows), rows=rows)
+def _leads(ids: Int64[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
+    """Of ids in ascending order, the first of each."""
+    leads = np.ones(len(ids), bool)
+    leads[1:] = ids[1:] != ids[:-1]
+    return leads
 
 
 def _first_of_ties(
-    ids: Int64[np.ndarray, "n"], fits: Fits, rows: Int64[np.ndarray, "k"]
+    ids: Int64[np.ndarray, "n"], offered: np.ndarray, places: Int64[np.ndarray, "k"]
 ) -> Int64[np.ndarray, "m"]:
-    """Of rows that share an id, the first by bytes, then by improvements (more first); ids ascending."""
-    content = _tie_bytes(fits.take(rows))
+    """Of places that share an id, the first by bytes, then by improvements (more first); ids ascending."""
+    rows = take_rows(offered, places)
+    content = _tie_bytes(rows)
     # Fixed-width byte strings compare as unsigned bytes; equal widths make NumPy's zero padding harmless.
     keys = content.view(f"S{content.shape[1]}").ravel()
-    fewest = np.iinfo(np.uint32).max - fits.improvements[rows]
-    rows = rows[np.lexsort((fewest, keys, ids[rows]))]
-    leads = np.ones(len(rows), bool)
-    leads[1:] = ids[rows][1:] != ids[rows][:-1]
-    return rows[leads]
+    fewest = np.iinfo(np.uint32).max - rows["improvements"]
+    places = places[np.lexsort((fewest, keys, ids[places]))]
+    return places[_leads(ids[places])]
+
+
+def _tie_bytes(rows: np.ndarray) -> UInt8[np.ndarray, "n bytes"]:
+    parts = []
+    for name in TIE_COLUMNS:
+        # Most significant byte first, the earlier time wins: of an update that was delivered twice, the first.
+        array = rows[name].astype(">i8") if name == "time" else np.ascontiguousarray(rows[name])
+        width = COLUMNS[name].dtype.itemsize * max(COLUMNS[name].width, 1)
+        parts.append(array.view(np.uint8).reshape(len(rows), width))
+    return np.concatenate(parts, axis=1)

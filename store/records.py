@@ -1,21 +1,22 @@
 """The fit record: the best body found for one training sample, and what is allowed to be one.
 
-A fit lives in its sample's canonical frame: the unrotated, unflipped, unscaled crop.
+A fit lives in its sample's canonical frame: the unrotated, unflipped, unscaled crop. In memory the records of many
+samples are rows of one array (ROW), so that looking up some of them touches each once; people see columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from store.errors import RecordError
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float32, Int64, Integer, UInt8, UInt16, UInt32
+    from jaxtyping import Bool, Float32, Int64, Integer, UInt8, UInt16, UInt32, UInt64
 
 MAX_ABS_BETA = 3.0
 """A body with a beta beyond this is implausible; such a fit is never stored."""
@@ -49,25 +50,34 @@ class Verdict(IntEnum):
     NOT_CONVERGED = 9
 
 
-_VERDICTS = np.array([*Verdict], np.uint8)
+class Solver(IntEnum):
+    """What minimised the objective. Written into files: never renumbered."""
+
+    UNKNOWN = 0
+    LM = 1
+    ADAM = 2
 
 
 @dataclass(frozen=True)
 class Column:
-    """An array of the record: little-endian type, numbers per record (0: a scalar), the empty value."""
+    """An array of the record: little-endian type, numbers per record (0: a scalar), the empty value.
+
+    since: the first version of generations and segments that holds it; earlier ones read as the empty value.
+    """
 
     dtype: np.dtype
     width: int
     empty: float
     unit: str
     meaning: str
+    since: int = 1
 
     def shape(self, count: int) -> tuple[int, ...]:
         return (count, self.width) if self.width else (count,)
 
 
-def _column(dtype: str, width: int, empty: float, unit: str, meaning: str) -> Column:
-    return Column(np.dtype(dtype), width, empty, unit, meaning)
+def _column(dtype: str, width: int, empty: float, unit: str, meaning: str, since: int = 1) -> Column:
+    return Column(np.dtype(dtype), width, empty, unit, meaning, since)
 
 
 COLUMNS: dict[str, Column] = {
@@ -82,20 +92,86 @@ COLUMNS: dict[str, Column] = {
     "step": _column("<i8", 0, 0, "1", "training step at which the fit was made"),
     "improvements": _column("<u4", 0, 0, "1", "how often a better fit had replaced the sample's fit"),
     "start": _column(
-        "|u1", 0, 0, "1", "start that won: 0 unknown, 1 multistart, 2 lifter, 3 store, 4 file, 5 network"
+        "|u1", 0, 0, "1", "start that won: 0 unknown, 1 multistart, 2 lifter, 3 store, 4 file, 5 network", 2
     ),
-    "verdict": _column("|u1", 0, 0, "1", "0 valid, 8 loss too high, 9 not converged"),
-    "iterations": _column("<u2", 0, 0, "1", "solver iterations of the start that won"),
-    "coverage": _column("<f4", 0, 0.0, "1", "share (0 to 1) of the places keypoints can name that were seen"),
-    "prior_cost": _column("<f4", 0, 0.0, "px^2", "cost of the terms that don't look at the image"),
+    "verdict": _column("|u1", 0, 0, "1", "0 valid, 8 loss too high, 9 not converged", 2),
+    "iterations": _column("<u2", 0, 0, "1", "solver iterations of the start that won", 2),
+    "coverage": _column(
+        "<f4", 0, 0.0, "1", "share (0 to 1) of the places keypoints can name that were seen", 2
+    ),
+    "prior_cost": _column("<f4", 0, 0.0, "px^2", "cost of the terms that don't look at the image", 2),
+    "solver": _column("|u1", 0, 0, "1", "0 unknown, 1 lm, 2 adam", 3),
+    "epoch": _column("<u4", 0, 0, "1", "retractions of the sample's fits before this one was begun", 3),
+    "run": _column(
+        "<u8", 0, 0, "1", "code of the run that made the fit, 0 unknown; names are in the metadata", 3
+    ),
+    "time": _column("<i8", 0, 0, "ms", "when the store was offered the fit, since 1970 UTC; 0 unknown", 3),
 }
 """The record's columns, in the order in which files hold them."""
+
+ROW = np.dtype(
+    [
+        (name, column.dtype, (column.width,) if column.width else ())
+        for name, column in sorted(
+            COLUMNS.items(), key=lambda item: (-item[1].dtype.itemsize, item[1].dtype.str)
+        )
+    ],
+    align=True,
+)
+"""A record in memory: 400 bytes, fields of a type together and aligned, so that columns are plain strided views of rows."""
+WORDS = ROW.itemsize // 8
+"""Of a row, in which NumPy copies it whole (field by field it would be ten times slower)."""
+
+
+def _placed(dtype: str) -> slice:
+    """Where in a row the fields of a type lie, one after another, in units of its size."""
+    chosen = [name for name, column in COLUMNS.items() if column.dtype == dtype]
+    first = min(ROW.fields[name][1] for name in chosen) // np.dtype(dtype).itemsize  # type: ignore[index]
+    return slice(first, first + sum(max(COLUMNS[name].width, 1) for name in chosen))
+
+
+_FLOATS, _CODES = _placed("<f4"), _placed("|u1")
+_CODE = np.arange(_CODES.stop - _CODES.start)
+_KNOWN = {"source": [*Source][1:], "start": [*StartKind], "verdict": [*Verdict], "solver": [*Solver]}
+_CODE_IS_KNOWN = np.stack(
+    [np.isin(np.arange(256), _KNOWN[name]) for name in COLUMNS if COLUMNS[name].dtype == np.uint8]
+)
+
+_NOT_GIVEN = np.empty(0)
+"""Stands for a column that was left out."""
+
+
+def _not_given() -> np.ndarray:
+    return _NOT_GIVEN
+
+
+def empty_rows(count: int) -> np.ndarray:
+    """(count,) of ROW: records of samples that have no fit, nor were ever retracted."""
+    rows = np.zeros(count, ROW)
+    for name, column in COLUMNS.items():
+        if column.empty:
+            rows[name] = column.empty
+    return rows
+
+
+def take_rows(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
+    """Copies of the rows at these (valid) places."""
+    words = rows.view(np.int64).reshape(len(rows), WORDS)
+    return words.take(index, axis=0).reshape(-1).view(ROW)
+
+
+def put_rows(rows: np.ndarray, index: np.ndarray, new: np.ndarray) -> None:
+    """Writes rows to these places."""
+    words = rows.view(np.int64).reshape(len(rows), WORDS)
+    words[index] = new.view(np.int64).reshape(len(new), WORDS)
 
 
 @dataclass(frozen=True)
 class Fits:
     """Fit records of n samples, as a structure of arrays (see COLUMNS for units).
 
+    solver, run, time and epoch may be left out: then they are unknown, and the epoch is 0. An offer's epoch is that of the
+    record its maker had read: a fit of an earlier epoch than its sample's was begun before a retraction, and loses.
     Raises RecordError if an array has another shape or type; nothing is converted.
     """
 
@@ -112,11 +188,18 @@ class Fits:
     iterations: UInt16[np.ndarray, "n"]
     coverage: Float32[np.ndarray, "n"]
     prior_cost: Float32[np.ndarray, "n"]
+    solver: UInt8[np.ndarray, "n"] = field(default_factory=_not_given)
+    epoch: UInt32[np.ndarray, "n"] = field(default_factory=_not_given)
+    run: UInt64[np.ndarray, "n"] = field(default_factory=_not_given)
+    time: Int64[np.ndarray, "n"] = field(default_factory=_not_given)
 
     def __post_init__(self) -> None:
         count = len(self.pose) if isinstance(self.pose, np.ndarray) and self.pose.ndim else 0
         for name, column in COLUMNS.items():
             array = getattr(self, name)
+            if array is _NOT_GIVEN:
+                object.__setattr__(self, name, np.zeros(column.shape(count), column.dtype))
+                continue
             if not isinstance(array, np.ndarray):
                 raise RecordError(f"fits: {name} must be a NumPy array, found {type(array).__name__}")
             if array.dtype != column.dtype or array.shape != column.shape(count):
@@ -126,7 +209,8 @@ class Fits:
                 )
 
     def __len__(self) -> int:
-        return len(self.pose)
+        rows = self.__dict__.get("_rows")
+        return len(self.pose if rows is None else rows)
 
     @classmethod
     def empty(cls, count: int) -> Fits:
@@ -137,6 +221,34 @@ class Fits:
                 for name, column in COLUMNS.items()
             }
         )
+
+    @classmethod
+    def of_rows(cls, rows: np.ndarray) -> Fits:
+        """The columns of rows (n,) of ROW, as views: nothing is copied."""
+        fits = object.__new__(cls)
+        fits.__dict__["_rows"] = rows
+        return fits
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        """Columns of rows, once somebody asks for them."""
+        if name not in COLUMNS or "_rows" not in self.__dict__:
+            raise AttributeError(f"fits have no {name!r}")
+        view: np.ndarray = self._rows[name]
+        self.__dict__[name] = view
+        return view
+
+    def to_rows(self) -> np.ndarray:
+        """(n,) of ROW: the memory of these records if they are of_rows, else a copy."""
+        rows = self.__dict__.get("_rows")
+        if rows is None:
+            rows = np.zeros(len(self), ROW)
+            for name in COLUMNS:
+                rows[name] = getattr(self, name)
+        return rows
+
+    def __reduce__(self) -> Any:
+        """Travels as one array, not as one for each column."""
+        return Fits.of_rows, (self.to_rows(),)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Fits]) -> Fits:
@@ -152,12 +264,19 @@ class Fits:
 
 def admissible(fits: Fits) -> Bool[np.ndarray, "n"]:
     """Which records may be stored: finite, known codes, |betas| <= 3, the body before the camera."""
-    finite = np.isfinite(fits.loss) & np.isfinite(fits.score)
-    finite &= np.isfinite(fits.coverage) & np.isfinite(fits.prior_cost)
-    for array in (fits.pose, fits.camera):
-        finite &= np.isfinite(array).all(axis=1)
-    # A NaN beta fails the comparison, too.
-    plausible = (np.abs(fits.betas) <= MAX_ABS_BETA).all(axis=1) & (fits.camera[:, 2] > 0)
-    known = (fits.source >= Source.STATIC) & (fits.source <= Source.IMPORTED)
-    known &= (fits.start <= StartKind.NETWORK) & np.isin(fits.verdict, _VERDICTS)
-    return finite & plausible & known
+    return admissible_rows(fits.to_rows())
+
+
+def admissible_rows(rows: np.ndarray) -> Bool[np.ndarray, "n"]:
+    """As `admissible`, of rows (n,) of ROW."""
+    numbers = rows.view(np.float32).reshape(len(rows), 2 * WORDS)[:, _FLOATS]
+    codes = rows.view(np.uint8).reshape(len(rows), ROW.itemsize)[:, _CODES]
+    known = _CODE_IS_KNOWN[_CODE, codes]
+    betas, depth = np.abs(rows["betas"]), rows["camera"][:, 2]
+    # The usual case, quickly: a sum is finite only if all its terms are.
+    with np.errstate(all="ignore"):
+        finite = np.isfinite(np.add.reduce(numbers, axis=None))
+    if finite and known.all() and betas.max(initial=0) <= MAX_ABS_BETA and depth.min(initial=1) > 0:
+        return np.ones(len(rows), bool)
+    plausible = (betas <= MAX_ABS_BETA).all(axis=1) & (depth > 0)
+    return np.isfinite(numbers).all(axis=1) & plausible & known.all(axis=1)

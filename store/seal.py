@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import zlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from store.errors import FormatVersionError
+
+if TYPE_CHECKING:
+    from store.files import Files
 
 KEY = "crc32_of_rest"
 
@@ -27,21 +30,24 @@ def to_bytes(content: dict) -> bytes:
     return (json.dumps(sealed(content), indent=1) + "\n").encode()
 
 
-def read_sealed(path: Path, *, format_name: str, version: int) -> dict:
+def read_sealed(files: Files, name: str, *, format_name: str, version: int) -> dict:
     """A sealed object of this format and version. Raises FormatVersionError, naming the file; FileNotFoundError."""
+    where = files.where(name)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(files.read(name))
     except ValueError as error:
-        raise FormatVersionError(f"{path}: damaged, or not JSON ({error}); restore it from a copy") from error
+        raise FormatVersionError(
+            f"{where}: damaged, or not JSON ({error}); restore it from a copy"
+        ) from error
     if not isinstance(content, dict):
-        raise FormatVersionError(f"{path}: expected a JSON object, found {type(content).__name__}")
+        raise FormatVersionError(f"{where}: expected a JSON object, found {type(content).__name__}")
     found = (content.get("format"), content.get("version"))
     if found != (format_name, version):
         raise FormatVersionError(
-            f"{path}: expected {format_name} version {version}, found {found[0]} version {found[1]}"
+            f"{where}: expected {format_name} version {version}, found {found[0]} version {found[1]}"
         )
     if not is_sealed(content):
-        raise FormatVersionError(f"{path}: damaged: its checksum does not match; restore it from a copy")
+        raise FormatVersionError(f"{where}: damaged: its checksum does not match; restore it from a copy")
     return content
 
 

@@ -9,56 +9,66 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
-from uuid import uuid4
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
-from store.durable import make_folder, write_named_by_content
 from store.errors import CorruptSegmentError, UnusableNameError
+from store.files import unique
 from store.fingerprint import Fingerprint, require_same
-from store.layout import Layout, made_earlier
-from store.records import COLUMNS, Fits
+from store.layout import SEGMENTS, Layout, segment_folder
+from store.provenance import names_from_json, names_to_json
+from store.records import COLUMNS, empty_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jaxtyping import Int64
 
 FORMAT = "spin-pipe-fits-segment"
-VERSION = 2
-ROWS_PER_BATCH = 4096
+VERSION = 3
+ROWS_PER_SEGMENT = 65_536
+"""A flush of more records writes several segments, so that its memory does not grow with them."""
+MERGE, RESET = "merge", "reset"
 
 _CHECKSUM = re.compile(r"-([0-9a-f]{8})\.arrow$")
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 @dataclass(frozen=True)
-class Updates:
-    """Accepted records of k samples: ids (k,), ascending and unique within one batch, and their fits."""
+class SegmentInfo:
+    """What a segment says of itself.
+
+    operation: 'merge', or 'reset' if it retracts fits, then `where` says which; time_ms: when it was written, since
+    1970 UTC, 0 if that is not known; runs: names of runs by their codes.
+    """
+
+    operation: str = MERGE
+    writer: str = ""
+    time_ms: int = 0
+    where: str = ""
+    runs: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment in memory, as views of its bytes: ids (k,), ascending and unique; its columns; what it says of itself."""
 
     ids: Int64[np.ndarray, "k"]
-    fits: Fits
+    columns: Mapping[str, np.ndarray]
+    info: SegmentInfo
+    version: int
 
+    def __len__(self) -> int:
+        return len(self.ids)
 
-class _ChecksummedFile:
-    """Hands on what is written and keeps the CRC-32 of it."""
-
-    def __init__(self, handle: BinaryIO) -> None:
-        self._handle = handle
-        self.checksum = 0
-        self.closed = False
-
-    def write(self, data: bytes) -> int:
-        self.checksum = zlib.crc32(data, self.checksum)
-        return self._handle.write(data)
-
-    def flush(self) -> None:
-        self._handle.flush()
+    def rows(self, places: Int64[np.ndarray, "m"] | None = None) -> np.ndarray:
+        """The records, or those at some places, as (m,) of store.records.ROW."""
+        rows = empty_rows(len(self.ids) if places is None else len(places))
+        for name, column in self.columns.items():
+            rows[name] = column if places is None else column[places]
+        return rows
 
 
 def check_writer(writer: str) -> str:
@@ -75,112 +85,125 @@ def write_segment(
     layout: Layout,
     generation: int,
     *,
-    writer: str,
     fingerprint: Fingerprint,
+    info: SegmentInfo,
     ids: Int64[np.ndarray, "k"],
-    fits_of: Callable[[Int64[np.ndarray, "b"]], Fits],
+    rows: np.ndarray,
 ) -> str:
-    """Write the records of `ids` as one segment against a generation; returns its name, 'FOLDER/FILE'.
+    """Write records, rows (k,) of store.records.ROW, as one segment against a generation; returns its name,
+    'FOLDER/FILE'. Durable on return."""
+    schema = _schema(generation, fingerprint, info)
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, schema) as file:
+        file.write_batch(_to_batch(schema, ids, rows))
+    content = sink.getvalue()
+    # The name is never used twice, even by a forked writer: compaction remembers names it has absorbed.
+    name = f"{info.writer}-{unique()}-{zlib.crc32(content):08x}.arrow"
+    folder = segment_folder(generation)
+    layout.files.write(f"{folder}/{name}", content)
+    return f"{folder.partition('/')[2]}/{name}"
 
-    fits_of(ids) gives a batch's records, so that memory stays at one batch. Durable on return.
+
+def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Fingerprint) -> Segment:
+    """One segment, of this version or an earlier one.
+
+    Raises CorruptSegmentError if the file is not what was written, FingerprintMismatchError if its scores were
+    made under other conditions, FileNotFoundError if it is gone.
     """
-    schema = _schema(generation, fingerprint)
-
-    def fill(handle: BinaryIO) -> str:
-        sink = _ChecksummedFile(handle)
-        with pa.ipc.new_file(pa.PythonFile(sink, mode="w"), schema) as file:
-            for start in range(0, len(ids), ROWS_PER_BATCH):
-                batch = ids[start : start + ROWS_PER_BATCH]
-                file.write_batch(_to_batch(schema, batch, fits_of(batch)))
-        # The name is never used twice, even by a forked writer: compaction remembers names it has absorbed.
-        return f"{writer}-{uuid4().hex[:16]}-{sink.checksum:08x}.arrow"
-
-    folder = layout.segment_folder(generation)
-    make_folder(folder)
-    return f"{folder.name}/{write_named_by_content(folder, fill).name}"
-
-
-def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Fingerprint) -> Iterator[Updates]:
-    """The updates of one segment, batch by batch.
-
-    Raises CorruptSegmentError if the file is not what was written, FormatVersionError if an earlier version of
-    this program wrote it, FingerprintMismatchError if its scores were made under other conditions,
-    FileNotFoundError if it is gone. All are raised before the first batch.
-    """
-    path = layout.segments / name
-    expected = _CHECKSUM.search(path.name)
+    where = layout.files.where(f"{SEGMENTS}/{name}")
+    expected = _CHECKSUM.search(name)
     if expected is None:
         raise CorruptSegmentError(
-            f"{path}: the name does not end in the checksum of the content; remove the file"
+            f"{where}: the name does not end in the checksum of the content; remove the file"
         )
-    with pa.memory_map(str(path)) as source:
-        content = source.read_buffer()
+    content = layout.files.read(f"{SEGMENTS}/{name}")
     found = f"{zlib.crc32(content):08x}"
     if found != expected[1]:
         raise CorruptSegmentError(
-            f"{path}: damaged: its bytes have checksum {found}, expected {expected[1]}; restore the file "
+            f"{where}: damaged: its bytes have checksum {found}, expected {expected[1]}; restore the file "
             "from a copy, or remove it to lose the updates in it"
         )
     try:
         reader = pa.ipc.open_file(pa.BufferReader(content))
-        _check_metadata(path, reader.schema, fingerprint)
-    except (pa.ArrowException, KeyError) as error:
-        raise CorruptSegmentError(f"{path}: not a segment of fits ({error})") from error
-    return _batches(reader, path, samples)
+        version, info = _read_metadata(where, reader.schema, fingerprint)
+        table = reader.read_all()
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        if isinstance(error, ValueError) and type(error).__module__ == "store.errors":
+            raise
+        raise CorruptSegmentError(f"{where}: not a segment of fits ({error})") from error
+    ids = table.column("id").to_numpy()
+    if len(ids) and not 0 <= ids.min() <= ids.max() < samples:
+        raise CorruptSegmentError(f"{where}: holds samples {ids.min()}–{ids.max()}, the store has {samples}")
+    columns = {name: _to_numpy(table, name, len(ids)) for name in _columns(version)}
+    return Segment(ids, columns, info, version)
 
 
-def _batches(reader: pa.ipc.RecordBatchFileReader, path: Path, samples: int) -> Iterator[Updates]:
-    for number in range(reader.num_record_batches):
-        batch = reader.get_batch(number)
-        ids = batch.column("id").to_numpy()
-        if len(ids) and not 0 <= ids.min() <= ids.max() < samples:
-            raise CorruptSegmentError(
-                f"{path}: holds samples {ids.min()}–{ids.max()}, the store has {samples}"
-            )
-        columns = {}
-        for name, column in COLUMNS.items():
-            array = batch.column(name)
-            flat = array.flatten() if column.width else array
-            columns[name] = flat.to_numpy().reshape(column.shape(len(ids)))
-        yield Updates(ids=ids, fits=Fits(**columns))
+def _columns(version: int) -> list[str]:
+    return [name for name, column in COLUMNS.items() if column.since <= version]
 
 
-def _schema(generation: int, fingerprint: Fingerprint) -> pa.Schema:
+def _to_numpy(table: pa.Table, name: str, count: int) -> np.ndarray:
+    stored = table.column(name)
+    # One batch, as this version writes it, is a view of the file's bytes.
+    array = stored.chunk(0) if stored.num_chunks == 1 else stored.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):  # pyarrow gives one back for no chunk at all
+        return np.zeros(COLUMNS[name].shape(0), COLUMNS[name].dtype)
+    flat = array.flatten() if COLUMNS[name].width else array
+    return flat.to_numpy().reshape(COLUMNS[name].shape(count))
+
+
+def _fields(version: int) -> list[pa.Field]:
     fields = [pa.field("id", pa.int64(), nullable=False)]
-    for name, column in COLUMNS.items():
+    for name in _columns(version):
+        column = COLUMNS[name]
         kind = pa.from_numpy_dtype(column.dtype)
         if column.width:
             kind = pa.list_(pa.field("item", kind, nullable=False), column.width)
-        fields.append(pa.field(name, kind, nullable=False, metadata={"unit": column.unit}))
+        fields.append(pa.field(name, kind, nullable=False))
+    return fields
+
+
+def _schema(generation: int, fingerprint: Fingerprint, info: SegmentInfo) -> pa.Schema:
     metadata = {
         "format": FORMAT,
         "version": str(VERSION),
         "generation": str(generation),
         "fingerprint": fingerprint.to_text(),
+        "operation": info.operation,
+        "writer": info.writer,
+        "time_ms": str(info.time_ms),
+        "where": info.where,
+        "runs": json.dumps(names_to_json(info.runs)),
     }
-    return pa.schema(fields, metadata=metadata)
+    return pa.schema(_fields(VERSION), metadata=metadata)
 
 
-def _to_batch(schema: pa.Schema, ids: Int64[np.ndarray, "k"], fits: Fits) -> pa.RecordBatch:
+def _to_batch(schema: pa.Schema, ids: Int64[np.ndarray, "k"], rows: np.ndarray) -> pa.RecordBatch:
     arrays = [pa.array(ids)]
-    for name in COLUMNS:
-        flat = pa.array(getattr(fits, name).reshape(-1))
+    for name, column in COLUMNS.items():
+        flat = pa.array(np.ascontiguousarray(rows[name]).reshape(-1))
         kind = schema.field(name).type
-        arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=kind) if COLUMNS[name].width else flat)
+        arrays.append(pa.FixedSizeListArray.from_arrays(flat, type=kind) if column.width else flat)
     return pa.record_batch(arrays, schema=schema)
 
 
-def _check_metadata(path: Path, schema: pa.Schema, fingerprint: Fingerprint) -> None:
-    metadata = schema.metadata or {}
-    found = (metadata.get(b"format", b"").decode(), metadata.get(b"version", b"").decode())
-    if found[0] == FORMAT and found[1] in map(str, range(1, VERSION)):
-        raise made_earlier(path, found[1])
-    if found != (FORMAT, str(VERSION)):
+def _read_metadata(where: str, schema: pa.Schema, fingerprint: Fingerprint) -> tuple[int, SegmentInfo]:
+    metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    found = (metadata.get("format", ""), metadata.get("version", ""))
+    if found[0] != FORMAT or found[1] not in map(str, range(1, VERSION + 1)):
         raise CorruptSegmentError(
-            f"{path}: expected {FORMAT} version {VERSION}, found {found[0]!r} {found[1]!r}"
+            f"{where}: expected {FORMAT} of a version up to {VERSION}, found {found[0]!r} {found[1]!r}"
         )
-    expected = _schema(0, fingerprint)
+    expected = pa.schema(_fields(int(found[1])))
     if not schema.equals(expected):
-        raise CorruptSegmentError(f"{path}: expected the columns {expected.names}, found {schema.names}")
-    stored = Fingerprint.from_json(json.loads(metadata[b"fingerprint"]), where=str(path))
-    require_same(fingerprint, stored, where=str(path))
+        raise CorruptSegmentError(f"{where}: expected the columns {expected.names}, found {schema.names}")
+    stored = Fingerprint.from_json(json.loads(metadata["fingerprint"]), where=where)
+    require_same(fingerprint, stored, where=where)
+    info = SegmentInfo(
+        operation=metadata.get("operation", MERGE),
+        writer=metadata.get("writer", where.rpartition("/")[2].rsplit("-", 2)[0]),
+        time_ms=int(metadata.get("time_ms", "0")),
+        where=metadata.get("where", ""),
+        runs=names_from_json(json.loads(metadata.get("runs", "[]"))),
+    )
+    return int(found[1]), info

@@ -2,30 +2,55 @@
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
-from store.durable import TEMPORARY, remove_folder
+import numpy as np
+
 from store.errors import StoreError
 from store.generations import Generation, load_generation
-from store.layout import Layout, Manifest, read_current
-from store.segments import read_segment
+from store.layout import (
+    GENERATIONS,
+    SEGMENTS,
+    Layout,
+    Manifest,
+    claim_name,
+    generation_name,
+    read_current,
+    segment_folder,
+)
+from store.records import Fits
+from store.segments import Segment, SegmentInfo, read_segment
 from store.table import FitTable
 from store.tags import Tag, read_tag, tag_names
 
+_AHEAD = 4  # segments read while others are merged
 
-@dataclass(frozen=True)
+
+@dataclass
 class State:
     """Records in memory and what they were read from.
 
-    names: the segments of the generation's line that the records contain ('FOLDER/FILE').
+    names: the segments of the generation's line that the records contain ('FOLDER/FILE'). infos: what those that the
+    generation has not absorbed say of themselves, with their numbers of records. runs: names of runs by their codes.
     """
 
     generation: Generation
     table: FitTable
-    names: frozenset[str]
+    names: set[str]
+    infos: dict[str, tuple[SegmentInfo, int]] = field(default_factory=dict)
+    runs: dict[int, str] = field(default_factory=dict)
+
+    def absorb(self, name: str, segment: Segment) -> None:
+        """Merges one segment into the records."""
+        merge_segment(self.table, segment)
+        self.note(name, segment.info, len(segment))
+
+    def note(self, name: str, info: SegmentInfo, records: int) -> None:
+        self.names.add(name)
+        self.infos[name] = (info, records)
+        self.runs.update(info.runs)
 
 
 def load_current(layout: Layout, manifest: Manifest) -> State:
@@ -38,61 +63,108 @@ def load_current(layout: Layout, manifest: Manifest) -> State:
     while True:
         number = read_current(layout)
         try:
-            generation, fits = load_generation(
-                layout, number, samples=manifest.samples, fingerprint=manifest.fingerprint
-            )
-            table = FitTable(fits)
-            names = frozenset(layout.segment_names(generation.line, number))
-            merge_segments(layout, manifest, table, sorted(names - generation.absorbed))
+            state = _load(layout, manifest, number)
+            listed = set(layout.segment_names(state.generation.line, number))
+            state.names = set(listed & state.generation.absorbed)
+            for name, segment in read_segments(layout, manifest, sorted(listed - state.generation.absorbed)):
+                state.absorb(name, segment)
         except (StoreError, OSError):
             if read_current(layout) == number:
                 raise
             continue
         if read_current(layout) == number:
-            return State(generation, table, names)
+            return state
 
 
-def load_tagged(layout: Layout, manifest: Manifest, tag: Tag) -> FitTable:
-    """The records of a tagged state. Raises what load_generation and read_segment raise."""
-    _, fits = load_generation(
-        layout, tag.generation, samples=manifest.samples, fingerprint=manifest.fingerprint
+def load_tagged(layout: Layout, manifest: Manifest, tag: Tag) -> State:
+    """A tagged state. Raises what load_generation and read_segment raise."""
+    state = _load(layout, manifest, tag.generation)
+    for name, segment in read_segments(layout, manifest, tag.segments):
+        state.absorb(name, segment)
+    return state
+
+
+def _load(layout: Layout, manifest: Manifest, number: int) -> State:
+    generation, rows = load_generation(
+        layout, number, samples=manifest.samples, fingerprint=manifest.fingerprint
     )
-    table = FitTable(fits)
-    merge_segments(layout, manifest, table, tag.segments)
-    return table
+    return State(generation, FitTable(rows), set(), runs=dict(generation.runs))
 
 
-def merge_segments(layout: Layout, manifest: Manifest, table: FitTable, names: Iterable[str]) -> None:
-    """Merge segments into a table."""
-    for name in names:
-        for updates in read_segment(layout, name, samples=manifest.samples, fingerprint=manifest.fingerprint):
-            table.merge(updates.ids, updates.fits)
+def read_segments(layout: Layout, manifest: Manifest, names: Iterable[str]) -> Iterator[tuple[str, Segment]]:
+    """Segments one after another, a few of them read ahead by another thread."""
+    names = list(names)
+
+    def read(name: str) -> Segment:
+        return read_segment(layout, name, samples=manifest.samples, fingerprint=manifest.fingerprint)
+
+    if len(names) <= 1:
+        yield from ((name, read(name)) for name in names)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(read, name) for name in names[:_AHEAD]]
+        for place, name in enumerate(names):
+            segment = waiting.pop(0).result()
+            if place + _AHEAD < len(names):
+                waiting.append(pool.submit(read, names[place + _AHEAD]))
+            yield name, segment
 
 
-def next_number(layout: Layout) -> int:
-    """A generation number that was never current and has no folder. The caller holds the store's lock."""
-    return max([read_current(layout), *layout.generation_numbers()]) + 1
+def merge_segment(table: FitTable, segment: Segment) -> None:
+    """Merges a segment into a table. Only what may win is looked at as a whole."""
+    mine, columns = table.rows, segment.columns
+    score, epoch = columns["score"], columns.get("epoch")
+    hopeful = score <= mine["score"][segment.ids]
+    if epoch is not None:
+        hopeful &= epoch == mine["epoch"][segment.ids]
+        hopeful |= epoch > mine["epoch"][segment.ids]
+    elif mine["epoch"].any():
+        hopeful &= mine["epoch"][segment.ids] == 0
+    places = np.flatnonzero(hopeful)
+    if len(places):
+        table.merge(segment.ids[places], Fits.of_rows(segment.rows(places)))
 
 
-def remove_unneeded(layout: Layout, current: Generation) -> None:
-    """Remove what neither the current state nor a tag needs. The caller holds the store's lock.
+def claim_number(layout: Layout) -> int:
+    """A generation number that was never current, has no folder, and is nobody else's from now on."""
+    number = max([read_current(layout), *layout.generation_numbers()]) + 1
+    while not layout.files.claim(claim_name(number)):
+        number += 1
+    return number
 
-    Safe to stop at any moment and to repeat. Segments of the current line go only if the current generation
-    has absorbed them: a writer may still be adding to the folders of earlier generations.
+
+def unneeded(layout: Layout, current: Generation) -> list[str]:
+    """Names of what neither the current state nor a tag needs: generations, inventories, claims, segments.
+
+    The caller holds the store's lock, or has made `current` current. Segments of the current line go only if
+    the current generation has absorbed them: a writer may still be adding to the folders of earlier generations.
     """
     tags = [read_tag(layout, name) for name in tag_names(layout)]
-    generations = {current.number, *(tag.generation for tag in tags)}
+    kept = {current.number, *(tag.generation for tag in tags)}
     pinned = {name for tag in tags for name in tag.segments}
-    for number in layout.generation_numbers():
-        if number not in generations:
-            remove_folder(layout.generation(number))
-    for unfinished in layout.generations.glob(f"{TEMPORARY}*"):
-        shutil.rmtree(unfinished)
-    past = set(layout.segment_names(0, current.line - 1))
-    for name in (past | current.absorbed) - pinned:
-        (layout.segments / name).unlink(missing_ok=True)
-    for folder in layout.segments.iterdir():
-        if folder.name.isdecimal() and int(folder.name) < current.number:
-            # Not if something is in it; and a writer that is just about to use it makes it again.
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    # Later ones are left alone: on an object store somebody may be writing them.
+    old = {number for number in layout.generation_numbers() if number < current.number} - kept
+    names = [generation_name(number) for number in sorted(old)]
+    for file in layout.files.children(GENERATIONS):
+        stem, _, kind = file.partition(".")
+        past = stem.isdecimal() and int(stem) < current.number
+        if past and (kind == "claim" or (kind == "json" and int(stem) not in kept)):
+            names.append(f"{GENERATIONS}/{file}")
+    superseded = set(layout.segment_names(0, current.line - 1))
+    there = set(layout.segment_names(current.line, current.number))
+    gone = (superseded | (current.absorbed & there)) - pinned
+    return names + [f"{SEGMENTS}/{name}" for name in sorted(gone)]
+
+
+def remove_unneeded(layout: Layout, current: Generation) -> list[str]:
+    """Remove what `unneeded` names, and say what that was. Safe to stop at any moment and to repeat."""
+    names = unneeded(layout, current)
+    for name in names:
+        if name.endswith(".zarr"):
+            layout.files.remove_tree(name)
+        else:
+            layout.files.remove(name)
+    for folder in layout.files.children(SEGMENTS):
+        if folder.isdecimal() and int(folder) < current.number:
+            layout.files.prune(segment_folder(int(folder)))
+    return names

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from store.durable import write_file
 from store.errors import FormatVersionError, TagNotFoundError, UnusableNameError
-from store.layout import Layout, is_segment_name
+from store.layout import TAGS, Layout, is_segment_name
 from store.seal import read_sealed, to_bytes
 
 FORMAT = "spin-pipe-fits-tag"
@@ -18,11 +17,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 @dataclass(frozen=True)
 class Tag:
-    """A state: a generation, and the segments ('FOLDER/FILE', sorted) merged into it."""
+    """A state: a generation, and the segments ('FOLDER/FILE', sorted) merged into it.
+
+    time_ms: when it was named, since 1970 UTC, and writer: by whom; 0 and '' if that is not known.
+    """
 
     name: str
     generation: int
     segments: tuple[str, ...]
+    time_ms: int = field(default=0, compare=False)
+    writer: str = field(default="", compare=False)
 
 
 def check_tag_name(name: str) -> str:
@@ -35,37 +39,46 @@ def check_tag_name(name: str) -> str:
     return name
 
 
-def write_tag(layout: Layout, tag: Tag) -> None:
+def tag_file(name: str) -> str:
+    return f"{TAGS}/{check_tag_name(name)}.json"
+
+
+def write_tag(layout: Layout, tag: Tag) -> bool:
+    """Says whether it wrote: False if there is a tag of that name."""
     content = {
         "format": FORMAT,
         "version": VERSION,
         "generation": tag.generation,
         "segments": list(tag.segments),
+        "time_ms": tag.time_ms,
+        "writer": tag.writer,
     }
-    path = layout.tags / f"{check_tag_name(tag.name)}.json"
-    write_file(path, to_bytes(content))
+    return layout.files.create(tag_file(tag.name), to_bytes(content))
 
 
 def read_tag(layout: Layout, name: str) -> Tag:
     """Raises TagNotFoundError, or FormatVersionError if the file is not a tag."""
-    path = layout.tags / f"{check_tag_name(name)}.json"
+    file = tag_file(name)
+    where = layout.files.where(file)
     try:
-        content = read_sealed(path, format_name=FORMAT, version=VERSION)
+        content = read_sealed(layout.files, file, format_name=FORMAT, version=VERSION)
     except FileNotFoundError as error:
         known = ", ".join(tag_names(layout)) or "none"
-        raise TagNotFoundError(f"{layout.root} has no tag {name!r}; its tags: {known}") from error
+        raise TagNotFoundError(f"{layout.location} has no tag {name!r}; its tags: {known}") from error
     generation, segments = content.get("generation"), content.get("segments")
     if not isinstance(generation, int) or not isinstance(segments, list):
         raise FormatVersionError(
-            f"{path}: a tag must have a generation and segments, found {sorted(content)}"
+            f"{where}: a tag must have a generation and segments, found {sorted(content)}"
         )
     if any(not is_segment_name(segment) for segment in segments):
         raise FormatVersionError(
-            f"{path}: the tag names something that is no segment; restore it from a backup"
+            f"{where}: the tag names something that is no segment; restore it from a backup"
         )
-    return Tag(name, generation, tuple(segments))
+    made, writer = content.get("time_ms", 0), content.get("writer", "")
+    return Tag(name, generation, tuple(segments), int(made), str(writer))
 
 
 def tag_names(layout: Layout) -> list[str]:
     """All tags' names, sorted."""
-    return sorted(path.stem for path in layout.tags.glob("*.json") if _NAME.fullmatch(path.stem))
+    stems = [name.removesuffix(".json") for name in layout.files.children(TAGS) if name.endswith(".json")]
+    return sorted(stem for stem in stems if _NAME.fullmatch(stem))

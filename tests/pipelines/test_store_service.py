@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,19 +43,77 @@ def test_commit_returns_once_the_outcome_is_on_disk(service: FitService) -> None
     assert service.commit(SimpleNamespace(ids=ids, fits=fits(ids, 2.0))) == 0  # delivered twice
 
 
-def test_offers_are_written_by_number_and_by_time(
-    service: FitService, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def wait_for(found: Callable[[], bool]) -> None:
+    limit = time.monotonic() + 20
+    while not found():
+        assert time.monotonic() < limit
+        time.sleep(0.005)
+
+
+def test_offers_are_written_by_number_and_by_time(tmp_path: Path) -> None:
+    ids, more = np.arange(4), np.arange(4, 8)
+    by_number = FitService(tmp_path / "a", 50, FINGERPRINT, "test", flush_seconds=1000, flush_records=6)
+    by_number.offer(ids, fits(ids, 5.0), "a")
+    assert np.isinf(durable(by_number)).all()
+    by_number.offer(more, fits(more, 5.0), "a")
+    wait_for(lambda: bool(np.isfinite(durable(by_number)[:8]).all()))
+    by_time = FitService(tmp_path / "b", 50, FINGERPRINT, "test", flush_seconds=0.01)
+    by_time.offer(ids[:1], fits(ids[:1], 1.0), "a")
+    wait_for(lambda: bool(durable(by_time)[0] == 1.0))
+
+
+def test_offers_wait_for_a_disk_that_falls_behind(tmp_path: Path) -> None:
+    service = FitService(tmp_path / "a", 50, FINGERPRINT, "test", flush_seconds=1000, max_pending=3)
+    service.offer(np.arange(4), fits(np.arange(4), 5.0), "a")
+    assert service.store.pending == 0 and np.isfinite(durable(service)[:4]).all()
+
+
+def test_closing_writes_what_is_pending_and_metrics_count(tmp_path: Path) -> None:
+    service = FitService(tmp_path / "a", 50, FINGERPRINT, "test", "first", flush_seconds=1000)
     ids = np.arange(4)
     service.offer(ids, fits(ids, 5.0), "a")
-    assert np.isinf(durable(service)).all()
-    monkeypatch.setattr(store_service, "FLUSH_RECORDS", 6)
-    more = np.arange(4, 8)
-    service.offer(more, fits(more, 5.0), "a")
-    assert np.isfinite(durable(service)[:8]).all()
-    monkeypatch.setattr(store_service, "FLUSH_SECONDS", 0.0)
-    service.offer(ids[:1], fits(ids[:1], 1.0), "a")
-    assert durable(service)[0] == 1.0
+    service.offer(ids[:2], fits(ids[:2], 3.0), "a")
+    service.offer(ids[:1], fits(ids[:1], 9.0), "a")
+    service.close()
+    found = service.metrics()
+    assert (found["offered"], found["accepted"], found["score_gained"], found["written"]) == (7, 6, 4.0, 4)
+    assert found["offer_p50_ms"] <= found["offer_p99_ms"]
+    again = FitStore.open(tmp_path / "a")
+    assert again.get(ids).score.tolist() == [3.0, 3.0, 5.0, 5.0]
+    assert {again.runs[int(code)] for code in again.get(ids).run} == {"first"} and again.get(
+        ids
+    ).time.min() > 0
+
+
+def test_a_failed_write_is_told_to_the_next_offer_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = FitService(tmp_path / "a", 50, FINGERPRINT, "test", flush_seconds=0.01)
+    ids = np.arange(4)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    service.offer(ids, fits(ids, 5.0), "a")
+    wait_for(lambda: service._failure is not None)
+    with pytest.raises(OSError, match="No space"):
+        service.offer(ids, fits(ids, 4.0), "a")
+    monkeypatch.undo()
+    wait_for(lambda: bool((durable(service)[:4] == 4.0).all()))
+
+
+def test_a_retracted_fit_does_not_come_back_with_a_late_offer(service: FitService) -> None:
+    ids = np.arange(4)
+    service.commit(SimpleNamespace(ids=ids, fits=fits(ids, 5.0)))
+    assert FitStore.open(service.store.path).reset(ids[:2], where="by hand") == 2
+    late = fits(ids, 1.0)
+    service.offer(ids, late, "a")  # this actor has not heard of it yet
+    service.refresh()
+    service.flush()
+    assert durable(service)[:4].tolist() == [np.inf, np.inf, 1.0, 1.0]
+    begun_after = replace(late, epoch=service.get(ids).epoch)
+    assert service.offer(ids, begun_after, "a").tolist() == [True, True, False, False]
 
 
 def test_offers_of_workers_that_went_before_are_refused(service: FitService) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from store import Fingerprint, Fits, Source, StartKind, Verdict
-from store.records import COLUMNS
+from store.records import COLUMNS, Solver
 
 FINGERPRINT = Fingerprint(
     body="open:1a2b", objective="published:3c4d", score_rule="loss:1", annotations="coco:5e6f"
@@ -28,6 +28,10 @@ def random_fits(count: int, rng: np.random.Generator, *, step: int = 0) -> Fits:
         iterations=rng.integers(0, 20, count).astype(np.uint16),
         coverage=rng.uniform(0, 1, count).astype(np.float32),
         prior_cost=rng.uniform(0, 300, count).astype(np.float32),
+        solver=rng.integers(0, len(Solver), count).astype(np.uint8),
+        epoch=np.zeros(count, np.uint32),
+        run=rng.integers(0, 2**63, count).astype(np.uint64),
+        time=rng.integers(0, 2**41, count),
     )
 
 

@@ -91,7 +91,7 @@ def test_a_crash_at_every_step_leaves_the_old_or_the_new_state(
     operation: str, base: Path, tmp_path: Path
 ) -> None:
     old = state(base)
-    offered = FitTable(changed_fits(old))
+    offered = FitTable.of(changed_fits(old))
     offered.merge(*OFFER)
     tags = {name: FitStore.open(base).at(name).get(ALL) for name in ("early", "late")}
     new = tags["early"] if operation == "restore" else offered.fits
@@ -199,7 +199,7 @@ def empty(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.parametrize("compact_every", [0, 1, 4])
 def test_no_acknowledged_update_is_lost_to_sigkill(compact_every: int, empty: Path, tmp_path: Path) -> None:
     moments = random.Random(compact_every)
-    expected = FitTable(Fits.empty(SAMPLES))
+    expected = FitTable.of(Fits.empty(SAMPLES))
     for seed in range(6):
         child = Child(write_forever, empty, tmp_path / f"reports{seed}", seed, 100_000, compact_every)
         child.kill_after(moments.randint(1, 5), moments.uniform(0.0, 0.03))
@@ -207,10 +207,10 @@ def test_no_acknowledged_update_is_lost_to_sigkill(compact_every: int, empty: Pa
         for number in range(acknowledged):
             expected.merge(*round_updates(seed, number))
         found = state(empty)
-        with_unacknowledged = FitTable(changed_fits(expected.fits))
+        with_unacknowledged = FitTable.of(changed_fits(expected.fits))
         with_unacknowledged.merge(*round_updates(seed, acknowledged))
         assert same_bits(found, expected.fits) or same_bits(found, with_unacknowledged.fits)
-        expected = FitTable(found)
+        expected = FitTable.of(found)
 
 
 def test_a_restore_is_whole_or_absent_after_sigkill(empty: Path, tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_processes_that_write_at_once_equal_one_that_writes_alone(empty: Path, t
     ]
     for child in children:
         child.finish()
-    serial = FitTable(Fits.empty(SAMPLES))
+    serial = FitTable.of(Fits.empty(SAMPLES))
     for seed in (3, 1, 2):
         for number in range(rounds):
             serial.merge(*round_updates(seed, number))

@@ -1,0 +1,275 @@
+"""Commands about fit stores: what is in one, what was done to it, and what an operator does to it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from pipelines.commands.common import DATA, Group, data_folder
+from pipelines.failures import StageError, UsageError
+
+if TYPE_CHECKING:
+    from store.fits import FitSnapshot, FitStore
+
+NAME = click.argument("name")
+JSON = click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object for machines, instead of a table."
+)
+
+
+@click.group(cls=Group)
+def store() -> None:
+    """Look after the stores of fits. NAME is a data set, or the path of a store.
+
+    \b
+    Example:
+      spin-pipe store info world
+    """
+
+
+def _place(data: Path, name: str) -> Path:
+    return Path(name) if "/" in name else data_folder(data).fits(name)
+
+
+def _open(data: Path, name: str) -> FitStore:
+    from store.fits import FitStore
+
+    return FitStore.open(_place(data, name), writer="spin-pipe")
+
+
+def _show(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+    click.echo(json.dumps(found) if as_json else "\n".join(lines))
+
+
+@store.command()
+@NAME
+@DATA
+@JSON
+def info(name: str, data: Path, as_json: bool) -> None:
+    """Samples, where their fits come from, segments, tags, and what scores depend on.
+
+    \b
+    Example:
+      spin-pipe store info world
+    """
+    opened = _open(data, name)
+    found = {
+        "location": opened.location, **opened.summary(), "segment_records": opened.segment_records,
+        "retracted": int((opened.fits.epoch > 0).sum()), "runs": sorted(opened.runs.values()),
+        "tags": opened.tags(), "fingerprint": opened.fingerprint.to_json(),
+    }  # fmt: skip
+    _show(found, as_json, [f"{key.replace('_', ' '):22} {_words(value)}" for key, value in found.items()])
+
+
+def _words(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {item}" for key, item in value.items())
+    return (", ".join(map(str, value)) or "none") if isinstance(value, list) else str(value)
+
+
+@store.command()
+@NAME
+@DATA
+@JSON
+def log(name: str, data: Path, as_json: bool) -> None:
+    """What was done to a store, oldest first.
+
+    \b
+    Example:
+      spin-pipe store log world
+    """
+    from store.provenance import as_text
+
+    entries = _open(data, name).log()
+    lines = []
+    for entry in entries:
+        rest = {
+            k: v for k, v in entry.items() if k not in ("time_ms", "operation", "writer", "from_ms", "to_ms")
+        }
+        when = as_text(entry["time_ms"]) or "unknown"
+        lines.append(f"{when:19}  {entry['operation']:8} {entry['writer']:12} {_words(rest)}")
+    _show({"log": entries}, as_json, lines)
+
+
+@store.command()
+@NAME
+@DATA
+@JSON
+def verify(name: str, data: Path, as_json: bool) -> None:
+    """Read every byte and name what is damaged or missing; exit code 1 if anything is.
+
+    \b
+    Example:
+      spin-pipe store verify world
+    """
+    from store.verification import verify as run
+
+    place = _place(data, name)
+    found = run(place)
+    content = {
+        "generations": found.generations, "segments": found.segments, "tags": found.tags,
+        "findings": [{"file": f.file, "problem": f.problem} for f in found.findings],
+    }  # fmt: skip
+    lines = [f"{place}: {found.generations} generations, {found.segments} segments, {found.tags} tags read"]
+    lines += [f"  {finding.file}: {finding.problem}" for finding in found.findings]
+    _show(content, as_json, [*lines, *(["  whole"] if found.whole else [])])
+    if not found.whole:
+        raise StageError(
+            f"{place}: {len(found.findings)} files are not what was written; put copies in their place"
+        )
+
+
+@store.command()
+@NAME
+@click.argument("tag", required=False)
+@click.option("--delete", is_flag=True, help="Remove the tag.")
+@DATA
+@JSON
+def tag(name: str, tag: str | None, delete: bool, data: Path, as_json: bool) -> None:
+    """Name the state as it is now; without TAG, list the tags.
+
+    \b
+    Example:
+      spin-pipe store tag world before-cleaning
+    """
+    opened = _open(data, name)
+    if delete and tag is None:
+        raise UsageError("--delete: name the TAG to remove")
+    if tag is not None and delete:
+        opened.untag(tag)
+    elif tag is not None:
+        opened.tag(tag)
+    _show({"tags": opened.tags()}, as_json, opened.tags() or ["no tags"])
+
+
+@store.command()
+@NAME
+@click.argument("tag")
+@DATA
+@JSON
+def restore(name: str, tag: str, data: Path, as_json: bool) -> None:
+    """Make a tagged state the current one; what came after it no longer counts. Tags stay.
+
+    \b
+    Example:
+      spin-pipe store restore world static
+    """
+    opened = _open(data, name)
+    opened.restore(tag)
+    found = opened.summary()
+    _show(found, as_json, [f"{opened.location}: as of {tag!r}, now generation {found['generation']}"])
+
+
+@store.command()
+@NAME
+@DATA
+@JSON
+def compact(name: str, data: Path, as_json: bool) -> None:
+    """Merge all segments into the next generation; changes no answer.
+
+    \b
+    Example:
+      spin-pipe store compact world
+    """
+    _compact(name, data, as_json)
+
+
+@store.command()
+@NAME
+@DATA
+@JSON
+def migrate(name: str, data: Path, as_json: bool) -> None:
+    """Write a store of an earlier version in today's format; changes no answer.
+
+    \b
+    Example:
+      spin-pipe store migrate world
+    """
+    _compact(name, data, as_json)
+
+
+def _compact(name: str, data: Path, as_json: bool) -> None:
+    from store.generations import VERSION
+
+    opened = _open(data, name)
+    number = opened.compact()
+    found = {"generation": number, "version": VERSION}
+    _show(found, as_json, [f"{opened.location}: generation {number}, of version {VERSION}, no segments"])
+
+
+@store.command()
+@NAME
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@DATA
+@JSON
+def gc(name: str, dry_run: bool, data: Path, as_json: bool) -> None:
+    """Remove what neither the state nor a tag needs, and what dead writers left.
+
+    \b
+    Example:
+      spin-pipe store gc world --dry-run
+    """
+    names = _open(data, name).gc(dry_run=dry_run)
+    verb = "would be removed" if dry_run else "removed"
+    _show({"removed": names, "dry_run": dry_run}, as_json, [*names, f"{len(names)} {verb}"])
+
+
+@store.command()
+@click.argument("first", metavar="A")
+@click.argument("second", metavar="B")
+@click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Samples to list.")
+@DATA
+@JSON
+def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None:
+    """Which samples changed from A to B, and by how much. A and B: NAME, or NAME@TAG.
+
+    \b
+    Example:
+      spin-pipe store diff world@static world
+    """
+    from store.comparison import compare_states
+
+    states = []
+    for which in (first, second):
+        name, _, tag = which.partition("@")
+        opened = _open(data, name)
+        state: FitStore | FitSnapshot = opened.at(tag) if tag else opened
+        states.append(state)
+    changes = compare_states(states[0].fits, states[1].fits)
+    rows = [changes.row(place) for place in range(min(limit, len(changes.samples)))]
+    lines = [", ".join(f"{key} {value}" for key, value in changes.counts().items())]
+    lines += [f"{'sample':>10}{'score A':>12}{'score B':>12}{'loss A':>12}{'loss B':>12}{'pose (rad)':>12}"]
+    keys = ("score_a", "score_b", "loss_a", "loss_b", "pose_rad")
+    for row in rows:
+        cells = "".join(f"{'none' if row[k] is None else format(row[k], '.4g'):>12}" for k in keys)
+        lines.append(f"{row['sample']:>10}{cells}")
+    _show({**changes.counts(), "changes": rows}, as_json, lines)
+
+
+@store.command()
+@NAME
+@click.option(
+    "--where", "expression", required=True, help="Which fits, for example \"score > 80 and run == 'first'\"."
+)
+@click.option("--dry-run", is_flag=True, help="Only say how many there are.")
+@DATA
+@JSON
+def reset(name: str, expression: str, dry_run: bool, data: Path, as_json: bool) -> None:
+    """Retract fits: their samples have none until a new one is made. A late update that was begun before can't undo it.
+
+    \b
+    Example:
+      spin-pipe store reset world --where "run == 'first' and step >= 20000"
+      spin-pipe fit-static world
+    """
+    from store.expressions import matching
+
+    opened = _open(data, name)
+    ids = np.flatnonzero(matching(expression, opened.fits))
+    count = len(ids) if dry_run else opened.reset(ids, where=expression)
+    verb = "would be retracted" if dry_run else "retracted"
+    _show({"retracted": count, "dry_run": dry_run}, as_json, [f"{opened.location}: {count} fits {verb}"])
