@@ -1,4 +1,4 @@
-"""Commands that make and write data: synth, export-fits."""
+"""The command that makes data: synth."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.common import DATA, WORKERS, chosen_datasets, data_folder
-from pipelines.failures import UsageError
+from pipelines.commands.common import WORKERS
 from pipelines.layouts import LAYOUTS
 
 
@@ -64,32 +63,3 @@ def synth(
         f"{out}: {train} people to train on, {test} to measure on{' (made earlier)' if summary.reused else ''}"
     )
     say(f"  next: spin-pipe preprocess coco --root {out} --name NAME")
-
-
-@click.command("export-fits")
-@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
-@DATA
-@click.option("--tag", help="A tagged state instead of the newest, for example 'static'.")
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write, for one data set."
-)
-def export_fits(datasets: tuple[str, ...], data: Path, tag: str | None, out: Path | None) -> None:
-    """Final fits as .npz: pose (N, 72), betas (N, 10), valid_fit (N), in sample order.
-
-    \b
-    Example:
-      spin-pipe export-fits world
-    """
-    from pipelines import journal
-    from pipelines.export import export_fits as run
-    from pipelines.progress import say
-
-    folder = data_folder(data)
-    names = chosen_datasets(folder, datasets)
-    if out is not None and len(names) > 1:
-        raise UsageError("--out names one file; give one DATASET with it")
-    for name in names:
-        with journal.recorded(folder.journal, "export-fits", dataset=name, tag=tag) as entry:
-            done = run(folder, name, out or folder.exported(name), tag=tag)
-            entry |= {"valid": done.valid, "samples": done.samples}
-        say(f"{done.path}: {done.samples} samples, {done.valid} valid, {done.without_fit} without a fit")

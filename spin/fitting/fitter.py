@@ -9,7 +9,8 @@ import torch
 
 from spin.fitting import adam, levenberg_marquardt
 from spin.fitting.evidence import Evidence
-from spin.fitting.objective import OBJECTIVES, Objective, prior_cost, reprojection_loss
+from spin.fitting.objective import OBJECTIVES, Objective, prior_cost, reprojection_loss, total_cost
+from spin.fitting.placement import place_body
 from spin.fitting.starts import (
     START_KINDS,
     Start,
@@ -180,6 +181,21 @@ class Fitter:
     ) -> FitResult:
         """The fit that starts at what a network predicts, as in SPIN's loop."""
         return self.fit(evidence, [self.given(pose_aa, betas, evidence, kind="network", camera_m=camera_m)])
+
+    def as_given(
+        self, start: Start, evidence: Evidence | Float[Tensor, "B 49 3"], placed: Bool[Tensor, " B"]
+    ) -> FitResult:
+        """Bodies from elsewhere as they are, scored like any fit. Where they aren't `placed`, they are, by the keypoints."""
+        evidence, verdict = self._usable(evidence)
+        with torch.no_grad():
+            points = self.body.keypoints(self.body(start.pose_aa, start.betas))
+            found = place_body(points, start.camera_m, evidence, self.config.objective)
+            camera = torch.where(placed.to(self.device)[:, None], start.camera_m, found)
+            body = (start.pose_aa, start.betas, camera)
+            cost = total_cost(self.body, self.prior, self.config.objective, *body, evidence)
+            none = torch.zeros_like(verdict)
+            solution = levenberg_marquardt.Solution(*body, cost, none, none == 0)
+            return self._best([start], [solution], evidence, verdict)
 
     def given_in_view(
         self,

@@ -65,6 +65,10 @@ class Start:
         pose, betas, camera = (getattr(self, n)[rows] for n in _BODY)
         return Start(pose, betas, camera, self.kind, anchor, None, kinds)
 
+    def at(self, camera_m: Float[Tensor, "B 3"]) -> Start:
+        """The same body in other places."""
+        return replace(self, camera_m=camera_m)
+
     def where(self, mask: Bool[Tensor, " B"], other: Start) -> Start:
         """This start where the mask is set, elsewhere the other one (which, if it has no anchor, is held to by nothing)."""
 

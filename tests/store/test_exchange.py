@@ -69,7 +69,7 @@ def test_spin_dataset_has_the_published_names_and_only_what_is_known(tmp_path: P
         assert {"S", "pose", "shape", "has_smpl", "gender"} < set(truth)
         assert truth["has_smpl"].tolist() == [1, 0, 1, 0, 1]
         assert truth["S"].shape == (5, 24, 4) and not truth["S"][0].any()
-        assert truth["gender"].tolist() == ["f", "", "m", "", ""]
+        assert truth["gender"].tolist() == ["f", "", "m", "n", ""]
 
 
 def test_views_change_nothing_about_spins_format(tmp_path: Path) -> None:

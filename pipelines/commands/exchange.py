@@ -1,0 +1,186 @@
+"""Commands that exchange files with other programs: export-fits, export-annotations, import-annotations, import-fits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipelines.commands.common import DATA, WORKERS, chosen_datasets, data_folder, which_body
+from pipelines.failures import UsageError
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_FORMATS = ("spin", "static", "mview", "eft", "4dhumans", "bedlam")
+_SAME_BODY = click.option(
+    "--same-body", is_flag=True,
+    help="FILE holds bodies of the body in use, though it doesn't say so; else they are taken for SMPL's.",
+)  # fmt: skip
+_SHOWN = 12  # reasons on the terminal; the list has them all
+
+
+@click.command("export-fits")
+@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATA
+@click.option(
+    "--format", "format_", type=click.Choice(_FORMATS), default="spin", show_default=True,
+    help="spin: final fits. static: (N, 82). mview: multi-view fits. eft: EFT's JSON. 4dhumans, bedlam: their .npz.",
+)  # fmt: skip
+@click.option("--tag", help="A tagged state instead of the newest, for example 'static'.")
+@click.option("--out", type=_FILE, help="File to write, for one data set.")
+def export_fits(
+    datasets: tuple[str, ...], data: Path, format_: str, tag: str | None, out: Path | None
+) -> None:
+    """Fits for other programs; by default SPIN's final fits: pose (N, 72), betas (N, 10), valid_fit (N), in sample order.
+
+    What the format has no place for is listed. docs/formats.md describes the formats.
+
+    \b
+    Examples:
+      spin-pipe export-fits world
+      spin-pipe export-fits world --format eft --out world.json
+    """
+    from pipelines import journal
+    from pipelines.export import FIT_FORMATS
+    from pipelines.export import export_fits as run
+    from pipelines.progress import say
+
+    folder = data_folder(data)
+    names = chosen_datasets(folder, datasets)
+    if out is not None and len(names) > 1:
+        raise UsageError("--out names one file; give one DATASET with it")
+    for name in names:
+        with journal.recorded(folder.journal, "export-fits", dataset=name, tag=tag, format=format_) as entry:
+            done = run(folder, name, out, tag=tag, format=format_)
+            entry |= {"valid": done.valid, "samples": done.samples}
+        say(f"{done.path}: {done.samples} samples, {done.valid} valid, {done.without_fit} without a fit")
+        if FIT_FORMATS[format_].only_valid and done.written < done.samples:
+            say(
+                f"  {done.samples - done.written} samples without a valid fit are left out: the format has no mark for them"
+            )
+        say(f"  not held by this format: {', '.join(done.lost)}")
+
+
+@click.command("export-annotations")
+@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATA
+@click.option("--out", type=_FILE, help="File to write, for one data set.")
+@click.option("--replace", is_flag=True, help="Write over a file that is there.")
+def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, replace: bool) -> None:
+    """Annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.
+
+    Without --out into data/dataset_extras/, under the published name if the data set has one.
+
+    \b
+    Example:
+      spin-pipe export-annotations coco
+    """
+    from pipelines import journal
+    from pipelines.export import export_annotations as run
+    from pipelines.progress import say
+
+    folder = data_folder(data)
+    names = chosen_datasets(folder, datasets)
+    if out is not None and len(names) > 1:
+        raise UsageError("--out names one file; give one DATASET with it")
+    for name in names:
+        with journal.recorded(folder.journal, "export-annotations", dataset=name) as entry:
+            done = run(folder, name, out, replace=replace)
+            entry |= {"samples": done.samples}
+        say(f"{done.path}: {done.samples} samples")
+        if done.lost:
+            say(f"  not held by this format: {', '.join(done.lost)}")
+
+
+@click.command("import-annotations")
+@click.argument("file", type=_FILE)
+@DATA
+@click.option("--name", required=True, help="What to call the data set from now on.")
+@click.option(
+    "--root", type=click.Path(file_okay=False, path_type=Path), required=True, metavar="IMAGES",
+    help="The folder that the file's image names are relative to.",
+)  # fmt: skip
+@_SAME_BODY
+@WORKERS
+def import_annotations(
+    file: Path, data: Path, name: str, root: Path, same_body: bool, workers: int | None
+) -> None:
+    """Annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.
+
+    Keys that are missing are taken for not known. A row that can't be used, or whose image can't, is set aside and listed.
+
+    \b
+    Example:
+      spin-pipe import-annotations dataset_extras/coco_2014_train.npz --name coco --root raw/coco
+    """
+    from pipelines import journal
+    from pipelines.import_annotations import import_annotations as run
+    from pipelines.progress import say
+
+    folder = data_folder(data)
+    target = folder.annotations(name)
+    say(which_body(folder))
+    with journal.recorded(
+        folder.journal, "import-annotations", dataset=name, file=str(file), root=str(root)
+    ) as entry:
+        imported = run(folder, file, name, root, same_body=same_body, workers=workers)
+        done = imported.summary
+        entry |= {"people": done.people, "set_aside": sum(done.refused.values())}
+    say(f"{target}: {done.people} people in {done.images} images")
+    say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
+    if imported.bodies_of:
+        say(
+            f"  pose and shape left out: they are of {imported.bodies_of}, which is not the body in use"
+            " (--same-body if the file holds that)"
+        )
+    _say_set_aside(done.refused, done.refused_list)
+
+
+@click.command("import-fits")
+@click.argument("dataset")
+@click.argument("file", type=_FILE)
+@DATA
+@_SAME_BODY
+@click.option(
+    "--objective", type=click.Choice(["anchored", "published"]),
+    help="What fits are scored by [default: as the store's other fits; without a store anchored].",
+)  # fmt: skip
+@click.option("--ignore-3d", is_flag=True, help="Don't score by 3D joints where the annotations have them.")
+def import_fits(
+    dataset: str, file: Path, data: Path, same_body: bool, objective: str | None, ignore_3d: bool
+) -> None:
+    """Bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.
+
+    FILE: SPIN's static fits (.npy), final fits or multi-view fits (.npz), EFT's .json, 4D-Humans' or BEDLAM's .npz. Pose and
+    shape are kept to the bit; a camera that the file doesn't hold is found from the keypoints. Rows belong to samples in the
+    data set's order or, where the file has them, by image and box.
+
+    \b
+    Examples:
+      spin-pipe import-fits coco static_fits/coco_fits.npy
+      spin-pipe import-fits coco eft_fit/COCO2014-All-ver01.json
+    """
+    from pipelines import journal
+    from pipelines.import_fits import import_fits as run
+    from pipelines.progress import say
+
+    folder = data_folder(data)
+    (name,) = chosen_datasets(folder, (dataset,))
+    say(which_body(folder))
+    with journal.recorded(folder.journal, "import-fits", dataset=name, file=str(file)) as entry:
+        done = run(folder, name, file, same_body=same_body, objective=objective, ignore_3d=ignore_3d)
+        entry |= {"rows": done.rows, "offered": done.offered, "better": done.better}
+    say(f"{folder.fits(name)}: {done.rows} rows, {done.offered} of them bodies that could be scored")
+    say(f"  {done.better} became their sample's fit; {done.offered - done.better} met one at least as good")
+    say(f"  {done.with_camera} with a camera of the file's, the others' found from the keypoints")
+    _say_set_aside(done.set_aside, done.set_aside_list)
+
+
+def _say_set_aside(reasons: dict[str, int], listing: Path | None) -> None:
+    from pipelines.progress import say
+
+    for reason, count in list(reasons.items())[:_SHOWN]:
+        say(f"  set aside {count}: {reason}")
+    if len(reasons) > _SHOWN:
+        say(f"  and {len(reasons) - _SHOWN} more reasons")
+    if listing:
+        say(f"  each of them is listed in {listing}")
