@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -14,30 +15,45 @@ _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 4096  # cameras and editors may add bytes after the image's end
 
 
-def image_problem(path: Path, *, decode: bool = False) -> str:
-    """Why an image can't be used, or ''.
+_ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that exchange width and height
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """Why an image can't be used, or ''; then its width and height in px, upright, are known."""
+
+    problem: str = ""
+    size_px: tuple[int, int] = (0, 0)
+
+
+def check_image(path: Path, *, decode: bool = False) -> ImageCheck:
+    """What its header says of an image, and whether the rest seems to be there.
 
     Its header is read and its end looked for, which finds missing, foreign and truncated files; with `decode` it is also
     decoded, at an eighth of its size, which finds damage in between.
     """
     try:
-        with Image.open(path) as image:
-            end = _ENDS.get(image.format or "")
         with path.open("rb") as handle:
+            with Image.open(handle) as image:
+                end = _ENDS.get(image.format or "")
+                # Of a PNG without, Pillow would decode all to look for it after the pixels.
+                exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
+                lying = exif.get(_ORIENTATION) in _LYING
+                size = image.size[::-1] if lying else image.size
             handle.seek(max(0, os.fstat(handle.fileno()).st_size - _TAIL))
             if end is not None and end not in handle.read():
-                return "its image is cut short"
+                return ImageCheck("its image is cut short")
     except FileNotFoundError:
-        return "its image is missing"
+        return ImageCheck("its image is missing")
     except UnidentifiedImageError:
-        return "its image can't be decoded"
+        return ImageCheck("its image can't be decoded")
     except (OSError, ValueError) as error:  # no permission, a folder, a name that no file can have
-        return f"its image can't be read ({getattr(error, 'strerror', None) or error})"
+        return ImageCheck(f"its image can't be read ({getattr(error, 'strerror', None) or error})")
     except Exception as error:  # Pillow's parsers raise whatever a damaged header leads them to
-        return f"its image can't be decoded ({type(error).__name__})"
+        return ImageCheck(f"its image can't be decoded ({type(error).__name__})")
     if decode and not _decodes(path):
-        return "its image can't be decoded"
-    return ""
+        return ImageCheck("its image can't be decoded")
+    return ImageCheck(size_px=size)
 
 
 def _decodes(path: Path) -> bool:
@@ -47,7 +63,6 @@ def _decodes(path: Path) -> bool:
         return False
 
 
-def image_problems(root: Path, images: Iterable[str], *, decode: bool = False) -> dict[str, str]:
-    """The images that can't be used, with the reason."""
-    found = ((image, image_problem(root / image, decode=decode)) for image in images)
-    return {image: problem for image, problem in found if problem}
+def check_images(root: Path, images: Iterable[str], *, decode: bool = False) -> dict[str, ImageCheck]:
+    """Each image once."""
+    return {image: check_image(root / image, decode=decode) for image in dict.fromkeys(images)}

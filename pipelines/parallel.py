@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
+from time import monotonic as _now
 from typing import Any, TypeVar
 
 from pipelines.ray_session import cpu_count, ray_session
@@ -12,6 +13,8 @@ from pipelines.ray_session import cpu_count, ray_session
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
+# About what a local Ray and its workers need to start: work that takes no longer is done by then.
+_ALONE_S = 8.0
 _AHEAD = 3  # pieces handed out per worker: enough that none waits, few enough that memory stays flat
 
 
@@ -24,9 +27,17 @@ def ordered_map(
 ) -> Iterator[Result]:
     """`function` of each piece, in order; pieces are drawn as they are needed, so a generator of them streams.
 
-    One piece, or one worker, runs in this process; more run as Ray tasks, which start a piece again if its process dies.
+    One piece, or one worker, runs in this process; more run as Ray tasks, which start a piece again if its process dies. If
+    neither `workers` nor `address` is asked for, this process begins, and Ray gets what is left after `_ALONE_S`.
     """
     remaining = iter(pieces)
+    if workers is None and address is None:
+        begin = _now()
+        while _now() - begin < _ALONE_S:
+            alone = list(_take(remaining, 1))
+            if not alone:
+                return
+            yield function(alone[0])
     first = list(_take(remaining, 2))
     workers = workers or cpu_count()
     if len(first) < 2 or (workers == 1 and address is None):

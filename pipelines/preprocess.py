@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.failures import StageError
-from pipelines.images import image_problems
+from pipelines.images import ImageCheck, check_images
 from pipelines.layout import DataFolder
 from pipelines.parallel import ordered_map
 from pipelines.progress import progress
@@ -62,11 +62,9 @@ class PartReader:
         outcomes = list(self.dataset.reader.read(self.root, part, self.options))
         people = [o for o in outcomes if isinstance(o, Person)]
         refused = [o for o in outcomes if isinstance(o, Refused)]
-        problems = image_problems(self.root, dict.fromkeys(p.image for p in people), decode=self.decode)
-        refused += [Refused(p.source, p.image, problems[p.image]) for p in people if p.image in problems]
+        images = check_images(self.root, (p.image for p in people), decode=self.decode)
         usable = []
-        for person in (p for p in people if p.image not in problems):
-            problem = _problem(person)
+        for person, problem in zip(people, _problems(people, images)):
             if problem:
                 refused.append(Refused(person.source, person.image, problem))
             else:
@@ -101,11 +99,14 @@ def preprocess(
             gathered.add(block)
             bar.update()
             bar.set_postfix_str(f"{gathered.people} people", refresh=False)
-    listing = _write_refused(data.set_aside(name), gathered.refused)
     if not gathered.people:
+        # Not in place of an earlier result's list, which stays with it.
+        listing = _write_refused(data.failed(name), gathered.refused)
         raise StageError(f"{root}: no usable person among {gathered.read}; {_why(gathered.refused, listing)}")
     annotations = gathered.annotations(name, root)
     annotations.write(data.annotations(name), provenance=_provenance(dataset, options))
+    listing = _write_refused(data.set_aside(name), gathered.refused)
+    data.failed(name).unlink(missing_ok=True)
     return PreprocessSummary(
         path=data.annotations(name),
         people=len(annotations),
@@ -191,21 +192,50 @@ def _write_refused(path: Path, refused: list[Refused]) -> Path | None:
     return path
 
 
-def _problem(person: Person) -> str:
-    """Why a person can't become a row, or ''. Readers give better reasons where they can; nothing passes both."""
-    box = np.array([*person.center_px, person.scale], np.float64)
-    if not np.isfinite(box).all() or box[2] <= 0:
-        return "its box has no area, or is not a number"
-    if not np.isfinite(person.keypoints_px).all():
-        return "a keypoint is not a number"
-    confidence = person.keypoints_px[:, 2]
-    if confidence.min() < 0 or confidence.max() > 1:
-        return "a keypoint's confidence is outside 0..1"
-    truth = person.truth
-    known = [truth.pose_aa, truth.betas, truth.joints3d_m, truth.joints17_m] if truth else []
-    if not all(np.isfinite(part).all() for part in known if part is not None):
-        return "its true body is not a number"
-    return ""
+def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
+    """Why each person can't become a row, or ''. Readers give better reasons where they can; nothing passes both."""
+    if not people:
+        return []
+    box = np.array([[*p.center_px, p.scale] for p in people], np.float64)
+    keypoints = np.array([p.keypoints_px for p in people], np.float32)
+    confidence = keypoints[..., 2]
+    boxed = np.isfinite(box).all(1) & (box[:, 2] > 0)
+    numbers: np.ndarray = np.all(np.isfinite(keypoints), axis=(1, 2))
+    sure = (confidence.min(1) >= 0) & (confidence.max(1) <= 1)
+    out = []
+    for row, person in enumerate(people):
+        truth = person.truth
+        known = [truth.pose_aa, truth.betas, truth.joints3d_m, truth.joints17_m] if truth else []
+        image = images[person.image]
+        if image.problem:
+            out.append(image.problem)
+        elif not boxed[row]:
+            out.append("its box has no area, or is not a number")
+        elif (
+            np.abs(box[row, :2] - np.array(image.size_px) / 2)
+            >= 100 * box[row, 2] + np.array(image.size_px) / 2
+        ).any():
+            out.append(f"its box lies outside the image ({image.size_px[0]} × {image.size_px[1]} px)")
+        elif not numbers[row]:
+            out.append("a keypoint is not a number")
+        elif not sure[row]:
+            out.append("a keypoint's confidence is outside 0..1")
+        elif not all(map(_is_text, (person.image, person.source))):
+            out.append("its image or its name is no text that can be written")
+        elif not all(np.isfinite(part).all() for part in known if part is not None):
+            out.append("its true body is not a number")
+        else:
+            out.append("")
+    return out
+
+
+def _is_text(name: str) -> bool:
+    """Names of files that are not UTF-8 are not, and some that JSON escapes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _columns(people: list[Person], bodies: frozenset[str]) -> dict[str, Any]:

@@ -41,7 +41,7 @@ from spin.world import World, detect
 from store.durable import write_file
 
 if TYPE_CHECKING:
-    from spin.world import WorldPerson
+    from spin.world import Picture, WorldPerson
 
 # Raise it with every change to what the world draws: an older data set is then not taken for a current one.
 WORLD_VERSION = 1
@@ -250,16 +250,20 @@ def _write_pictures(task: _Task) -> _Written:
         picture = _world().picture(task.seed, index, most=most)
         stem = f"COCO_{task.split}_{index + 1:012d}"
         (task.out / task.split / f"{stem}.jpg").write_bytes(picture.jpeg())
-        found = detect(picture, np.random.default_rng([task.seed, index, _DETECTOR]))
-        people = [{"pose_keypoints_2d": d.keypoints_px.round(3).ravel().tolist()} for d in found]
-        detections = task.out / "openpose" / task.split / f"{stem}_keypoints.json"
-        detections.write_text(json.dumps({"version": 1.3, "people": people}))
+        write_detections(task.out / "openpose" / task.split, stem, picture, task.seed, index)
         written.images.append(coco_image(picture, index + 1, f"{stem}.jpg"))
         annotator = np.random.default_rng([task.seed, index, _ANNOTATOR])
         for k, person in enumerate(picture.people):
             written.annotations.append(coco_annotation(annotator, picture, person, index + 1, k))
             written.truth.append(_truth(person))
     return written
+
+
+def write_detections(folder: Path, stem: str, picture: Picture, seed: int, index: int) -> None:
+    """FOLDER/STEM_keypoints.json: what OpenPose would report of picture `index` of the world `seed`."""
+    found = detect(picture, np.random.default_rng([seed, index, _DETECTOR]))
+    people = [{"pose_keypoints_2d": d.keypoints_px.round(3).ravel().tolist()} for d in found]
+    (folder / f"{stem}_keypoints.json").write_text(json.dumps({"version": 1.3, "people": people}))
 
 
 def _truth(person: WorldPerson) -> dict[str, np.ndarray]:

@@ -52,11 +52,20 @@ def coco_image(picture: Picture, image_id: int, file_name: str) -> dict[str, Any
 
 
 def coco_annotation(
-    rng: np.random.Generator, picture: Picture, person: WorldPerson, image_id: int, number: int
+    rng: np.random.Generator,
+    picture: Picture,
+    person: WorldPerson,
+    image_id: int,
+    number: int,
+    *,
+    annotator_px: float = _ANNOTATOR_PX,
 ) -> dict[str, Any]:
-    """An entry of COCO's `annotations`, as imprecise as an annotator is: more so where joints are hidden."""
+    """An entry of COCO's `annotations`, as imprecise as an annotator is: more so where joints are hidden.
+
+    With `annotator_px` 0 it is as precise as whole pixels can be.
+    """
     visibility = person.visibility[list(JOINTS.coco)]
-    sigma = _ANNOTATOR_PX * np.where(visibility == 2, 1.0, 2.0)
+    sigma = annotator_px * np.where(visibility == 2, 1.0, 2.0)
     pixels = person.keypoints_px[list(JOINTS.coco)] + sigma[:, None] * rng.standard_normal((17, 2))
     pixels = np.clip(np.rint(pixels), 0, [picture.camera.width - 1, picture.camera.height - 1])
     keypoints = np.where(visibility[:, None] > 0, np.column_stack([pixels, visibility]), 0).astype(int)

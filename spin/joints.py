@@ -127,6 +127,11 @@ class _Joints:
         return tuple(25 + SUPERSET_NAMES.index(n) for n in COCO_NAMES)
 
     @property
+    def h36m(self) -> tuple[int, ...]:
+        """Human3.6M's 17 joints, in Human3.6M's order, as indices of the 49; "head top" is the superset's "head"."""
+        return tuple(25 + SUPERSET_NAMES.index({"head top": "head"}.get(n, n)) for n in H36M_NAMES)
+
+    @property
     def lsp(self) -> tuple[int, ...]:
         """LSP's 14 joints, in LSP's order, as indices of the 49: the first 14 of the superset."""
         return tuple(range(25, 39))

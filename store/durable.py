@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from uuid import uuid4
 
 TEMPORARY = ".tmp-"
 """Names that begin so are unfinished or given up; readers never look at them."""
+_OLD_S = 60.0  # between a file's creation and the lock on it lies less
 
 
 def sync_folder(folder: Path) -> None:
@@ -39,6 +42,7 @@ def write_named_by_content(folder: Path, fill: Callable[[BinaryIO], str]) -> Pat
     temporary = folder / f"{TEMPORARY}{uuid4().hex}"
     try:
         with temporary.open("xb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # says that somebody is at it (see remove_leftovers)
             name = fill(handle)
             handle.flush()
             os.fsync(handle.fileno())
@@ -48,6 +52,15 @@ def write_named_by_content(folder: Path, fill: Callable[[BinaryIO], str]) -> Pat
         raise
     sync_folder(folder)
     return folder / name
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files of processes that were killed: old ones that nobody writes any more."""
+    for path in folder.glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError), path.open("rb") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if time.time() - path.stat().st_mtime > _OLD_S:
+                path.unlink()
 
 
 def write_file(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from store.annotation_schema import ADDED, ARRAYS, TEXTS, ArrayColumn
-from store.durable import write_named_by_content
+from store.durable import remove_leftovers, write_named_by_content
 from store.errors import AnnotationError, AnnotationsNotFoundError
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ def write_columns(path: Path, content: Content) -> None:
         return path.name
 
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     write_named_by_content(path.parent, fill)
 
 
@@ -122,3 +124,12 @@ def _to_numpy(column: pa.ChunkedArray, spec: ArrayColumn) -> np.ndarray:
         values[known] = flat.reshape(-1, *spec.shape)
         parts.append(values)
     return np.concatenate(parts) if parts else np.zeros((0, *spec.shape), spec.dtype)
+
+
+def read_provenance(path: Path) -> dict[str, str]:
+    """What read the raw data set, and how, as the file notes it; empty if it doesn't. Read without the rows."""
+    try:
+        noted = json.loads((pq.read_schema(path).metadata or {})[b"provenance"])
+        return {str(key): str(value) for key, value in noted.items()}
+    except (pa.ArrowException, OSError, KeyError, ValueError, AttributeError):
+        return {}

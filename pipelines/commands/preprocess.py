@@ -25,6 +25,11 @@ _DECODE = click.option(
 )  # fmt: skip
 
 
+_PACK = click.option(
+    "--pack", "packing", is_flag=True, help="Also pack each person's crop for training (see spin-pipe pack)."
+)
+
+
 class DatasetGroup(Group):
     """A command for each data set, made when it is asked for: reading modules import a lot."""
 
@@ -49,12 +54,14 @@ class DatasetGroup(Group):
 )  # fmt: skip
 @DATA
 @_DECODE
+@_PACK
 @WORKERS
 @ADDRESS
 @click.pass_context
 def preprocess(
     context: click.Context, train_files: bool, eval_files: bool, roots: tuple[str, ...],
-    roots_file: Path | None, data: Path, check_images: str, workers: int | None, address: str | None,
+    roots_file: Path | None, data: Path, check_images: str, packing: bool, workers: int | None,
+    address: str | None,
 ) -> None:  # fmt: skip
     """Read raw data sets into data/annotations/NAME.parquet: one by its name, or all there are.
 
@@ -86,7 +93,7 @@ def preprocess(
     for dataset in with_root:
         try:
             _run(folder, dataset, known[dataset.root_name], dataset.name, dataset.splits[0],
-                 decode=check_images == "decode", workers=workers, address=address)  # fmt: skip
+                 decode=check_images == "decode", packing=packing, workers=workers, address=address)  # fmt: skip
         except StageError as error:
             say(f"{dataset.name}: {error}")
             failed.append(dataset.name)
@@ -106,7 +113,10 @@ def _roots(folder: DataFolder, path: Path | None, given: tuple[str, ...]) -> dic
         except (OSError, ValueError) as error:
             raise UsageError(f'{file}: not a file of lines  name = "folder"  ({error})') from error
         # Relative folders are the file's neighbours, wherever the command runs.
-        out = {name: file.parent / str(value) for name, value in content.items()}
+        wrong = next((name for name, value in content.items() if not isinstance(value, str)), None)
+        if wrong is not None:
+            raise UsageError(f'{file}: {wrong} is no text; expected a line  {wrong} = "folder"')
+        out = {name: file.parent / Path(value).expanduser() for name, value in content.items()}
     for item in given:
         name, separator, value = item.partition("=")
         if not separator or not value:
@@ -121,17 +131,20 @@ def _roots(folder: DataFolder, path: Path | None, given: tuple[str, ...]) -> dic
 
 def _run(
     folder: DataFolder, dataset: Dataset, root: Path, name: str, split: str, *,
-    min_body_joints: int = 12, openpose: Path | None = None, extra: dict[str, Any] | None = None,
-    decode: bool = False, workers: int | None = None, address: str | None = None,
+    min_body_joints: int | None = None, openpose: Path | None = None, extra: dict[str, Any] | None = None,
+    decode: bool = False, packing: bool = False, workers: int | None = None, address: str | None = None,
 ) -> None:  # fmt: skip
     from pipelines import journal
+    from pipelines.commands.pack import run_pack
+    from pipelines.pack import PackConfig, outdated
     from pipelines.preprocess import preprocess as run
     from pipelines.progress import say
     from pipelines.readers.base import ReaderOptions
 
     target = folder.annotations(name)
     defaults = {option.name: option.default for option in dataset.reader.OPTIONS}
-    options = ReaderOptions(split, min_body_joints, openpose, folder.root, defaults | (extra or {}))
+    fewest = dataset.min_body_joints if min_body_joints is None else min_body_joints
+    options = ReaderOptions(split, fewest, openpose, folder.root, defaults | (extra or {}))
     with journal.recorded(folder.journal, "preprocess", dataset=name, root=str(root)) as entry:
         done = run(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
         entry |= {"people": done.people, "set_aside": sum(done.refused.values())}
@@ -143,6 +156,10 @@ def _run(
         say(f"  and {len(done.refused) - _SHOWN} more reasons")
     if done.refused_list:
         say(f"  each of them is listed in {done.refused_list}")
+    if packing:
+        run_pack(folder, name, PackConfig(), workers=workers, address=address)
+    elif outdated(folder, name):
+        say(f"  {folder.crops(name)} is of earlier annotations: run `spin-pipe pack {name}`, or remove it")
 
 
 _SHOWN = 12  # reasons on the terminal; the list has them all
@@ -153,6 +170,24 @@ _KINDS: dict[str, Any] = {
     "text": str,
     "number": int,
 }
+
+
+_EXAMPLES = {
+    "train": ("--root DIR",),
+    "evaluation": ("--root DIR",),
+    "own": (
+        "--images photos --annotations mine.json --name mine",
+        "--images photos --detections openpose_json --name mine",
+        "--images photos --table mine.csv --name mine",
+    ),
+}
+
+
+def _root_option(dataset: Dataset) -> Any:
+    if dataset.use == "own":
+        return click.option("--images", "--root", "root", metavar="DIR", help="The folder of the images.")
+    described = f"The raw data set's folder [default: as {ROOTS_FILE} says]."
+    return click.option("--root", metavar="DIR", help=described)
 
 
 def _option(option: Option) -> Any:
@@ -169,11 +204,13 @@ def _command(dataset: Dataset) -> click.Command:
     reader, name = dataset.reader, dataset.name
     tree = "\n".join(f"  {line}" for line in reader.TREE.splitlines())
     obtain = textwrap.fill(f"Obtained from: {reader.OBTAIN}", 100)
-    example = f"\b\nExample:\n  spin-pipe preprocess {name} --root DIR"
+    example = "\b\nExample:\n" + "\n".join(
+        f"  spin-pipe preprocess {name} {e}" for e in _EXAMPLES[dataset.use]
+    )
 
     options = [
         DATA,
-        click.option("--root", metavar="DIR", help=f"The raw data set's folder [default: as {ROOTS_FILE} says]."),
+        _root_option(dataset),
         click.option("--name", "called", default=name, show_default=True, help="What to call it from now on."),
         click.option(
             "--split", type=click.Choice(dataset.splits), default=dataset.splits[0], show_default=True,
@@ -182,15 +219,16 @@ def _command(dataset: Dataset) -> click.Command:
         *map(_option, reader.OPTIONS),
         click.option("--openpose", type=_FOLDER, help="Folder of OpenPose detections, if elsewhere."),
         click.option(
-            "--min-body-joints", type=click.IntRange(0, 12), default=12, show_default=True,
+            "--min-body-joints", type=click.IntRange(0, 12), default=dataset.min_body_joints, show_default=True,
             help="Set people with fewer of the 12 limb joints aside (12 as published).",
         ),
-        _DECODE, WORKERS, ADDRESS, click.pass_context,
+        _DECODE, _PACK, WORKERS, ADDRESS, click.pass_context,
     ]  # fmt: skip
 
     def command(
         context: click.Context, data: Path, root: str | None, called: str, split: str, openpose: Path | None,
-        min_body_joints: int, check_images: str, workers: int | None, address: str | None, **extra: Any,
+        min_body_joints: int, check_images: str, packing: bool, workers: int | None, address: str | None,
+        **extra: Any,
     ) -> None:  # fmt: skip
         given = context.parent.params if context.parent else {}
         if given.get("train_files") or given.get("eval_files") or given.get("roots"):
@@ -202,7 +240,8 @@ def _command(dataset: Dataset) -> click.Command:
         folder = data_folder(data)
         where = _one_root(folder, dataset, root)
         _run(folder, dataset, where, called, split, min_body_joints=min_body_joints, openpose=openpose,
-             extra=extra, decode=check_images == "decode", workers=workers, address=address)  # fmt: skip
+             extra=extra, decode=check_images == "decode", packing=packing, workers=workers,
+             address=address)  # fmt: skip
 
     for decorate in reversed(options):
         command = decorate(command)

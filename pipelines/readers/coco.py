@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,29 +13,30 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipelines.failures import StageError
-from pipelines.readers.base import NO_OPENPOSE, Option, Person, ReaderOptions, Refused, Truth
-from pipelines.readers.openpose import match_people, read_detections
-from spin.crop import box_to_center_scale
+from pipelines.readers.base import Option, Person, ReaderOptions, Refused, Truth
+from pipelines.readers.coco_table import Table, table_of
+from pipelines.readers.image_names import name_problem
+from pipelines.readers.json_file import Id, id_of, images_by_id, parse_json
+from pipelines.readers.openpose import detections_folder, match_image
 from spin.joints import JOINTS
 
 ABOUT = "COCO 2014 person keypoints, or any data set in its format"
 OBTAIN = "cocodataset.org, Download: images and annotations of 2014; annotations CC BY 4.0, photographs under Flickr's terms"
-VERSION = 2
+VERSION = 3
 OPTIONS: tuple[Option, ...] = ()
 SPLITS = ("train2014", "val2014", "train2017", "val2017")
 TREE = """\
 ROOT/
   annotations/person_keypoints_SPLIT.json   SPLIT: train2014 (default), val2014, train2017, val2017
   SPLIT/*.jpg
-  openpose/SPLIT/NAME_keypoints.json        optional: OpenPose BODY_25 detections, one file an image
+  openpose/SPLIT/NAME_keypoints.json        optional: OpenPose BODY_25 detections, one file an image (or openpose/coco)
   truth/SPLIT.npz                           optional: true bodies, as `spin-pipe synth` writes them
 """
 _IMAGES_A_PART = 1000
-_FIRST_BODY_JOINT = 5  # COCO's first five keypoints are of the face
-_FARTHEST_PX = 1e6  # no image is larger
-_SMALLEST_SHARE = (
-    0.02  # of the box's side, that keypoints span at least: a larger box shows nothing of the person
-)
+# Outlines are nine tenths of the file, and not used: left out before the text becomes objects, they cost neither time nor
+# memory. As a key's value, an array of numbers ends with the last bracket before anything else.
+_OUTLINE = re.compile(rb'(?<!\\)"segmentation":\s*\[[\[\]\d\s.,eE+-]*\]')
+_USED = ("id", "keypoints", "bbox", "iscrowd")
 
 
 @dataclass(frozen=True)
@@ -57,87 +57,55 @@ def parts(root: Path, options: ReaderOptions) -> list[Part]:
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
     """Every annotated person, image by image."""
-    openpose = options.openpose or root / "openpose" / options.split
+    # The published scripts call the folder coco, whatever the split.
+    openpose = detections_folder(root, options, options.split, "coco")
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
     yield from part.refused
+    annotations = [a for _, people in part.images for a in people]
+    if not annotations:
+        return
+    table = table_of(annotations, options.min_body_joints)
+    first = 0
     for file_name, people in part.images:
-        image = f"{options.split}/{file_name}"
-        readable: list[tuple[dict[str, Any], np.ndarray]] = []
-        for annotation in people:
-            outcome = _keypoints(annotation, options.min_body_joints)
-            if isinstance(outcome, str):
-                yield Refused(_name(annotation), image, outcome)
-            else:
-                readable.append((annotation, outcome))
-        if readable:
-            yield from _people(image, readable, openpose, truths)
+        image, rows = f"{options.split}/{file_name}", range(first, first + len(people))
+        first += len(people)
+        usable = [row for row in rows if not table.problems[row]]
+        for row in rows:
+            if table.problems[row]:
+                yield Refused(_name(annotations[row]), image, table.problems[row])
+        if usable:
+            yield from _people(image, usable, annotations, table, openpose, truths)
 
 
 def _people(
-    image: str, readable: list[tuple[dict[str, Any], np.ndarray]], openpose: Path, truths: dict[int, Truth]
+    image: str,
+    rows: list[int],
+    annotations: list[dict[str, Any]],
+    table: Table,
+    openpose: Path | None,
+    truths: dict[int, Truth],
 ) -> Iterator[Person]:
-    boxes = [box_to_center_scale(np.asarray(a["bbox"], float)) for a, _ in readable]
-    part = np.zeros((len(readable), 24, 3), np.float32)
-    for row, (_, keypoints) in enumerate(readable):
-        part[row, [k - JOINTS.superset.start for k in JOINTS.coco]] = keypoints
-    detected = [NO_OPENPOSE] * len(readable)
-    reasons = ["no OpenPose file"] * len(readable)
-    file = openpose / f"{Path(image).stem}_keypoints.json"
-    if os.path.isfile(file):  # unlike Path's, false for a name that no file can have
-        try:
-            matches = match_people(part, np.array([200 * s for _, s in boxes]), read_detections(file))
-            detected, reasons = [m.keypoints_px for m in matches], [m.reason for m in matches]
-        except StageError as error:
-            # The annotation itself is good: the person stays, and says why it has no detection.
-            reasons = [str(error)] * len(readable)
-    for row, (annotation, _) in enumerate(readable):
+    matches = match_image(
+        openpose, image, table.keypoints_px[rows][:, JOINTS.superset], 200 * table.scale[rows]
+    )
+    for row, match in zip(rows, matches):
+        keypoints = table.keypoints_px[row].copy()
+        keypoints[JOINTS.openpose] = match.keypoints_px
         yield Person(
             image=image,
-            center_px=boxes[row][0],
-            scale=boxes[row][1],
-            keypoints_px=np.concatenate([detected[row], part[row]]),
-            source=_name(annotation),
-            openpose_match=reasons[row],
-            truth=truths.get(_integer(annotation.get("id"))),
+            center_px=table.center_px[row],
+            scale=float(table.scale[row]),
+            keypoints_px=keypoints,
+            source=_name(annotations[row]),
+            openpose_match=match.reason,
+            truth=truths.get(number)
+            if isinstance(number := id_of(annotations[row].get("id")), int)
+            else None,
         )
-
-
-def _keypoints(annotation: dict[str, Any], min_body_joints: int) -> np.ndarray | str:
-    """COCO's 17 keypoints with visibility as 0 or 1, or why they can't be used."""
-    try:
-        keypoints = np.asarray(annotation["keypoints"], np.float64).reshape(17, 3)
-        box = np.asarray(annotation["bbox"], np.float64).reshape(4)
-    except KeyError as missing:
-        return f"has no {missing}"
-    except (ValueError, TypeError, OverflowError):
-        return "'keypoints' is not 17 × 3 numbers, or 'bbox' not 4"
-    if annotation.get("iscrowd"):
-        return "is a crowd, not a person"
-    if not (np.abs(keypoints) < _FARTHEST_PX).all():
-        return "a keypoint is not a number of pixels"
-    if not ((np.abs(box) < _FARTHEST_PX).all() and max(box[2:]) >= 1):
-        return f"box {annotation['bbox']} has no area, or is not in pixels"
-    keypoints[:, 2] = keypoints[:, 2] > 0
-    seen = keypoints[:, 2] > 0
-    keypoints[~seen, :2] = 0
-    body = int(seen[_FIRST_BODY_JOINT:].sum())
-    if body < min_body_joints:
-        return f"{body} of 12 body joints annotated, {min_body_joints} asked for (--min-body-joints)"
-    if seen.any() and np.ptp(keypoints[seen, :2], axis=0).max() < _SMALLEST_SHARE * max(box[2:]):
-        return "its box is over fifty times as large as its keypoints span"
-    return keypoints.astype(np.float32)
 
 
 def _name(annotation: dict[str, Any]) -> str:
     return f"annotation {annotation.get('id', '?')}"
-
-
-def _integer(value: Any) -> int:
-    """An id, which some files hold as text; -1 if it is none."""
-    try:
-        return int(value)
-    except (TypeError, ValueError, OverflowError):
-        return -1
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -147,56 +115,47 @@ def _load(path: Path) -> dict[str, list[Any]]:
             f"{path}: no such file; `spin-pipe preprocess coco --help` shows the layout expected"
         )
     try:
-        with path.open(encoding="utf-8-sig") as handle:
-            content = json.load(handle, object_hook=_without_outlines)
+        content = parse_json(_OUTLINE.sub(b'"segmentation":[]', path.read_bytes()))
         out = {key: content[key] for key in ("images", "annotations")}
         if not all(isinstance(part, list) for part in out.values()):
             raise TypeError("'images' and 'annotations' are lists")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StageError(f"{path}: not a COCO keypoints file ({type(error).__name__}: {error})") from error
     return out
 
 
-def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are nine tenths of the file, and not used: dropped as they are read, they cost no memory."""
-    entry.pop("segmentation", None)
-    return entry
-
-
 def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Refused]]:
-    """Annotations by file name, in order of first appearance; and those that belong to no image."""
-    names: dict[int, str] = {}
-    for image in content["images"]:
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-            names.setdefault(_integer(image.get("id")), image["file_name"])
+    """Annotations by file name, in order of first appearance; and those that belong to no image.
+
+    Of an annotation what is used is kept, and the rest let go.
+    """
+    entries, shared = images_by_id(content["images"])
+    names = {number: entry["file_name"] for number, entry in entries.items()}
+    problems = {name: name_problem(name) for name in names.values()}
     out: dict[str, list[dict[str, Any]]] = defaultdict(list)
     refused: list[Refused] = []
-    seen: set[int] = set()
-    for position, annotation in enumerate(content["annotations"]):
+    seen: set[Id] = set()
+    annotations = content["annotations"]
+    for position, annotation in enumerate(annotations):
+        annotations[position] = None
         if not isinstance(annotation, dict):
             refused.append(Refused(f"annotation #{position}", "", "is no annotation"))
             continue
-        name = names.get(_integer(annotation.get("image_id")))
-        reason = _refusal(annotation, name, seen)
+        image, number = id_of(annotation.get("image_id")), id_of(annotation.get("id"))
+        name = None if image is None else names.get(image)
+        if image is None or name is None:
+            reason = f"names image {annotation.get('image_id')!r}, which 'images' does not list"
+        else:
+            reason = (
+                problems[name] or shared.get(image, "") or ("its id stands twice" if number in seen else "")
+            )
         if reason or name is None:
             refused.append(Refused(_name(annotation), name or "", reason))
         else:
-            seen.add(_integer(annotation.get("id")))
-            out[name].append(annotation)
+            if number is not None:
+                seen.add(number)
+            out[name].append({key: annotation[key] for key in _USED if key in annotation})
     return out, refused
-
-
-def _refusal(annotation: dict[str, Any], image: str | None, seen: set[int]) -> str:
-    """Why an annotation can't be placed; '' if it can."""
-    if image is None:
-        return f"names image {annotation.get('image_id')!r}, which 'images' does not list"
-    if ".." in Path(image).parts or Path(image).is_absolute():
-        return "its image lies outside the root"
-    if "\\" in image:
-        return "its image's name has a backslash; use forward slashes"
-    if _integer(annotation.get("id")) in seen - {-1}:
-        return "its id stands twice"
-    return ""
 
 
 def _load_truth(path: Path) -> dict[int, Truth]:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.failures import StageError
-from spin.joints import JOINTS
+from pipelines.readers.json_file import load_json
+from spin.joints import JOINTS, OPENPOSE_NAMES, mirrored
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from jaxtyping import Bool, Float
 
-    from jaxtyping import Float
+    from pipelines.readers.base import ReaderOptions
 
 # Joints that both OpenPose and the annotations name, as (OpenPose index, superset index).
 _SHARED = np.array(JOINTS.named_twice) - [JOINTS.openpose.start, JOINTS.superset.start]
+_MIRROR = list(mirrored(OPENPOSE_NAMES))
 MIN_SHARED = 3
 # A detection whose joints are, in the median, further than this share of the person's box side is someone else. The
 # median lets a detection with one swapped or missing limb still match.
 MAX_DISTANCE = 0.1
+NO_FILE = "no OpenPose file"
 
 
 @dataclass(frozen=True)
@@ -32,20 +35,60 @@ class Match:
     reason: str
 
 
+def detections_folder(root: Path, options: ReaderOptions, *names: str) -> Path | None:
+    """Where an image's detections lie: in a folder of one of these names, or in the one that was given itself.
+
+    The published scripts keep one folder for all data sets, with a folder for each (`--openpose`). None if there is none.
+    """
+    base = options.openpose or root / "openpose"
+    folders = [*(base / name for name in names), base]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def match_image(
+    folder: Path | None,
+    image: str,
+    keypoints_px: Float[np.ndarray, "P 24 3"],
+    box_side_px: Float[np.ndarray, " P"],
+) -> list[Match]:
+    """The detections of an image's people. A file that is missing or broken costs the detections, not the people."""
+    reason = NO_FILE
+    if folder is not None:
+        try:
+            return match_people(
+                keypoints_px, box_side_px, _read(folder / f"{Path(image).stem}_keypoints.json")
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except StageError as error:
+            reason = str(error)
+    return [Match(np.zeros((25, 3), np.float32), reason) for _ in keypoints_px]
+
+
 def read_detections(path: Path) -> Float[np.ndarray, "D 25 3"]:
     """All people of one BODY_25 file. StageError, naming the file, if it is not one."""
     try:
-        people = json.loads(path.read_text())["people"]
-        out = np.array([p["pose_keypoints_2d"] for p in people], np.float32).reshape(len(people), 25, 3)
-    except (
-        OSError,
-        UnicodeDecodeError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        RecursionError,
-    ) as error:
+        return _read(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StageError(f"{path}: no such OpenPose file") from error
+
+
+def _read(path: Path) -> Float[np.ndarray, "D 25 3"]:
+    try:
+        people = load_json(path)["people"]
+        with np.errstate(over="ignore"):  # what is too large becomes infinite, and counts as not seen
+            given = [p["pose_keypoints_2d"] for p in people]
+            given = [
+                numbers for numbers in given if numbers
+            ]  # OpenPose writes an empty list for a person without a body
+            if any(len(numbers) == 54 for numbers in given):
+                raise ValueError(
+                    "18 joints a person, those of its COCO model; make them with BODY_25, its default"
+                )
+            out = np.array(given, np.float32).reshape(len(given), 25, 3)
+    except (FileNotFoundError, NotADirectoryError):
+        raise
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StageError(f"{path}: not an OpenPose BODY_25 file ({type(error).__name__}: {error})") from error
     # A joint that is not a number was not seen.
     out[~np.isfinite(out).all(-1)] = 0
@@ -58,38 +101,87 @@ def match_people(
     box_side_px: Float[np.ndarray, " P"],
     detections_px: Float[np.ndarray, "D 25 3"],
 ) -> list[Match]:
-    """One detection a person, nearest pairs first, each detection used once."""
+    """One detection a person, each detection used once, such that they explain the annotated joints best.
+
+    The published rule keeps far people and drops near ones (DESIGN.md), and wants all limbs detected. Here a detection may be
+    a person's if half of the joints that both see lie within MAX_DISTANCE box sides. Among those, the one is chosen that
+    has most of the annotated joints, and nearest; of two people in each other's arms, so that both are explained best.
+    """
     nobody = np.zeros((25, 3), np.float32)
     if not len(detections_px):
         return [Match(nobody, "no detection in the image") for _ in keypoints_px]
-    distance = _distances(keypoints_px, box_side_px, detections_px)
-    taken: dict[int, int] = {}
-    for flat in np.argsort(distance, axis=None, kind="stable"):
-        person, detection = divmod(int(flat), len(detections_px))
-        if distance[person, detection] > MAX_DISTANCE:
-            break
-        if person not in taken and detection not in taken.values():
-            taken[person] = detection
+    pairs = _pairs(keypoints_px, box_side_px, detections_px)
+    chosen = _assign(pairs)
+    turned: np.ndarray = np.zeros(len(chosen), bool)
+    if min(chosen) < 0:
+        free = [d for d in range(len(detections_px)) if d not in chosen]
+        mirrored_pairs = _pairs(keypoints_px, box_side_px, detections_px[free][:, _MIRROR])
+        turned = np.any(mirrored_pairs.allowed, axis=1)
     return [
-        Match(detections_px[taken[p]].copy(), "") if p in taken else Match(nobody, _refusal(distance[p]))
-        for p in range(len(keypoints_px))
+        Match(detections_px[detection].copy(), "")
+        if detection >= 0
+        else Match(nobody, _refusal(pairs.distance[person], bool(turned[person])))
+        for person, detection in enumerate(chosen)
     ]
 
 
-def _distances(keypoints: np.ndarray, side: np.ndarray, detections: np.ndarray) -> np.ndarray:
-    """Median distance over shared visible joints, in box sides (P, D); infinite with fewer than MIN_SHARED."""
+@dataclass(frozen=True)
+class _Pairs:
+    """Each person with each detection: the median distance of shared joints, in box sides (infinite with fewer than
+    MIN_SHARED), and how badly the annotated joints are explained (0 to 1)."""
+
+    distance: Float[np.ndarray, "P D"]
+    cost: Float[np.ndarray, "P D"]
+
+    @property
+    def allowed(self) -> Bool[np.ndarray, "P D"]:
+        return self.distance <= MAX_DISTANCE
+
+
+def _pairs(keypoints: np.ndarray, side: np.ndarray, detections: np.ndarray) -> _Pairs:
     ours, theirs = keypoints[:, None, _SHARED[:, 1]], detections[None, :, _SHARED[:, 0]]
-    both = (ours[..., 2] > 0) & (theirs[..., 2] > 0)
-    gap = np.where(both, np.linalg.norm(ours[..., :2] - theirs[..., :2], axis=-1), np.nan)
-    enough = both.sum(-1) >= MIN_SHARED
-    gap = np.where(enough[..., None], gap, np.inf)
-    return np.nanmedian(gap, axis=-1) / side[:, None]
+    annotated = ours[..., 2] > 0
+    both = annotated & (theirs[..., 2] > 0)
+    shift = ours[..., :2] - theirs[..., :2]
+    gap = np.hypot(shift[..., 0], shift[..., 1]) / side[:, None, None]
+    gap[~both] = np.inf
+    count = both.sum(-1)
+    ordered = np.sort(gap, axis=-1)
+    person, detection = np.arange(len(keypoints))[:, None], np.arange(len(detections))
+    last = np.maximum(count - 1, 0)
+    median = (ordered[person, detection, last // 2] + ordered[person, detection, (last + 1) // 2]) / 2
+    # A joint that is missing, or far off, costs as much as the worst that is near.
+    unexplained = np.minimum(gap / MAX_DISTANCE, 1).sum(-1, where=annotated)
+    return _Pairs(
+        distance=np.where(count >= MIN_SHARED, median, np.inf),
+        cost=unexplained / np.maximum(annotated.sum(-1), 1),
+    )
 
 
-def _refusal(distances: np.ndarray) -> str:
+def _assign(pairs: _Pairs) -> list[int]:
+    """The detection of each person, or -1: as many as can be, at the least cost."""
+    allowed = pairs.allowed
+    # Worse than any number of pairs that are allowed.
+    cost = np.where(allowed, pairs.cost, 1 + len(allowed))
+    best = np.where(allowed.any(1), cost.argmin(1), -1).tolist()
+    wanted = [detection for detection in best if detection >= 0]
+    if len(set(wanted)) == len(wanted):
+        return best  # nobody wants another's: nothing can be better
+    from scipy.optimize import linear_sum_assignment
+
+    out = [-1] * len(allowed)
+    for person, detection in zip(*linear_sum_assignment(cost)):
+        if allowed[person, detection]:
+            out[person] = int(detection)
+    return out
+
+
+def _refusal(distances: np.ndarray, swapped: bool) -> str:
     nearest = float(distances.min())
     if not np.isfinite(nearest):
         return f"no detection shares {MIN_SHARED} visible joints"
     if nearest <= MAX_DISTANCE:
         return "the nearest detection belongs to a nearer person"
+    if swapped:
+        return "the nearest detection has left and right swapped"
     return f"nearest detection is {nearest:.2f} box sides away, allowed {MAX_DISTANCE}"

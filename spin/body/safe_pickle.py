@@ -1,4 +1,4 @@
-"""Reads pickles of arrays (SMPL_*.pkl, gmm_08.pkl) without running anything they ask for.
+"""Reads pickles of arrays (SMPL_*.pkl, gmm_08.pkl, 3DPW's sequences) without running anything they ask for.
 
 A pickle is a program that may name any importable function. Those of SMPL name chumpy (unmaintained) and scipy, only to
 wrap arrays. This reader knows a short list of names, each bound to numpy or to a stand-in that does nothing but hold
@@ -87,7 +87,8 @@ def _allowed_names() -> dict[tuple[str, str], Callable[..., Any] | type]:
     return names
 
 
-class _Unpickler(pickle.Unpickler):
+# In Python, not in C: that one sets memory aside by a number in the file, 10 GB for a damaged one of 10 kB.
+class _Unpickler(pickle._Unpickler):
     allowed = _allowed_names()
 
     def find_class(self, module: str, name: str) -> Any:
@@ -95,7 +96,7 @@ class _Unpickler(pickle.Unpickler):
             return self.allowed[module, name]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"names {module}.{name}, which a body model has no use for"
+                f"names {module}.{name}, which a file of arrays has no use for"
             ) from None
 
     def persistent_load(self, pid: object) -> Any:
@@ -135,7 +136,18 @@ def read_array_pickle(path: str | Path) -> dict[str, Any]:
 
     Raises BodyFileError, naming the file, if it is missing, damaged, no dictionary, or names anything outside the list.
     """
-    file = Path(path)
+    return _read(Path(path), "a body-model pickle of arrays")
+
+
+def read_data_pickle(path: str | Path) -> dict[str, Any]:
+    """The dictionary in a pickle of a data set's: arrays, numbers, texts, and lists of them, as Python 2 or 3 wrote it.
+
+    Raises BodyFileError, as `read_array_pickle`.
+    """
+    return _read(Path(path), "a pickle of arrays and lists")
+
+
+def _read(file: Path, expected: str) -> dict[str, Any]:
     if not file.is_file():
         raise BodyFileError(f"{file}: no such file")
     try:
@@ -146,4 +158,5 @@ def read_array_pickle(path: str | Path) -> dict[str, Any]:
     except MemoryError:
         raise BodyFileError(f"{file}: asks for more memory than there is; the file is damaged") from None
     except Exception as error:  # a damaged pickle can raise nearly anything, and all of it means the same
-        raise BodyFileError(f"{file}: refused, it {error}; expected a body-model pickle of arrays") from error
+        reason = " ".join(str(error).split())[:200]
+        raise BodyFileError(f"{file}: refused, it {reason}; expected {expected}") from error

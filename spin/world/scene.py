@@ -1,11 +1,13 @@
 """The embedded world: pictures of people whose every parameter is known.
 
-`World.picture(seed, index)` is a function of its arguments, the body and the prior alone: the same bytes in
-any process and any order, however many work at it (each on one thread).
+`World.picture(seed, index)`, one moment from one side, and `World.views(seed, index, …)`, one from several, are functions of
+their arguments, the body and the prior alone: the same bytes in any process and any order, however many work at it (each
+on one thread).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,10 +16,12 @@ import numpy as np
 import torch
 
 from spin.rendering import Hits, Light, Mesh, Pinhole, Scene, lambert, render, vertex_normals
+from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from spin.world.appearance import Landmarks, Outfit, cloth_colour, paint, random_outfit
 from spin.world.backdrop import Backdrop, octaves, random_backdrop
 from spin.world.optics import Sun, expose, random_sun
 from spin.world.people import place, random_bodies
+from spin.world.rig import Viewpoint
 from spin.world.visibility import keypoint_visibility
 
 if TYPE_CHECKING:
@@ -30,6 +34,9 @@ _PAIR_SHARE = 0.3
 _OCCLUDER_SHARE = 0.2
 _OCCLUDED_LIMIT = 0.35
 _SMALLEST_PX, _ATTEMPTS = 250, 20
+_APART_M = 0.9  # people of several views, from one to the next
+# Streams of random numbers beside that of `picture`
+_WHO, _VIEW = 2, 3
 
 
 @dataclass(frozen=True)
@@ -65,6 +72,39 @@ class Picture:
         ].tobytes()
 
 
+@dataclass(frozen=True)
+class _Bodies:
+    """People in one frame, metres, a row each."""
+
+    pose_aa: Float[np.ndarray, "B 72"]
+    betas: Float[np.ndarray, "B 10"]
+    pelvis_m: Float[np.ndarray, "B 3"]
+    vertices_m: Float[np.ndarray, "B V 3"]
+    keypoints_m: Float[np.ndarray, "B 49 3"]
+    joints17_m: Float[np.ndarray, "B 17 3"]
+
+    def moved(self, by_m: Float[np.ndarray, "B 3"]) -> _Bodies:
+        """Each person somewhere else."""
+        by = by_m[:, None]
+        return _Bodies(
+            self.pose_aa,
+            self.betas,
+            self.pelvis_m + by_m,
+            self.vertices_m + by,
+            self.keypoints_m + by,
+            self.joints17_m + by,
+        )
+
+    def seen_from(self, viewpoint: Viewpoint) -> _Bodies:
+        """The same people in the frame of a camera. A pose turns at its root: the rest of it is relative to that."""
+        rotation, move = viewpoint.rotation, viewpoint.translation_m
+        root = torch.from_numpy(self.pose_aa[:, :3].astype(np.float64))
+        turned = matrix_to_axis_angle(torch.from_numpy(rotation) @ axis_angle_to_matrix(root)).numpy()
+        points = (self.pelvis_m, self.vertices_m, self.keypoints_m, self.joints17_m)
+        pose = np.concatenate([turned, self.pose_aa[:, 3:]], 1).astype(np.float32)
+        return _Bodies(pose, self.betas, *(p @ rotation.T + move for p in points))
+
+
 class World:
     """Draws pictures with one body and one pose prior."""
 
@@ -94,38 +134,73 @@ class World:
                 return picture
         raise RuntimeError(f"world {seed}: picture {index} hides somebody in each of {_ATTEMPTS} attempts")
 
+    def views(
+        self, seed: int, index: int, viewpoints: Sequence[Viewpoint], *, people: int = 1
+    ) -> tuple[Picture, ...]:
+        """Moment `index` of the world `seed` as each viewpoint sees it: the same people in the same place.
+
+        They stand side by side around the world's middle. Light and backdrop are each picture's own.
+        """
+        rng = np.random.default_rng([seed, index, _WHO])
+        pose, betas = random_bodies(rng, self._prior, people)
+        outfits = [random_outfit(rng) for _ in range(people)]
+        bodies = self._bodies(pose, betas)
+        feet = bodies.vertices_m[..., 1].max(1) - bodies.pelvis_m[:, 1]
+        place = np.stack(
+            [_APART_M * (np.arange(people) - (people - 1) / 2), feet[0] - feet, np.zeros(people)], 1
+        )
+        bodies = bodies.moved(place + [1, 0, 1] * rng.uniform(-0.2, 0.2, 3) - bodies.pelvis_m)
+        return tuple(
+            self._photograph(
+                np.random.default_rng([seed, index, _VIEW, number]), v.camera, bodies.seen_from(v), outfits
+            )
+            for number, v in enumerate(viewpoints)
+        )
+
     def _attempt(self, rng: np.random.Generator, count: int) -> Picture:
-        pose, betas = random_bodies(rng, self._prior, count)
+        bodies = self._bodies(*random_bodies(rng, self._prior, count))
+        placed = place(rng, bodies.vertices_m - bodies.pelvis_m[:, None])
+        # from the body's own frame to the camera's
+        bodies = bodies.moved(placed.translations_m - bodies.pelvis_m)
+        return self._photograph(rng, placed.camera, bodies, [random_outfit(rng) for _ in range(count)])
+
+    def _bodies(self, pose: Float[np.ndarray, "B 72"], betas: Float[np.ndarray, "B 10"]) -> _Bodies:
+        """People in their own frames."""
         with torch.no_grad():
             out = self._mesh(torch.from_numpy(pose), torch.from_numpy(betas))
-        pelvis = out.points_m[:, :1].numpy()
-        placed = place(rng, out.vertices_m.numpy() - pelvis)
-        # from the body's own frame to the camera's
-        move = placed.translations_m[:, None] - pelvis
-        vertices_cam = (out.vertices_m.numpy() + move).astype(np.float32)
-        keypoints_cam = out.keypoints_m.numpy() + move
-        joints17_cam = out.joints17_m.numpy() + move
+        return _Bodies(
+            pose,
+            betas,
+            out.points_m[:, 0].numpy(),
+            out.vertices_m.numpy(),
+            out.keypoints_m.numpy(),
+            out.joints17_m.numpy(),
+        )
 
-        scene = Scene([Mesh(v, self._faces) for v in vertices_cam])
-        outfits, sun = [random_outfit(rng) for _ in range(count)], random_sun(rng)
-        backdrop = random_backdrop(rng, placed.camera, float(vertices_cam[..., 1].max()))
-        light, whose = self._draw(scene, placed.camera, outfits, sun, backdrop)
+    def _photograph(
+        self, rng: np.random.Generator, camera: Pinhole, bodies: _Bodies, outfits: list[Outfit]
+    ) -> Picture:
+        """A picture of people who are in the camera's frame."""
+        scene = Scene([Mesh(v, self._faces) for v in bodies.vertices_m.astype(np.float32)])
+        count, sun = len(outfits), random_sun(rng)
+        backdrop = random_backdrop(rng, camera, float(bodies.vertices_m[..., 1].max()))
+        light, whose = self._draw(scene, camera, outfits, sun, backdrop)
         light, occluder = _occlude(rng, light, [whose == i for i in range(count)])
         people = tuple(
             WorldPerson(
-                pose_aa=pose[i],
-                betas=betas[i],
-                pelvis_cam_m=placed.translations_m[i],
-                vertices_cam_m=vertices_cam[i],
-                keypoints_cam_m=keypoints_cam[i],
-                joints17_cam_m=joints17_cam[i],
-                keypoints_px=placed.camera.project(keypoints_cam[i]),
-                visibility=keypoint_visibility(scene, placed.camera, i, keypoints_cam[i], occluder),
+                pose_aa=bodies.pose_aa[i],
+                betas=bodies.betas[i],
+                pelvis_cam_m=bodies.pelvis_m[i],
+                vertices_cam_m=bodies.vertices_m[i].astype(np.float32),
+                keypoints_cam_m=bodies.keypoints_m[i],
+                joints17_cam_m=bodies.joints17_m[i],
+                keypoints_px=camera.project(bodies.keypoints_m[i]),
+                visibility=keypoint_visibility(scene, camera, i, bodies.keypoints_m[i], occluder),
                 mask=(whose == i) & ~occluder,
             )
             for i in range(count)
         )
-        return Picture(expose(rng, light), int(rng.integers(78, 96)), placed.camera, people)
+        return Picture(expose(rng, light), int(rng.integers(78, 96)), camera, people)
 
     def _draw(
         self, scene: Scene, camera: Pinhole, outfits: list[Outfit], sun: Sun, backdrop: Backdrop

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from pipelines.failures import StageError
 from pipelines.layout import DataFolder
@@ -265,3 +266,82 @@ def test_a_broken_openpose_file_costs_the_detection_not_the_person(mine: Path) -
     assert people
     assert all("not an OpenPose BODY_25 file" in p.openpose_match for p in people)
     assert not any(p.keypoints_px[JOINTS.openpose].any() for p in people)
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_box_outside_its_image_is_set_aside_and_one_at_its_edge_is_not(
+    mine: Path, tmp_path: Path, orientation: int
+) -> None:
+    """Sizes are of the upright image: EXIF's orientation 6 exchanges width and height."""
+    path, content = edited(mine)
+    file = mine / "train2014" / content["images"][0]["file_name"]
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (400, 100)).save(file, exif=exif)
+    width, height = (400, 100) if orientation == 1 else (100, 400)
+    first = content["annotations"][0]
+    boxes = {
+        "beyond": [width + 60, 10, 50, 50],
+        "below": [10, height + 60, 50, 50],
+        "edge": [width - 10, 10, 50, 50],
+    }
+    content["images"] = content["images"][:1]
+    content["annotations"] = []
+    for number, (x, y, w, h) in enumerate(boxes.values()):
+        keypoints = [value for k in range(17) for value in (x + 3 * k, y + 3 * k, 2)]
+        content["annotations"].append(first | {"id": number, "bbox": [x, y, w, h], "keypoints": keypoints})
+    path.write_text(json.dumps(content))
+    data = DataFolder(tmp_path / "data")
+    done = preprocess(data, COCO, mine, "mine", ReaderOptions("train2014", 8))
+    assert Annotations.read(done.path).source == ["annotation 2"]
+    assert done.refused == {f"its box lies outside the image ({width} × {height} px)": 2}
+
+
+@pytest.mark.parametrize("name", ["coco", "custom"])
+def test_ids_may_be_texts_and_one_that_stands_for_two_images_names_neither(
+    mine: Path, tmp_path: Path, name: str
+) -> None:
+    path, content = edited(mine)
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    for entry, key in [(i, "id") for i in content["images"]] + [
+        (a, "image_id") for a in content["annotations"]
+    ]:
+        entry[key] = f"image-{entry[key]}"
+    owner = {f"annotation {a['id']}": names[int(a["image_id"][6:])] for a in content["annotations"]}
+    path.write_text(json.dumps(content))
+    extra = (
+        {}
+        if name == "coco"
+        else {"annotations": path, "images": None, "joints": None, "table": None, "detections": None}
+    )
+    root = mine if name == "coco" else mine / "train2014"
+
+    def outcomes() -> list[Person | Refused]:
+        return list(read_all(DATASETS[name].reader, root, ReaderOptions("train2014", 8, extra=extra)))
+
+    people = [o for o in outcomes() if isinstance(o, Person)]
+    assert len({p.image for p in people}) > 10
+    assert all(p.image.endswith(owner[p.source]) for p in people)
+    content["images"].append(content["images"][0] | {"file_name": "another.jpg"})
+    shared = content["images"][0]["id"]
+    content["annotations"].append(content["annotations"][0] | {"id": 10**9, "image_id": None})
+    path.write_text(json.dumps(content))
+    refused = {o.source: o.reason for o in outcomes() if isinstance(o, Refused)}
+    for annotation in content["annotations"]:
+        if annotation["image_id"] == shared:
+            assert "stands for several images" in refused[f"annotation {annotation['id']}"]
+    assert "'images' does not list" in refused[f"annotation {10**9}"]
+
+
+def test_a_run_that_finds_nobody_leaves_the_earlier_list_alone(mine: Path, tmp_path: Path) -> None:
+    data = DataFolder(tmp_path / "data")
+    preprocess(data, COCO, mine, "mine", ALL_JOINTS)
+    before = data.set_aside("mine").read_bytes()
+    path, content = edited(mine)
+    for annotation in content["annotations"]:
+        annotation["iscrowd"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(StageError, match=r"no usable person.*mine\.failed\.json"):
+        preprocess(data, COCO, mine, "mine", ALL_JOINTS)
+    assert data.set_aside("mine").read_bytes() == before
+    assert len(json.loads(data.failed("mine").read_text())) == len(content["annotations"])

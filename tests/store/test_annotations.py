@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from store import AnnotationError, Annotations
 from store.annotation_schema import ARRAYS, TEXTS
+from store.durable import TEMPORARY
 
 
 def some_annotations(count: int = 5, **changes: Any) -> Annotations:
@@ -203,3 +206,15 @@ def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(AnnotationError):
             Annotations.read(path)
+
+
+def test_leftovers_of_killed_writers_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    dead, young, living = (tmp_path / f"{TEMPORARY}{name}" for name in ("dead", "young", "living"))
+    for path in (dead, young, living):
+        path.write_bytes(b"half")
+    for path in (dead, living):
+        os.utime(path, (0, 0))
+    with living.open("rb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        some_annotations().write(tmp_path / "a.parquet")
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["a.parquet", living.name, young.name])

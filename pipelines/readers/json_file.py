@@ -1,0 +1,54 @@
+"""JSON files, read fast: annotation files of gigabytes, and a hundred thousand small ones of detections."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def load_json(path: Path) -> Any:
+    """What a JSON file holds. OSError if it can't be opened, ValueError or RecursionError if it isn't JSON."""
+    return parse_json(path.read_bytes())
+
+
+def parse_json(data: bytes) -> Any:
+    """ValueError or RecursionError if it isn't JSON."""
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # What Python reads and orjson doesn't: NaN, a byte order mark, integers of any size.
+        return json.loads(data.decode("utf-8-sig"))
+
+
+Id = int | str
+
+
+def id_of(value: Any) -> Id | None:
+    """An id as numbers and texts of one meaning have it: 7, 7.0 and "7" are one. None if it is none."""
+    if isinstance(value, str):
+        text = value.strip()
+        return int(text) if text.isascii() and text.isdigit() else text or None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def images_by_id(images: list[Any]) -> tuple[dict[Id, dict[str, Any]], dict[Id, str]]:
+    """Entries of a COCO-style file's 'images' with a file name; and why an id that several files share names none of them."""
+    entries: dict[Id, dict[str, Any]] = {}
+    shared: dict[Id, str] = {}
+    for image in images:
+        number = id_of(image.get("id")) if isinstance(image, dict) else None
+        if number is None or not isinstance(image.get("file_name"), str):
+            continue
+        first = entries.setdefault(number, image)["file_name"]
+        if first != image["file_name"]:
+            shared[number] = (
+                f"its image's id stands for several images, {first!r:.60} and {image['file_name']!r:.60}"
+            )
+    return entries, shared
