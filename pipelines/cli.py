@@ -7,7 +7,8 @@ import traceback
 
 import click
 
-from pipelines.commands import data, fitting, preprocess, quality, training
+from pipelines.commands import data, exchange, fetch, fitting, info, pack, preprocess, quality, training
+from pipelines.commands import store as stores
 from pipelines.commands.common import Group
 from pipelines.failures import EXPECTED, UsageError, cause
 
@@ -34,8 +35,9 @@ def cli(debug: bool) -> None:
 
 
 for command in (
-    data.synth, preprocess.preprocess, fitting.train_lifter, fitting.fit_static, quality.quality,
-    training.train, training.evaluate, data.export_fits, training.report,
+    data.synth, fetch.fetch_data, preprocess.preprocess, exchange.import_annotations, pack.pack, info.info,
+    fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, training.train, training.evaluate,
+    exchange.export_fits, exchange.export_annotations, stores.store, training.report,
 ):  # fmt: skip
     cli.add_command(command)
 

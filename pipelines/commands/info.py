@@ -1,0 +1,57 @@
+"""spin-pipe info: what there is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from pipelines.commands.common import DATA, LOG_DIR, chosen_datasets, data_folder
+from pipelines.failures import UsageError
+
+
+@click.command()
+@click.argument("dataset", required=False)
+@DATA
+@LOG_DIR
+@click.option(
+    "--sample", type=int, metavar="K", help="One sample of the data set: its numbers, and its picture."
+)
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Picture to write [default: DATASET-K.png].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(
+    dataset: str | None, data: Path, log_dir: Path, sample: int | None, out: Path | None, as_json: bool
+) -> None:
+    """What there is: data sets and their fits, runs, the body in use; or more about one data set, or one of its samples.
+
+    \b
+    Examples:
+      spin-pipe info
+      spin-pipe info world
+      spin-pipe info world --sample 12 --out sample.png
+    """
+    from pipelines import info as stage
+    from pipelines.progress import say
+
+    folder = data_folder(data)
+    if sample is not None and dataset is None:
+        raise UsageError(f"--sample {sample}: name its data set: spin-pipe info DATASET --sample {sample}")
+    if out is not None and (sample is None or out.suffix.lower() != ".png"):
+        raise UsageError(f"--out {out}: the picture of a --sample, with a name that ends in .png")
+    if dataset is None:
+        content, text = stage.overview(folder, log_dir), stage.overview_text
+    else:
+        chosen_datasets(folder, (dataset,))
+        if sample is None:
+            content, text = stage.details(folder, dataset), stage.details_text
+        else:
+            content, text = stage.sample_info(folder, dataset, sample), stage.sample_text
+    click.echo(stage.as_json(content) if as_json else text(content))
+    if dataset is not None and sample is not None:
+        picture = out or Path(f"{dataset}-{sample}.png")
+        stage.write_picture(folder, dataset, sample, picture)
+        say(f"{picture}: the sample's picture")
