@@ -94,6 +94,9 @@ class Fetched:
     earlier: bool = False
 
 
+_UNPACKING = ".tmp-"  # beginning of a folder that an archive is unpacked into
+
+
 def record_of(data: Path, archive: Archive) -> Fetched | None:
     """What an earlier run noted, if all that it put there is still there."""
     try:
@@ -120,12 +123,14 @@ def fetch(
     Its files appear only when all of it was found good. Files that are there and differ are kept, unless `again`.
     `checksums`: SHA-256 (hex) by file name. StageError with what is wrong at each address.
     """
-    done = None if again else record_of(data, archive)
-    if done is not None:
-        return done
     folder = _record(data, archive).parent
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder / "lock"):  # a second run waits, rather than write to the same file
+        done = None if again else record_of(data, archive)
+        if done is not None:
+            return done
+        for left in folder.glob(f"{_UNPACKING}*"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         return _fetch(data, archive, base_urls, update, checksums or {}, again, pause_s)
 
 
@@ -192,7 +197,7 @@ def _install(
     part: Path, data: Path, archive: Archive, again: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Files that are in place now, and those that were there and are kept."""
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=part.parent) as temporary:
+    with tempfile.TemporaryDirectory(prefix=_UNPACKING, dir=part.parent) as temporary:
         loose = Path(temporary)
         if archive.is_packed:
             names = unpack(part, loose, without=archive.inside)

@@ -22,6 +22,7 @@ from pipelines.parallel import ordered_map
 from pipelines.progress import progress
 from pipelines.readers import Dataset
 from pipelines.readers.base import SMPL, Person, ReaderOptions, Refused
+from pipelines.readers.image_names import is_text
 from spin.body import load_body
 from store.annotation_schema import ARRAYS, TEXTS
 from store.annotations import Annotations
@@ -220,22 +221,13 @@ def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
             out.append("a keypoint is not a number")
         elif not sure[row]:
             out.append("a keypoint's confidence is outside 0..1")
-        elif not all(map(_is_text, (person.image, person.source))):
+        elif not all(map(is_text, (person.image, person.source))):
             out.append("its image or its name is no text that can be written")
         elif not all(np.isfinite(part).all() for part in known if part is not None):
             out.append("its true body is not a number")
         else:
             out.append("")
     return out
-
-
-def _is_text(name: str) -> bool:
-    """Names of files that are not UTF-8 are not, and some that JSON escapes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _columns(people: list[Person], bodies: frozenset[str]) -> dict[str, Any]:

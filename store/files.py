@@ -81,9 +81,6 @@ class Files(Protocol):
     def prune(self, folder: str) -> None:
         """Removes a folder if it is empty."""
 
-    def claim(self, name: str) -> bool:
-        """Whether the caller, and nobody else, may from now on write what this name stands for."""
-
     def sync(self) -> None:
         """Makes durable what another process may have renamed a moment ago in the top folder."""
 
@@ -95,20 +92,15 @@ class Files(Protocol):
         """Removes one of them."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Held by whoever tags, compacts, restores or collects. On an object store there is no such thing: `swap` decides."""
+        """Held by whoever tags, compacts, restores or collects."""
 
     def zarr_store(self) -> Any:
         """For zarr's functions, with names as paths."""
 
 
-def is_url(location: str | Path) -> bool:
-    """Whether this names an object store rather than a local folder."""
-    return bool(_URL.match(str(location)))
-
-
 def open_files(location: str | Path) -> Files:
     """Raises UnusableNameError for a URL: object stores are not supported yet."""
-    if is_url(location):
+    if _URL.match(str(location)):
         raise UnusableNameError(f"{location}: fits are kept in local folders; name one")
     return LocalFiles(Path(location))
 
@@ -190,9 +182,6 @@ class LocalFiles:
             (self.root / folder).rmdir()
         except OSError:
             return  # something is in it; and a writer that is just about to use it makes it again
-
-    def claim(self, name: str) -> bool:
-        return True  # who asks holds `exclusive`
 
     def sync(self) -> None:
         sync_folder(self.root)

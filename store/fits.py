@@ -26,7 +26,7 @@ import numpy as np
 
 from store import history
 from store.errors import FitStoreExistsError, RecordError, StaleWriterError, StoreError, TagExistsError
-from store.files import Files, is_url, open_files
+from store.files import Files, open_files
 from store.fingerprint import Fingerprint, require_same
 from store.generations import VERSION, Generation, read_generation, write_generation
 from store.layout import (
@@ -34,7 +34,6 @@ from store.layout import (
     MANIFEST,
     Layout,
     Manifest,
-    claim_name,
     current_line,
     generation_name,
     move_current,
@@ -47,9 +46,9 @@ from store.records import Fits, empty_rows, take_rows
 from store.segments import MERGE, RESET, ROWS_PER_SEGMENT, SegmentInfo, check_writer, write_segment
 from store.state import (
     State,
-    claim_number,
     load_current,
     load_tagged,
+    next_number,
     read_segments,
     remove_unneeded,
     unneeded,
@@ -142,13 +141,8 @@ class FitStore:
             inside.write(MANIFEST, manifest.to_bytes())
 
         try:
-            if is_url(path):
-                if not files.create(MANIFEST, manifest.to_bytes()):
-                    raise FileExistsError
-                _begin(files, manifest, clock())
-            else:
-                Path(path).parent.mkdir(parents=True, exist_ok=True)
-                files.write_root(fill)
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            files.write_root(fill)
         except FileExistsError as error:
             raise FitStoreExistsError(
                 f"{path} is not empty; name a new folder, or open the store that is there"
@@ -176,8 +170,6 @@ class FitStore:
         manifest = read_manifest(layout)
         if fingerprint is not None:
             require_same(manifest.fingerprint, fingerprint, where=str(path))
-        if is_url(path) and not files.exists(CURRENT):
-            _begin(files, manifest, clock())  # whoever was making it has not come so far, or never will
         state = load_current(layout, manifest)
         return cls(layout, manifest, state, check_writer(writer or "writer"), clock)
 
@@ -204,7 +196,7 @@ class FitStore:
 
     @property
     def location(self) -> str:
-        """The folder or URL."""
+        """The folder."""
         return self._layout.location
 
     @property
@@ -393,7 +385,6 @@ class FitStore:
                     )
                 if read_current(self._layout) == number:
                     return tag
-                # On an object store a compaction may have gone by, and removed what the tag names.
                 self._layout.files.remove(tag_file(name))
 
     def untag(self, name: str) -> None:
@@ -424,7 +415,7 @@ class FitStore:
             while True:
                 old = read_current(self._layout)
                 before = read_generation(self._layout, old, fingerprint=self.fingerprint)
-                number = claim_number(self._layout)
+                number = next_number(self._layout)
                 entry = history.entry("restore", self._writer, self._clock(), generation=number, tag=tag)
                 generation = Generation(
                     number, number, frozenset(), (*before.history, entry), state.runs | dict(before.runs)
@@ -452,7 +443,7 @@ class FitStore:
                 old = self._state.generation
                 if not self._state.infos and old.version == VERSION and not force:
                     break
-                number = claim_number(self._layout)
+                number = next_number(self._layout)
                 entries = history.of_compaction(self._state.infos, self._writer, self._clock(), number)
                 generation = Generation(
                     number,
@@ -570,18 +561,14 @@ class FitStore:
 
 
 def _begin(files: Files, manifest: Manifest, time_ms: int) -> None:
-    """Writes generation 0 of a new store and makes it current, unless somebody else has."""
+    """Writes generation 0 of a new store and makes it current."""
     layout = Layout(files)
-    number = 0
-    if is_url(files.location):
-        while not files.claim(claim_name(number)):
-            number += 1
-    entry = history.entry("create", "", time_ms, generation=number, samples=manifest.samples)
+    entry = history.entry("create", "", time_ms, generation=0, samples=manifest.samples)
     write_generation(
         layout,
-        Generation(number, number, frozenset(), (entry,)),
+        Generation(0, 0, frozenset(), (entry,)),
         samples=manifest.samples,
         fingerprint=manifest.fingerprint,
         rows_of=lambda part: empty_rows(part.stop - part.start),
     )
-    files.create(CURRENT, current_line(number))
+    files.create(CURRENT, current_line(0))

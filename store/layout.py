@@ -56,11 +56,6 @@ def inventory_name(number: int) -> str:
     return f"{GENERATIONS}/{number:06d}.json"
 
 
-def claim_name(number: int) -> str:
-    """On an object store: whoever creates it may write this generation."""
-    return f"{GENERATIONS}/{number:06d}.claim"
-
-
 def segment_folder(number: int) -> str:
     return f"{SEGMENTS}/{number:06d}"
 

@@ -15,7 +15,6 @@ from store.layout import (
     SEGMENTS,
     Layout,
     Manifest,
-    claim_name,
     generation_name,
     read_current,
     segment_folder,
@@ -125,16 +124,13 @@ def merge_segment(table: FitTable, segment: Segment) -> None:
         table.merge(segment.ids[places], Fits.of_rows(segment.rows(places)))
 
 
-def claim_number(layout: Layout) -> int:
-    """A generation number that was never current, has no folder, and is nobody else's from now on."""
-    number = max([read_current(layout), *layout.generation_numbers()]) + 1
-    while not layout.files.claim(claim_name(number)):
-        number += 1
-    return number
+def next_number(layout: Layout) -> int:
+    """A generation number that was never current and has no folder. The caller holds the store's lock."""
+    return max([read_current(layout), *layout.generation_numbers()]) + 1
 
 
 def unneeded(layout: Layout, current: Generation) -> list[str]:
-    """Names of what neither the current state nor a tag needs: generations, inventories, claims, segments.
+    """Names of what neither the current state nor a tag needs: generations, inventories, segments.
 
     The caller holds the store's lock, or has made `current` current. Segments of the current line go only if
     the current generation has absorbed them: a writer may still be adding to the folders of earlier generations.
@@ -142,13 +138,12 @@ def unneeded(layout: Layout, current: Generation) -> list[str]:
     tags = [read_tag(layout, name) for name in tag_names(layout)]
     kept = {current.number, *(tag.generation for tag in tags)}
     pinned = {name for tag in tags for name in tag.segments}
-    # Later ones are left alone: on an object store somebody may be writing them.
     old = {number for number in layout.generation_numbers() if number < current.number} - kept
     names = [generation_name(number) for number in sorted(old)]
     for file in layout.files.children(GENERATIONS):
         stem, _, kind = file.partition(".")
         past = stem.isdecimal() and int(stem) < current.number
-        if past and (kind == "claim" or (kind == "json" and int(stem) not in kept)):
+        if past and kind == "json" and int(stem) not in kept:
             names.append(f"{GENERATIONS}/{file}")
     superseded = set(layout.segment_names(0, current.line - 1))
     there = set(layout.segment_names(current.line, current.number))

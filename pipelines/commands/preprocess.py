@@ -149,7 +149,9 @@ def _run(
         done = run(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
         entry |= {"people": done.people, "set_aside": sum(done.refused.values())}
     say(f"{target}: {done.people} people in {done.images} images")
-    say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
+    say(
+        f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints"
+    )
     for reason, count in list(done.refused.items())[:_SHOWN]:
         say(f"  set aside {count}: {reason}")
     if len(done.refused) > _SHOWN:

@@ -6,6 +6,15 @@ from pathlib import PurePosixPath
 from typing import Any
 
 
+def is_text(name: str) -> bool:
+    """Names of files that are not UTF-8 are not, and some that JSON escapes."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def name_problem(name: Any) -> str:
     """Why a name can't be that of an image in the data set's folder; '' if it can."""
     if not isinstance(name, str) or not name:

@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.failures import StageError
 from pipelines.readers.base import NO_OPENPOSE, Person, Refused
+from pipelines.readers.image_names import is_text
 from pipelines.readers.openpose import match_people, read_detections
 from spin.crop import box_to_center_scale
 from spin.joints import COCO_NAMES, JOINTS
@@ -53,7 +54,7 @@ def place_image(name: object, root: Path) -> tuple[str, str]:
         return "", f"its image {name[:200]!r} lies outside the images' folder (--images)"
     if "\\" in name:
         return "", "its image's name has a backslash; use forward slashes"
-    if "\0" in name or not _is_text(name):
+    if "\0" in name or not is_text(name):
         return "", f"its image's name {name[:80]!r} is one that no file can have"
     return path.as_posix(), ""
 
@@ -62,14 +63,6 @@ def shown(value: object) -> str:
     """A value of somebody's file in a message: short, and of characters that can be printed."""
     simple = value is None or isinstance(value, str | int | float)
     return f"{str(value)[:80]!a}" if simple else f"a {type(value).__name__}"
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def judge(seen: Seen, min_body_joints: int) -> Person | Refused:
