@@ -15,6 +15,7 @@ import numpy as np
 
 from pipelines.failures import StageError
 from pipelines.readers.base import NO_OPENPOSE, Truth
+from pipelines.readers.guarded import read_arrays
 from pipelines.readers.openpose import match_people, read_detections
 from spin.joints import JOINTS
 
@@ -77,25 +78,19 @@ def detection_of(
 
 def read_cdf(path: Path, variable: str) -> np.ndarray:
     """A variable of a CDF file. StageError, naming the file, if there is none."""
-    from pipelines.readers.bounded_cdf import variable_of
-
-    _must_exist(path)
-    try:
-        return variable_of(path, variable)
-    except Exception as error:
-        raise _foreign(path, f"a CDF file with a variable {variable!r} of numbers", error) from error
+    expected = f"a CDF file with a variable {variable!r} of numbers"
+    return read_arrays("cdf", path, (variable,), expected)[0][0]
 
 
-def read_mat5(path: Path, *names: str) -> dict[str, Any]:
-    """Variables of a MATLAB file of version 5 to 7. StageError, naming the file, if one is missing."""
-    from scipy.io import loadmat
-
-    _must_exist(path)
-    try:
-        content = loadmat(path, variable_names=names)
-        return {name: content[name] for name in names}
-    except Exception as error:
-        raise _foreign(path, f"a MATLAB file (version 7 or older) with {', '.join(names)}", error) from error
+def read_mat5(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """Cell columns (cells, 1), each cell an array, of a MATLAB file of version 5 to 7. StageError if one is missing."""
+    expected = f"a MATLAB file (version 7 or older) with {', '.join(names)}"
+    out = {}
+    for name, arrays in zip(names, read_arrays("mat5", path, names, expected)):
+        out[name] = np.empty((len(arrays), 1), object)
+        for cell, array in enumerate(arrays):
+            out[name][cell, 0] = array
+    return out
 
 
 def open_mat73(path: Path) -> File:

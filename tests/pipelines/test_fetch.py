@@ -414,6 +414,23 @@ def test_wrong_commands(tmp_path: Path) -> None:
     assert "no archive is called 'everything'" in command("everything", "--data", str(tmp_path))[1]
 
 
+def test_what_a_killed_run_was_unpacking_goes(mirror: Mirror, tmp_path: Path) -> None:
+    (tmp_path / ".fetch" / ".tmp-killed" / "static_fits").mkdir(parents=True)
+    get(tmp_path, "data", mirror)
+    assert not list((tmp_path / ".fetch").glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("names", [("a", "a/b"), ("a/b", "a"), ("n" * 300,)])
+def test_names_that_no_folder_can_hold_make_the_next_mirror_be_tried(
+    mirror: Mirror, second: Mirror, tmp_path: Path, names: tuple[str, ...]
+) -> None:
+    """Breaks if the archive's fault is taken for the disk's."""
+    good = second.files["data.tar.gz"]
+    mirror.files["data.tar.gz"] = packed({f"data/{name}": b"x" for name in names})
+    assert get(tmp_path, "data", mirror, second).url.startswith(second.url)
+    second.files["data.tar.gz"] = good
+
+
 def test_a_note_that_is_damaged_is_no_note(mirror: Mirror, tmp_path: Path) -> None:
     get(tmp_path, "data", mirror)
     note = tmp_path / ".fetch" / "data.json"

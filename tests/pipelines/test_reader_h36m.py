@@ -221,10 +221,10 @@ def test_no_damage_breaks_the_reader(small: Path, file: str) -> None:
     assert with_people < 150
 
 
-def test_a_damaged_count_of_dimensions_is_refused_before_anything_loops(small: Path) -> None:
+def test_a_damaged_count_of_dimensions_costs_no_more_than_its_file(small: Path) -> None:
     content = bytearray((small / D3).read_bytes())
     count_at = content.index(b"Pose\0") - 84 + 340  # of its descriptor record
     content[count_at : count_at + 4] = (2**31 - 1).to_bytes(4, "big")
     (small / D3).write_bytes(content)
     refused = outcomes("h36m-p2", small)[1]
-    assert any("counts 2147483647 dimensions" in r.reason for r in refused), refused
+    assert any("asked for more time or memory" in r.reason for r in refused), refused

@@ -1,0 +1,60 @@
+"""Reads arrays for `guarded`, in a process of its own: run as a script, it answers requests until its input ends.
+
+A request is a line of JSON: format, path, names, seconds. The answer is one too, with the shapes of each name's arrays, whose
+bytes (float64) follow, or with an error. A file that takes more processor time than it was given ends the process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+
+import numpy as np
+
+_MEMORY = 8 * 2**30  # bytes; the largest files are some hundred megabytes
+
+
+def cdf(path: str, names: list[str]) -> list[list[np.ndarray]]:
+    """Variables of a CDF file, an array each."""
+    import cdflib
+
+    file = cdflib.CDF(path)
+    return [[np.asarray(file.varget(name), np.float64)] for name in names]
+
+
+def mat5(path: str, names: list[str]) -> list[list[np.ndarray]]:
+    """Variables of a MATLAB file of version 5 to 7: the arrays in the first column of cells."""
+    from scipy.io import loadmat
+
+    content = loadmat(path, variable_names=names)
+    return [[np.asarray(cell, np.float64) for cell in content[name][:, 0]] for name in names]
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    sys.stdout = sys.stderr  # what a library prints is no answer
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    if soft == resource.RLIM_INFINITY and sys.platform == "linux":  # macOS does not know this limit
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, hard))
+    for line in sys.stdin:
+        request = json.loads(line)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        seconds = int(used.ru_utime + used.ru_stime + request["seconds"]) + 1
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.getrlimit(resource.RLIMIT_CPU)[1]))
+        try:
+            read = {"cdf": cdf, "mat5": mat5}[request["format"]]
+            found = read(request["path"], request["names"])
+            header: dict[str, object] = {"shapes": [[array.shape for array in arrays] for arrays in found]}
+        except Exception as error:  # a damaged file can make its reader raise nearly anything
+            header, found = {"error": f"{type(error).__name__}: {error}"}, []
+        answers.write(json.dumps(header).encode() + b"\n")
+        for arrays in found:
+            for array in arrays:
+                answers.write(np.ascontiguousarray(array).tobytes())
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
