@@ -251,7 +251,7 @@ def test_a_restore_between_write_and_acknowledgement_is_noticed(
     late = FitStore.open(store.path, writer="late")
     store.tag("start")
     late.merge(ALL, random_fits(SAMPLES, rng))
-    monkeypatch.setattr("store.fits.write_segment", after(FitStore.open(store.path).restore, "start"))
+    monkeypatch.setattr("store.flushing.write_segment", after(FitStore.open(store.path).restore, "start"))
     with pytest.raises(StaleWriterError):
         late.flush()
     monkeypatch.undo()
@@ -286,7 +286,7 @@ def test_a_segment_that_a_compaction_missed_still_counts(
             store.compact()
         return write_segment(*positional, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("store.fits.write_segment", slow)
+    monkeypatch.setattr("store.flushing.write_segment", slow)
     writer.merge(ALL[:2], fits)
     writer.flush()
     assert same_bits(FitStore.open(store.path).get(ALL[:2]), fits)

@@ -1,0 +1,72 @@
+"""Keeps one handle of a store up with what the others do to it."""
+
+from __future__ import annotations
+
+from store.errors import StoreError
+from store.generations import read_generation
+from store.layout import read_current
+from store.replica import Replica
+from store.state import load_current, read_segments
+
+
+class Follower:
+    """Reads what others made durable, and notices when they began another line of history."""
+
+    def __init__(self, replica: Replica) -> None:
+        self._replica = replica
+        # A generation and its line, as last looked up.
+        self._seen: tuple[int, int] | None = None
+
+    def refresh(self) -> None:
+        """Takes in what other handles made durable. Needs no lock of the store's: what a compaction overtakes is read again.
+
+        Raises StaleWriterError if the store was restored and there are pending updates here; else as load_current does.
+        """
+        replica = self._replica
+        with replica.disk:
+            while not self._read_new_segments():
+                # Another handle compacted or restored.
+                replica.follow(load_current(replica.layout, replica.manifest))
+
+    def _read_new_segments(self) -> bool:
+        """Says whether the generation in memory was current all the while."""
+        layout, state = self._replica.layout, self._replica.state
+        number = state.generation.number
+        if read_current(layout) != number:
+            return False
+        listed = set(layout.segment_names(state.generation.line, number))
+        try:
+            for name, segment in read_segments(layout, self._replica.manifest, sorted(listed - state.names)):
+                with self._replica.memory:
+                    state.absorb(name, segment)
+        except (StoreError, OSError):
+            if read_current(layout) == number:
+                raise
+            return False
+        if read_current(layout) != number:
+            return False
+        state.names &= listed
+        return True
+
+    def current_in_line(self) -> int:
+        """The current generation's number.
+
+        Raises StaleWriterError if it is of another line of history than this handle.
+        """
+        layout, line = self._replica.layout, self._replica.state.generation.line
+        while True:
+            number = read_current(layout)
+            if (number, line) == self._seen:
+                return number
+            try:
+                generation = read_generation(layout, number, fingerprint=self._replica.manifest.fingerprint)
+            except StoreError:
+                if read_current(layout) == number:
+                    raise
+                continue
+            if generation.line != line:
+                raise self._replica.stale()
+            # Whoever moved CURRENT may not have made that durable yet; updates written against it must not
+            # be ahead.
+            layout.files.sync()
+            self._seen = (number, line)
