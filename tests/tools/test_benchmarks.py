@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from spin.fitting.evidence import Evidence
-from tools.bench import fit, score_rules
+from tools.bench import fit, score_rules, store
 from tools.bench.fit_accuracy import by_default, by_start
 from tools.bench.held_out import DEFAULT_CLIPS, four_views, keypoints_of, open_lab, with_joints3d
 
@@ -78,3 +78,16 @@ def test_the_reference_mesh_has_the_same_points(compact, body) -> None:
         mesh = fit.MeshPoints(fit.with_vertices_of_smpl(body))
         assert mesh.mesh.smpl.v_template.shape[0] == fit.SMPL_VERTICES
         assert torch.allclose(mesh(pose, betas), compact(pose, betas), atol=1e-5)
+
+
+@pytest.mark.parametrize("actor", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_the_store_benchmark_prints_one_line(actor: bool, monkeypatch, capsys) -> None:
+    options = [] if actor else ["--no-actor"]
+    monkeypatch.setattr(sys, "argv", ["store", "--samples", "5000", "--seconds", "0.1", *options])
+    monkeypatch.setattr(store, "CLIENTS", (2,))
+    store.main()
+    found = json.loads(capsys.readouterr().out)
+    wanted = {"inprocess_pairs_per_s", "write_amplification", "memory_ratio"}
+    assert wanted | ({"actor_pairs_per_s_2_clients"} if actor else set()) <= set(found)
+    assert found["write_amplification"] <= 1.2
+    assert found["sizes"]["5000"]["floor_inprocess_pairs_per_s"] > found["inprocess_pairs_per_s"] > 100
