@@ -15,9 +15,13 @@ import numpy as np
 
 from pipelines import journal
 from pipelines.failures import StageError, UsageError
+from pipelines.fit_static import STATIC_TAG
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.report import charts, tables
-from pipelines.report.people import Drawing, draw_people
+from pipelines.report.columns import as_json, listed_rows, page_data
+from pipelines.report.comparison import compare_runs
+from pipelines.report.panels import SURROUNDINGS
+from pipelines.report.people import Drawing, Pictured, draw_people
 from pipelines.report.samples import DatasetFits, choose, has_fit, load_dataset
 from pipelines.report.sheet import contact_sheet
 from pipelines.train_config import TrainConfig
@@ -28,6 +32,7 @@ if TYPE_CHECKING:
     from spin.body import BodyData
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("fits.js", "drawing.js", "explorer.js")
 SHEET_PANEL_PX = 240
 
 
@@ -49,14 +54,18 @@ def build_report(
     datasets: list[str] | None,
     output: Path,
     samples: int = 12,
+    rows: int = 20_000,
+    before: str = STATIC_TAG,
+    other: RunFolder | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReportSummary:
     """Writes `output`, one HTML file that needs nothing else, and beside it (.png) a picture of some fits.
 
-    `samples` people are shown of each kind: typical, worst, without a fit, set aside. Data sets are the run's, or all
-    that were preprocessed, unless given. Raises StageError if there are none, UsageError if `output` is named .png, and
-    StoreError for annotations or fits that can't be read or don't belong to each other. An image that can't be read is
-    shown as such.
+    `samples` people are pictured of each kind (see samples.KINDS, and people set aside); at most `rows` are listed, drawn
+    from their joints where they are not pictured. Fits are compared with those of the tag `before`, the run with `other`.
+    Data sets are the run's, or all that were preprocessed, unless given. Raises StageError if there are none, UsageError
+    if `output` is named .png, and StoreError for annotations or fits that can't be read or don't belong to each other. An
+    image that can't be read is shown as such.
     """
     if output.suffix == ".png":
         raise UsageError(
@@ -64,11 +73,13 @@ def build_report(
         )
     names = list(dict.fromkeys(datasets or _default_datasets(data, run)))
     body = load_body(data.body)
-    sets = [load_dataset(data, name, body) for name in names]
+    sets = [load_dataset(data, name, body, before) for name in names]
     chosen = choose(sets, samples)
     drawing = Drawing(BodyMesh(body), _counter(chosen.count, progress))
-    kinds = draw_people(drawing, sets, chosen)
-    html = _page(_content(data, run, sets, body) | kinds)
+    pictured = draw_people(drawing, sets, chosen)
+    listed = listed_rows(sets, chosen, rows)
+    content = page_data(sets, listed, chosen, body, before) | {"surroundings": SURROUNDINGS}
+    html = _page(_content(data, run, other, sets, body) | _explorer(content, pictured))
     output.parent.mkdir(parents=True, exist_ok=True)
     write_file(output, html.encode())
     sheet = _write_sheet(drawing.sheet, output.with_suffix(".png"))
@@ -103,8 +114,25 @@ def _write_sheet(pictures: list[np.ndarray], path: Path) -> Path | None:
     return path
 
 
+def _explorer(content: dict[str, Any], pictured: Pictured) -> dict[str, Any]:
+    """What the page's script reads, and what stands in the page about it."""
+    from markupsafe import Markup
+
+    pictures = [
+        (f"pictures-{index}-{row}", Markup(as_json(images))) for (index, row), images in pictured.fits.items()
+    ]
+    return {
+        "data": Markup(as_json(content)),
+        "pictures": pictures,
+        "aside": pictured.aside,
+        "before": content["before"],
+        "listed": len(content["columns"]["sample"]),
+        "in_mm": content["score"] == ["expected-error-mm"],
+    }
+
+
 def _content(
-    data: DataFolder, run: RunFolder | None, sets: list[DatasetFits], body: BodyData
+    data: DataFolder, run: RunFolder | None, other: RunFolder | None, sets: list[DatasetFits], body: BodyData
 ) -> dict[str, Any]:
     problems = [f"{item.name}: {problem}" for item in sets for problem in item.problems]
     evaluations = tables.read_evaluations(run, problems) if run is not None else []
@@ -131,6 +159,7 @@ def _content(
         "protocols": tables.protocols(evaluations),
         "timings": timings,
         "total_seconds": sum(t.seconds for t in timings),
+        "comparison": None if run is None or other is None else compare_runs(run, other, problems),
         "reasons": [(item.name, tables.set_aside_reasons(item)) for item in sets],
         "problems": problems,
     }
@@ -148,7 +177,7 @@ def _page(content: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["duration"] = tables.duration
-    script = (_HERE / "page.js").read_text()
+    script = '"use strict";\n' + "\n".join((_HERE / name).read_text() for name in _SCRIPTS)
     # Only this very script may run, whatever a file name or a reason smuggles in, and nothing may be fetched.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(

@@ -73,6 +73,23 @@ def training_curves(rows: list[dict[str, Any]]) -> list[Chart]:
     return [chart for chart in charts if chart is not None]
 
 
+def compared_curves(names: tuple[str, str], runs: tuple[list[dict[str, Any]], ...]) -> list[Chart]:
+    """The total loss, and the shares of fits that improve and are valid, of two runs in one picture each."""
+    merged: dict[str, np.ndarray] = {}
+    for name, rows in zip(names, runs):
+        merged |= {f"{name}|{column}": values for column, values in _thinned(_columns(rows)).items()}
+    wanted = {
+        "Total loss": ("loss/total", False),
+        "Fits improved": ("fits/improved", True),
+        "Fits valid": ("fits/valid", True),
+    }
+    out = []
+    for title, (column, share) in wanted.items():
+        labels = {name: f"{name}|{column}" for name in names}
+        out.append(_lines(title, merged, labels, "share" if share else "loss", share=share))
+    return [chart for chart in out if chart is not None]
+
+
 def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Numbers by name, in the order of steps. A run resumed from an older checkpoint repeats steps: the later line counts."""
     latest = {row["step"]: row for row in rows if isinstance(row.get("step"), int)}
@@ -114,15 +131,16 @@ def _lines(
     names = {label: name for label, name in names.items() if name in columns}
     if not names:
         return None
-    marker = "o" if len(columns["step"]) < 30 else None
     with _axes() as (axes, result):
         for colour, (label, name) in zip(_COLOURS, names.items()):
+            # Of two runs, each has steps of its own.
+            steps = columns[f"{label}|step"] if f"{label}|step" in columns else columns["step"]
             axes.plot(
-                columns["step"],
+                steps,
                 columns[name],
                 color=colour,
                 label=label,
-                marker=marker,
+                marker="o" if len(steps) < 30 else None,
                 markersize=3,
                 linewidth=1.6,
             )
@@ -134,7 +152,7 @@ def _lines(
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
-        if len(names) > 1:
+        if len(names) > 1 or share:
             axes.legend()
     ends = "; ".join(
         f"{label} {columns[name][0]:.3g} to {columns[name][-1]:.3g}" for label, name in names.items()

@@ -27,13 +27,14 @@ if TYPE_CHECKING:
     from store.annotations import Annotations
     from store.records import Fits
 
-PANEL_PX = 352
+PANEL_PX = 320
 SURROUNDINGS = 1.12  # side of the cut, in sides of the person's box
 NOW, BEFORE = PALETTE[0], PALETTE[2]
 
 _OUTSIDE, _GREY, _INK = 226, 128, (245, 245, 245)
-_LEFT, _RIGHT, _MIDDLE, _OPENPOSE = (64, 196, 255), (255, 145, 60), (250, 240, 90), (255, 70, 200)
-_JPEG_QUALITY = 84
+_COLOUR = {"left": (64, 196, 255), "right": (255, 145, 60), "middle": (250, 240, 90)}
+_OPENPOSE = (255, 70, 200)
+_JPEG_QUALITY = 80
 _BATCH = 64
 
 
@@ -128,28 +129,29 @@ def with_keypoints(photograph: Photograph, annotations: Annotations, row: int) -
     places = np.clip(places, -4 * PANEL_PX, 5 * PANEL_PX)
     seen = keypoints[:, 2] > 0
     for a, b in SKELETON:
-        ends = [_best_of_both(j, seen) for j in (a, b)]
+        ends = [j if seen[j] else detected_twin(j) for j in (a, b)]
         if seen[ends].all():
-            _line(picture, places[ends[0]], places[ends[1]], _side_colour(a, b))
+            _line(picture, places[ends[0]], places[ends[1]], _COLOUR[side_of_body(a, b)])
     for joint in range(JOINTS.count)[JOINTS.superset]:
         if seen[joint]:
-            _dot(picture, places[joint], 3.5, _side_colour(joint, joint))
+            _dot(picture, places[joint], 3.5, _COLOUR[side_of_body(joint, joint)])
     for joint in range(JOINTS.count)[JOINTS.openpose]:
         if seen[joint]:
             _dot(picture, places[joint], 2.0, _OPENPOSE)
     return picture
 
 
-def _best_of_both(joint: int, seen: np.ndarray) -> int:
-    """An annotated joint, or OpenPose's of that name where it is not annotated."""
-    return joint if seen[joint] else JOINTS.index[f"OpenPose {JOINTS.names[joint]}"]
+def detected_twin(joint: int) -> int:
+    """OpenPose's joint of that name, which stands in where an annotated joint is not known."""
+    return JOINTS.index[f"OpenPose {JOINTS.names[joint]}"]
 
 
-def _side_colour(a: int, b: int) -> tuple[int, int, int]:
+def side_of_body(a: int, b: int) -> str:
+    """ "left", "right" or "middle": of a bone between two joints, or of one joint given twice."""
     sides = {JOINTS.names[j].split(" ")[0] for j in (a, b)}
     if sides <= {"left", "nose"} and "left" in sides:
-        return _LEFT
-    return _RIGHT if sides <= {"right", "nose"} and "right" in sides else _MIDDLE
+        return "left"
+    return "right" if sides <= {"right", "nose"} and "right" in sides else "middle"
 
 
 # Coordinates have their pixel's edge as whole number, OpenCV's its centre; `shift` keeps sixteenths of a pixel.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,14 +12,17 @@ from pipelines.fit_static import STATIC_TAG
 from pipelines.fitting import open_fits
 from pipelines.layout import DataFolder
 from pipelines.refusals import NOT_FITTED, read_refusals, reasons_without_fit
+from spin.fitting.verdicts import VERDICTS
 from store.annotations import Annotations
 from store.errors import FitStoreNotFoundError
-from store.records import Fits, Source
+from store.records import Fits, Source, Verdict
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from spin.body import BodyData
+
+_PICTURE_SEED = 0  # of the random choice of pictured people, so that two reports of the same fits agree
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,15 @@ class SetAside:
 class DatasetFits:
     """A data set with its fits: `now`, and `before` training (None where the store has no such state).
 
-    `refused` holds why samples have no fit; `problems` what could not be read, a line each.
+    `score_rule` is what the store's fingerprint says of scores, `runs` the names behind the codes of its runs. `refused`
+    holds why samples have no fit; `problems` what could not be read, a line each.
     """
 
     annotations: Annotations
     now: Fits | None
     before: Fits | None
+    score_rule: str
+    runs: Mapping[int, str]
     refused: dict[int, str]
     set_aside: list[SetAside]
     problems: list[str]
@@ -51,13 +58,23 @@ class DatasetFits:
     def reason_without_fit(self, row: int) -> str:
         return self.refused.get(row, NOT_FITTED)
 
+    def reasons(self) -> list[str]:
+        """Of each sample: the verdict on its fit in words, or why it has none."""
+        if self.now is None:
+            return [NOT_FITTED] * len(self.annotations)
+        known = zip(self.now.verdict.tolist(), has_fit(self.now).tolist())
+        return [
+            VERDICTS[verdict] if fitted else f"no fit: {self.reason_without_fit(row)}"
+            for row, (verdict, fitted) in enumerate(known)
+        ]
+
 
 def has_fit(fits: Fits) -> Bool[np.ndarray, " n"]:
     return fits.source != Source.NONE
 
 
-def load_dataset(data: DataFolder, dataset: str, body: BodyData) -> DatasetFits:
-    """A data set and what the store knows of it; a store that does not exist yet is no error.
+def load_dataset(data: DataFolder, dataset: str, body: BodyData, before: str = STATIC_TAG) -> DatasetFits:
+    """A data set and what the store knows of it, now and as of tag `before`; a store that does not exist yet is no error.
 
     Raises AnnotationsNotFoundError, and FingerprintMismatchError if the fits belong to another body or other annotations,
     for their pictures would be wrong.
@@ -66,7 +83,8 @@ def load_dataset(data: DataFolder, dataset: str, body: BodyData) -> DatasetFits:
     problems: list[str] = []
     refused = reasons_without_fit(data, dataset, problems)
     set_aside = read_refusals(data.set_aside(dataset), None, problems)
-    now = before = None
+    now = earlier = None
+    score_rule, runs = "", dict[int, str]()
     try:
         # Whatever the fits minimised, they can be drawn; but only on the body and the boxes they were made for.
         store = open_fits(data.fits(dataset), body, annotations)
@@ -75,72 +93,81 @@ def load_dataset(data: DataFolder, dataset: str, body: BodyData) -> DatasetFits:
     else:
         everyone = np.arange(len(annotations))
         now = store.get(everyone)
-        before = store.at(STATIC_TAG).get(everyone) if STATIC_TAG in store.tags() else None
+        earlier = store.at(before).get(everyone) if before in store.tags() else None
+        score_rule, runs = store.fingerprint.score_rule, dict(store.runs)
     return DatasetFits(
         annotations,
         now,
-        before,
+        earlier,
+        score_rule,
+        runs,
         refused,
         [SetAside(str(e["source"]), str(e["image"]), str(e["reason"])) for e in set_aside],
         problems,
     )
 
 
+KINDS = ("best", "random", "worst", "most improved", "most worsened", "one of each reason")
+"""Why a sample is pictured, in the order in which the page offers them."""
+
+
 @dataclass(frozen=True)
 class Chosen:
-    """Rows to be pictured, of each data set."""
+    """People to be pictured, of each data set: rows with every kind that they are of, and people set aside."""
 
-    typical: list[Int[np.ndarray, " a"]]
-    worst: list[Int[np.ndarray, " b"]]
-    without_fit: list[Int[np.ndarray, " c"]]
+    rows: list[dict[int, list[str]]]
     set_aside: list[list[SetAside]]
 
     @property
     def count(self) -> int:
-        return sum(
-            len(rows)
-            for kind in (self.typical, self.worst, self.without_fit, self.set_aside)
-            for rows in kind
-        )
+        return sum(map(len, self.rows)) + sum(map(len, self.set_aside))
 
 
 def choose(sets: list[DatasetFits], samples: int) -> Chosen:
     """At most `samples` people of each kind, shared evenly by the data sets; the same for the same fits."""
-    chosen = Chosen([], [], [], [])
-    for index, item in enumerate(sets):
-        share = samples // len(sets) + (index < samples % len(sets))
-        rows = np.zeros(0, np.int64)
-        chosen.typical.append(rows if item.now is None else typical_rows(item.now.loss, share))
-        chosen.worst.append(
-            rows if item.now is None else worst_rows(item.now.loss, share, besides=chosen.typical[-1])
-        )
-        missing = rows if item.now is None else np.flatnonzero(~has_fit(item.now))
-        reasons = [item.reason_without_fit(int(row)) for row in missing]
-        chosen.without_fit.append(missing[one_of_each(reasons, share)])
-        aside = one_of_each([person.reason for person in item.set_aside], share)
-        chosen.set_aside.append([item.set_aside[i] for i in aside])
-    return chosen
+    shares = [samples // len(sets) + (i < samples % len(sets)) for i in range(len(sets))]
+    rows = [_chosen_rows(item, share) for item, share in zip(sets, shares)]
+    aside = [one_of_each([p.reason for p in item.set_aside], share) for item, share in zip(sets, shares)]
+    return Chosen(rows, [[item.set_aside[i] for i in places] for item, places in zip(sets, aside)])
 
 
-def typical_rows(loss_px2: Float[np.ndarray, " n"], count: int) -> Int[np.ndarray, " k"]:
-    """Evenly spread over the better half, best to median; samples without a fit have an infinite loss."""
-    order = _ranking(loss_px2)
-    better = order[: (len(order) + 1) // 2]
-    places = np.linspace(0, max(len(better) - 1, 0), min(count, len(better)))
-    return better[np.rint(places).astype(int)]
+def _chosen_rows(item: DatasetFits, share: int) -> dict[int, list[str]]:
+    if item.now is None:
+        return {}
+    order = ranking(item.now.score)
+    changed = ranking(score_change(item))
+    change = score_change(item)[changed]
+    shuffled = np.random.default_rng(_PICTURE_SEED).permutation(len(item.annotations))
+    reasons = item.reasons()
+    invalid = [row for row in range(len(reasons)) if reasons[row] != VERDICTS[Verdict.VALID]]
+    found = {
+        "best": order[:share],
+        "random": shuffled[:share],
+        "worst": order[::-1][:share],
+        "most improved": changed[change < 0][:share],
+        "most worsened": changed[change > 0][::-1][:share],
+        "one of each reason": [invalid[i] for i in one_of_each([reasons[row] for row in invalid], share)],
+    }
+    kinds: dict[int, list[str]] = {}
+    for kind in KINDS:
+        for row in found[kind]:
+            kinds.setdefault(int(row), []).append(kind)
+    return kinds
 
 
-def worst_rows(
-    loss_px2: Float[np.ndarray, " n"], count: int, besides: Int[np.ndarray, " m"]
-) -> Int[np.ndarray, " k"]:
-    """The highest losses, highest first, without the rows of `besides`."""
-    order = _ranking(loss_px2)[::-1]
-    return order[~np.isin(order, besides)][:count]
+def score_change(item: DatasetFits) -> Float[np.ndarray, " n"]:
+    """Score now less before, of samples that had a fit and have one: below 0 is better. NaN elsewhere."""
+    change = np.full(len(item.annotations), np.nan, np.float32)
+    if item.now is not None and item.before is not None:
+        both = has_fit(item.now) & has_fit(item.before)
+        change[both] = item.now.score[both] - item.before.score[both]
+    return change
 
 
-def _ranking(loss_px2: np.ndarray) -> np.ndarray:
-    order = np.argsort(loss_px2, kind="stable")
-    return order[np.isfinite(loss_px2[order])]
+def ranking(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
+    """Rows of the finite values, the lowest first."""
+    order = np.argsort(values, kind="stable")
+    return order[np.isfinite(values[order])]
 
 
 def one_of_each(reasons: list[str], count: int) -> list[int]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,7 +15,11 @@ from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
 from pipelines.synth import synthesize
 
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
 PEOPLE, TEST_PEOPLE = 40, 8
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 @pytest.fixture(scope="session")
@@ -37,3 +44,26 @@ def ray_running() -> Iterator[None]:
     """One local Ray for all tests that ask for it: starting one takes longer than most of what they do with it."""
     with ray_session(cpus=4):
         yield
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium: $CHROMIUM, the system's, or playwright's own. Of the module, as it keeps an event loop running."""
+    api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (see CONTRIBUTING.md)"
+    )
+    with api.sync_playwright() as playwright:
+        own = playwright.chromium.executable_path
+        found = [
+            os.environ.get("CHROMIUM"),
+            *map(shutil.which, CHROMIUM_NAMES),
+            own if Path(own).exists() else None,
+        ]
+        path = next((p for p in found if p), None)
+        if path is None:
+            pytest.skip(
+                "no Chromium on this machine: install one (see CONTRIBUTING.md) or name it in $CHROMIUM"
+            )
+        browser = playwright.chromium.launch(executable_path=path)
+        yield browser
+        browser.close()

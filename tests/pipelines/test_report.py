@@ -9,66 +9,29 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from report_world import EVIL, IMPROVED, LOSSES, SAMPLES, World, make_fits, make_run, make_world, metrics
 
 from pipelines.failures import StageError, UsageError
-from pipelines.fitting import FittingFiles
 from pipelines.layout import DataFolder, RunFolder
-from pipelines.report import build_report, charts, contact_sheet, panels, tables
+from pipelines.report import ReportSummary, build_report, charts, contact_sheet, panels, tables
 from pipelines.report.build import SHEET_PANEL_PX
-from pipelines.report.samples import one_of_each, typical_rows, worst_rows
+from pipelines.report.samples import one_of_each
 from pipelines.train_config import TrainConfig
 from spin.camera import CROP_PX, FOCAL_PX, project
 from spin.crop import crop_affine, crop_image
-from spin.fitting.fitter import FitConfig
-from spin.fitting.objective import OBJECTIVES
+from spin.joints import SKELETON
 from spin.rendering import Mesh, Pinhole, Scene, render_mask
 from store.annotations import Annotations
 from store.errors import AnnotationsNotFoundError, FingerprintMismatchError
-from store.fits import FitStore
-from store.records import Fits, Source, Verdict
-
-EVIL = "<script>alert('x')</script>"
-LOSSES = np.array(
-    [5.0, 1.0, 40.0, 300.0, 8.0, 2.0], np.float32
-)  # of the fits before training; the last sample has none
-IMPROVED = 2
-SAMPLES = len(LOSSES) + 1
-
-
-def make_fits(losses: np.ndarray, source: Source = Source.STATIC) -> Fits:
-    count = len(losses)
-    pose = np.zeros((count, 72), np.float32)
-    pose[:, 0] = np.pi  # upright, where y points down
-    return replace(
-        Fits.empty(count),
-        pose=pose,
-        camera=np.tile(np.array([0.05, 0.1, 50.0], np.float32), (count, 1)),
-        loss=losses,
-        score=losses,
-        source=np.full(count, source, np.uint8),
-        verdict=np.where(losses < 100, Verdict.VALID, Verdict.LOSS_TOO_HIGH).astype(np.uint8),
-    )
-
-
-@dataclass(frozen=True)
-class World:
-    data: DataFolder
-    run: RunFolder
-
-    def build(self, run: RunFolder | None, **options):
-        output = self.data.root / "out" / "report.html"
-        summary = build_report(
-            self.data, run, datasets=options.pop("datasets", None), output=output, **options
-        )
-        return summary, Page.of(output.read_text())
 
 
 class Page(HTMLParser):
@@ -80,6 +43,7 @@ class Page(HTMLParser):
         self.inside: list[str] = []
         self.text: list[str] = []
         self.scripts: list[str] = []
+        self.data: dict[str, Any] = {}
         self.source = ""
 
     @classmethod
@@ -98,52 +62,33 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         if self.inside and self.inside[-1] == "script":
-            self.scripts.append(data)
+            attributes = self.tags[-1][1]
+            if attributes.get("type") == "application/json":
+                self.data[str(attributes["id"])] = json.loads(data)
+            else:
+                self.scripts.append(data)
         elif data.strip():
             self.text.append(" ".join(data.split()))
 
-    def images(self) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag == "img" and attributes.get("src")]
+    def images(self) -> dict[str, list[str]]:
+        """Addresses of pictures, by where they stand: in the page itself, or in the data of a sample."""
+        found = {name: list(pictures.values()) for name, pictures in self.data.items() if name != "data"}
+        shown = [str(a["src"]) for tag, a in self.tags if tag == "img" and a.get("src") and a["alt"]]
+        return found | {"page": shown}
+
+    @property
+    def fits(self) -> dict[str, list[Any]]:
+        """The columns of the page's data."""
+        return self.data["data"]["columns"]
 
     @property
     def words(self) -> str:
         return " ".join(self.text)
 
 
-def make_world(tmp_path: Path) -> World:
-    """Six people with fits, one of them improved in training, one refused, one set aside; a run with all its files."""
-    root, data = tmp_path / "images", DataFolder(tmp_path / "data")
-    root.mkdir()
-    noise = np.random.default_rng(0).integers(90, 160, (300, 400, 3), np.uint8)
-    cv2.imwrite(str(root / "a.jpg"), noise)
-    keypoints = np.zeros((SAMPLES, 49, 3), np.float32)
-    keypoints[:, 25:, :2] = np.random.default_rng(1).uniform(80, 220, (SAMPLES, 24, 2))
-    keypoints[:, 25:, 2] = 1
-    keypoints[0, 3] = (150, 150, 0.5)  # and one of OpenPose's
-    annotations = Annotations(
-        name="people",
-        image_root=str(root),
-        image=["a.jpg"] * SAMPLES,
-        center_px=np.full((SAMPLES, 2), 150, np.float32),
-        scale=np.full(SAMPLES, 0.8, np.float32),
-        keypoints_px=keypoints,
-        source=[f"person {i} {EVIL}" for i in range(SAMPLES)],
-        openpose_match=[""] * SAMPLES,
-    )
-    annotations.write(data.annotations("people"))
-    store = open_store(data, annotations)
-    store.merge(np.arange(len(LOSSES)), make_fits(LOSSES))
-    store.tag("static")
-    better = replace(
-        make_fits(np.array([3.0], np.float32), Source.LOOP), improvements=np.array([2], np.uint32)
-    )
-    store.merge(np.array([IMPROVED]), replace(better, step=np.array([17])))
-    store.flush()
-    refused = [{"sample": SAMPLES - 1, "source": "p", "image": "a.jpg", "reason": "too few joints"}]
-    data.refused_fits("people").write_text(json.dumps({"fingerprint": "x", "refused": refused}))
-    aside = [{"source": "nobody", "image": f"{EVIL}.jpg", "reason": f"missing {EVIL}"}]
-    data.set_aside("people").write_text(json.dumps(aside))
-    return World(data, make_run(tmp_path / "logs" / "first", data))
+def build(world: World, run: RunFolder | None, **options: Any) -> tuple[ReportSummary, Page]:
+    summary = world.build(run, **options)
+    return summary, Page.of(summary.page.read_text())
 
 
 @pytest.fixture
@@ -156,68 +101,8 @@ def built(tmp_path_factory):
     """The whole page, its summary and the progress it told; for tests that only look."""
     world = make_world(tmp_path_factory.mktemp("report"))
     seen: list[tuple[int, int]] = []
-    summary, page = world.build(world.run, progress=lambda *now: seen.append(now))
+    summary, page = build(world, world.run, progress=lambda *now: seen.append(now))
     return summary, page, seen
-
-
-def open_store(data: DataFolder, annotations: Annotations) -> FitStore:
-    config = FitConfig(objective=OBJECTIVES["published"], init=("multistart",))
-    fingerprint = FittingFiles.of(data, config).fingerprint(config.objective, annotations)
-    return FitStore.create(data.fits(annotations.name), samples=len(annotations), fingerprint=fingerprint)
-
-
-def metrics(step: int) -> dict[str, float]:
-    return {
-        "step": step,
-        "epoch": 0,
-        "loss/total": 8.0 / step,
-        "loss/keypoints": 0.02,
-        "loss/shape": 0.0,
-        "fits/improved": 0.25,
-        "fits/valid": 1.0,
-        "seconds/load": 0.1,
-        "seconds/forward": 1.5,
-        "images_per_s": 4.0,
-        "gradient_norm": 100.0,
-    }
-
-
-def make_run(root: Path, data: DataFolder) -> RunFolder:
-    run = RunFolder(root)
-    TrainConfig(datasets=("people",)).save(run.config)
-    run.metrics.write_text("".join(json.dumps(metrics(s)) + "\n" for s in (10, 20, 30)) + '{"step": 4')
-    evaluation = run.root / "evaluation"
-    evaluation.mkdir()
-    for dataset, step, error in (
-        ("world-test", 30, 71.25),
-        ("other-test", 30, 88.5),
-        ("world-test", 10, 99.75),
-    ):
-        content = {
-            "dataset": dataset,
-            "checkpoint": str(run.checkpoint(step)),
-            "step": step,
-            "body": "open:1",
-            "samples": 96,
-            "mean_mpjpe_mm": 2 * error,
-            "mean_pa_mpjpe_mm": error,
-            "protocol": {"protocol": "h36m-j14", "joints": ["neck", "head top"], "units": "mm"},
-            "npz": "x.npz",
-        }
-        (evaluation / f"{dataset}@{step}.json").write_text(json.dumps(content))
-    stages = (
-        {"stage": "preprocess", "dataset": "people", "people": 7, "seconds": 0.5},
-        {"stage": "fit-static", "dataset": "people", "fitted": 6, "seconds": 75.0},
-        {"stage": "train", "name": "first", "steps": 30, "seconds": 40.0},
-        {"stage": "train", "name": "other-run", "steps": 99, "seconds": 1000.0},
-        {"stage": "eval", "dataset": "world-test", "checkpoint": str(run.checkpoint(30)), "seconds": 4.5},
-        {"stage": "eval", "dataset": "world-test", "checkpoint": "elsewhere/step.pt", "seconds": 1000.0},
-        {"stage": "report", "name": "first", "seconds": 1000.0},
-    )
-    data.journal.write_text(
-        "".join(json.dumps({"started": "2026-01-02T03:04:05+00:00", **s}) + "\n" for s in stages)
-    )
-    return run
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
@@ -226,11 +111,13 @@ def make_run(root: Path, data: DataFolder) -> RunFolder:
 def test_the_page_needs_nothing_else(built):
     summary, page, _ = built
     assert summary.size_bytes == summary.page.stat().st_size
-    assert page.images()
-    for attributes in page.images():
-        assert attributes["src"].startswith("data:image/jpeg;base64,")
-        assert attributes["alt"]
-        data = np.frombuffer(base64.b64decode(attributes["src"].split(",")[1]), np.uint8)
+    pictures = [uri for uris in page.images().values() for uri in uris]
+    assert (
+        len(pictures) == 3 * (SAMPLES - 1) + len(LOSSES) + 1 + 1
+    )  # all fits before and now; one without; one aside
+    for uri in pictures:
+        assert uri.startswith("data:image/jpeg;base64,")
+        data = np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8)
         assert cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
     addresses = [
         a.get(key) or "" for tag, a in page.tags for key in ("href", "xlink:href", "src", "srcset", "action")
@@ -252,29 +139,119 @@ def test_only_the_pages_own_script_may_run(built):
 def test_what_users_wrote_is_escaped(built):
     _, page, _ = built
     assert EVIL not in page.source
-    assert sum(tag == "script" for tag, _ in page.tags) == 1
-    assert f"person 1 {EVIL}" in page.words
+    assert "innerHTML" not in page.scripts[0]
+    assert page.fits["name"][1] == f"person 1 {EVIL}"
     assert f"missing {EVIL}" in page.words
 
 
-def test_everybody_is_shown_once_with_losses_and_reasons(built):
-    """Seven samples and one set aside: typical are the best four ranks, worst the rest, worst first."""
+def test_the_page_holds_every_fit_as_the_store_has_it(built):
+    _, page, _ = built
+    fits = page.fits
+    losses = [*LOSSES.tolist(), None]
+    now = [3.0 if i == IMPROVED else loss for i, loss in enumerate(losses)]
+    assert fits["sample"] == list(range(SAMPLES))
+    assert fits["loss"] == fits["score"] == now
+    assert fits["loss_before"] == fits["score_before"] == losses
+    assert fits["change"] == [
+        3.0 - 40.0 if i == IMPROVED else None if i == 6 else 0.0 for i in range(SAMPLES)
+    ]
+    data = page.data["data"]
+    assert [data["changes"][code] for code in fits["changed"]] == [
+        "as before", "as before", "improved", "as before", "as before", "as before", "no earlier fit",
+    ]  # fmt: skip
+    assert [data["sources"][code] for code in fits["source"]] == [
+        *["static"] * 2,
+        "loop",
+        *["static"] * 3,
+        "none",
+    ]
+    reasons = [data["reasons"][code] for code in fits["reason"]]
+    assert reasons == [*["valid"] * 3, "loss of 100 px² or more", "valid", "valid", "no fit: too few joints"]
+    assert fits["improvements"][IMPROVED] == 2
+    assert fits["step"][IMPROVED] == 17
+    assert {len(column) for column in fits.values()} == {SAMPLES}
+    assert data["before"] == "static"
+    assert data["score"] == ["reprojection-loss"]
+
+
+def test_joints_lie_where_the_crop_sees_them(world, mesh):
+    """Keypoints, the fit now and before, against crop_affine and the full mesh under the published camera."""
+    _, page = build(world, None)
+    joints = page.data["data"]["joints"]
+    steps = np.frombuffer(base64.b64decode(joints["base64"]), "<i2").astype(float)
+    count = joints["count"]
+    steps = np.where(steps == joints["missing"], np.nan, steps / joints["steps_per_px"]).reshape(SAMPLES, -1)
+    given, now = (
+        steps[:, : 2 * count].reshape(-1, count, 2),
+        steps[:, 2 * count : 5 * count].reshape(-1, count, 3),
+    )
+    before = steps[:, 5 * count :].reshape(-1, count, 2)
+    annotations = Annotations.read(world.data.annotations("people"))
+    drawn = sorted({joint for bone in SKELETON for joint in bone})
+    affine = crop_affine(annotations.center_px[0], float(annotations.scale[0]))
+    expected = annotations.keypoints_px[:, drawn, :2] @ affine[:, :2].T + affine[:, 2]
+    np.testing.assert_allclose(given, expected, atol=0.07)
+    fits = make_fits(LOSSES)
+    posed = mesh(torch.from_numpy(fits.pose), torch.from_numpy(fits.betas)).keypoints_m
+    expected = project(posed, torch.from_numpy(fits.camera))[:, drawn].numpy()
+    np.testing.assert_allclose(before[:-1], expected, atol=0.07)
+    np.testing.assert_allclose(now[:-1, :, :2], expected, atol=0.07)
+    depth_m = posed[0, drawn, 2].numpy()
+    np.testing.assert_allclose(now[0, :, 2], (depth_m - depth_m.mean()) * FOCAL_PX / 50, atol=0.5)
+    assert np.isnan(now[-1]).all() and np.isnan(before[-1]).all() and not np.isnan(given[-1]).any()
+
+
+def test_everybody_is_pictured_as_far_as_there_is_room(built):
     summary, page, seen = built
-    titles = [text for text in page.text if text.startswith("people, sample ")]
-    assert titles == [f"people, sample {i}" for i in (1, 5, 2, 3, 4, 0, 6)]
+    assert {name for name in page.data if name != "data"} == {f"pictures-0-{i}" for i in range(SAMPLES)}
+    assert list(page.data["pictures-0-0"]) == ["photograph", "before", "now", "side"]
+    assert list(page.data["pictures-0-6"]) == ["photograph"]
     assert summary.people == SAMPLES + 1
     assert seen == [(i + 1, SAMPLES + 1) for i in range(SAMPLES + 1)]
-    assert "loss 40.00 → 3.00 px² · loop fit · 2 improvements, the last at step 17" in page.words
-    assert "loss 300.00 px², as before · static fit · not valid: loss of 100 px² or more" in page.words
-    assert page.words.count("not valid") == 1
-    assert "fit-static: too few joints" in page.words
 
 
 def test_samples_bounds_each_kind(world):
-    summary, page = world.build(world.run, samples=1)
-    titles = [text for text in page.text if text.startswith("people, sample ")]
-    assert titles == [f"people, sample {i}" for i in (1, 3, 6)]
-    assert summary.people == 4
+    _, page = build(world, world.run, samples=1)
+    data = page.data["data"]
+    kinds = {
+        kind: [row for row, bits in enumerate(page.fits["kinds"]) if bits >> bit & 1]
+        for bit, kind in enumerate(data["kinds"])
+    }
+    assert len(kinds.pop("random")) == 1
+    assert kinds == {
+        "best": [1], "worst": [3], "most improved": [IMPROVED], "most worsened": [], "one of each reason": [3],
+    }  # fmt: skip
+
+
+def test_only_so_many_rows_are_listed_with_the_pictured_among_them(world):
+    _, page = build(world, world.run, samples=1, rows=5)
+    assert len(page.fits["sample"]) == 5
+    assert {1, 2, 3} <= set(page.fits["sample"])
+    assert page.fits["sample"] == sorted(page.fits["sample"])
+    assert f"5 of {SAMPLES} samples are listed" in page.words
+
+
+def test_another_state_than_static_to_compare_with(world):
+    _, page = build(world, world.run, before="absent")
+    assert "no tag “absent”" in page.words
+    assert set(page.fits["loss_before"]) == {None}
+    assert set(page.fits["changed"]) == {0}
+
+
+def test_two_runs_side_by_side(world):
+    other = make_run(world.run.root.parent / "second", world.data)
+    replace(TrainConfig.load(other.config), lr=0.5).save(other.config)
+    path = next((other.root / "evaluation").glob("other-test*.json"))
+    content = json.loads(path.read_text())
+    content["protocol"]["joints"] = ["neck"]
+    path.write_text(json.dumps(content))
+    next((other.root / "evaluation").glob("world-test@10.json")).unlink()
+    _, page = build(world, world.run, other=other)
+    assert "Beside run second" in page.words
+    assert "lr 5e-05 0.5" in page.words
+    assert "no: joints differ" in page.words
+    assert "yes, measured alike" in page.words
+    assert "Beside run" not in build(world, world.run)[1].words
 
 
 def test_valid_shares_and_medians(built):
@@ -295,10 +272,10 @@ def test_tables_of_the_run(built):
 
 
 def test_without_a_run(world):
-    _, page = world.build(None)
+    _, page = build(world, None)
     assert "No run was named" in page.words
     assert "Nothing was measured yet" in page.words
-    assert "people, sample 1" in page.words
+    assert len(page.fits["sample"]) == SAMPLES
 
 
 def test_a_run_that_has_only_begun(world):
@@ -306,23 +283,15 @@ def test_a_run_that_has_only_begun(world):
     for file in (world.run.root / "evaluation").iterdir():
         file.unlink()
     world.data.journal.unlink()
-    _, page = world.build(world.run)
+    _, page = build(world, world.run)
     assert "The run has no measurements yet" in page.words
     assert "Nothing was measured yet" in page.words
     assert "The journal of this data folder is empty" in page.words
 
 
-def test_without_a_state_before_training(world):
-    (world.data.fits("people") / "tags" / "static.json").unlink()
-    _, page = world.build(world.run)
-    assert "no state from before training" in page.words
-    assert "fit before training" not in page.words
-    assert "loss 3.00 px² · loop fit" in page.words
-
-
 def test_before_any_fit(world):
     shutil.rmtree(world.data.fits("people"))
-    summary, page = world.build(world.run)
+    summary, page = build(world, world.run)
     assert summary.sheet is None
     assert "people: no fits yet" in page.words
 
@@ -330,7 +299,7 @@ def test_before_any_fit(world):
 def test_damaged_lists_and_results_are_named_on_the_page(world):
     world.data.set_aside("people").write_text("[{")
     (world.run.root / "evaluation" / "cut.json").write_text('{"dataset": "x"')
-    _, page = world.build(world.run)
+    _, page = build(world, world.run)
     assert "people.set-aside.json: can't be read" in page.words
     assert "cut.json: not an evaluation's result" in page.words
 
@@ -338,9 +307,9 @@ def test_damaged_lists_and_results_are_named_on_the_page(world):
 @pytest.mark.parametrize("damage", [lambda p: p.unlink(), lambda p: p.write_bytes(b"no image")])
 def test_an_unreadable_photograph_is_a_panel_that_says_so(world, damage):
     damage(Path(Annotations.read(world.data.annotations("people")).image_root) / "a.jpg")
-    summary, page = world.build(world.run)
+    summary, page = build(world, world.run)
     assert summary.unreadable == [f"{EVIL}.jpg", "a.jpg"]
-    assert "people, sample 1" in page.words
+    assert "pictures-0-1" in page.data
 
 
 def test_fits_of_other_annotations_are_refused(world):
@@ -349,14 +318,14 @@ def test_fits_of_other_annotations_are_refused(world):
     annotations = Annotations.read(path)
     annotations.take(np.arange(SAMPLES)[::-1]).write(path)
     with pytest.raises(FingerprintMismatchError, match="annotations"):
-        world.build(world.run)
+        build(world, world.run)
 
 
 def test_wrong_requests(world, tmp_path):
     with pytest.raises(UsageError, match=r"\.html"):
         build_report(world.data, None, datasets=None, output=tmp_path / "x.png")
     with pytest.raises(AnnotationsNotFoundError, match="absent"):
-        world.build(None, datasets=["absent"])
+        build(world, None, datasets=["absent"])
     with pytest.raises(StageError, match="preprocess"):
         build_report(DataFolder(tmp_path / "empty"), None, datasets=None, output=tmp_path / "x.html")
 
@@ -472,8 +441,8 @@ def test_outside_the_photograph_is_not_black(world):
 def test_the_sheet_shows_up_to_six_people(built):
     summary, _, _ = built
     sheet = cv2.imread(str(summary.sheet))
-    typical = 3  # of six fits, the better half
-    rows, columns = -(-3 * typical // 6), 6
+    better = 3  # of six fits
+    rows, columns = -(-3 * better // 6), 6
     assert sheet.shape[0] // SHEET_PANEL_PX == rows
     assert sheet.shape[1] // SHEET_PANEL_PX == columns
 
@@ -490,15 +459,6 @@ def test_contact_sheet():
 
 
 # ---- choosing, charts, tables ---------------------------------------------------------------------------------------
-
-
-def test_typical_spreads_from_best_to_median_and_worst_leaves_it_out():
-    loss = np.array([np.inf, 9, 1, 8, 2, 7, 3, 6, 4, 5], np.float32)
-    typical = typical_rows(loss, 3)
-    assert loss[typical].tolist() == [1, 3, 5]
-    assert loss[worst_rows(loss, 2, besides=typical)].tolist() == [9, 8]
-    assert loss[worst_rows(loss, 99, besides=typical)].tolist() == [9, 8, 7, 6, 4, 2]
-    assert len(typical_rows(np.full(3, np.inf, np.float32), 5)) == 0
 
 
 def test_every_reason_is_shown_before_one_is_shown_twice():

@@ -1,0 +1,63 @@
+"""Another run beside this one: what was set otherwise, how both went, and what both measured."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pipelines import journal
+from pipelines.layout import RunFolder
+from pipelines.report import charts, tables
+from pipelines.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The newest results of both runs on a data set; `differences`: parts of the protocol that differ, so that the
+    numbers can't be compared."""
+
+    mine: tables.Evaluation
+    theirs: tables.Evaluation
+    differences: list[str]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`settings`: name, this run's value, the other's, where they differ. `alone`: data sets that one of them measured."""
+
+    other: str
+    settings: list[tuple[str, str, str]]
+    curves: list[charts.Chart]
+    measured: list[Measured]
+    alone: list[str]
+
+
+def compare_runs(run: RunFolder, other: RunFolder, problems: list[str]) -> Comparison:
+    """StageError if one has no configuration that can be read; unreadable results become lines in `problems`."""
+    names = run.root.name, other.root.name
+    mine, theirs = (dict(_flat(asdict(TrainConfig.load(r.config)))) for r in (run, other))
+    settings = [(key, mine[key], theirs[key]) for key in mine if mine[key] != theirs.get(key)]
+    curves = charts.compared_curves(names, (journal.read(run.metrics), journal.read(other.metrics)))
+    newest = [{e.dataset: e for e in tables.read_evaluations(r, problems)} for r in (run, other)]
+    both = [name for name in newest[0] if name in newest[1]]
+    measured = [
+        Measured(newest[0][name], newest[1][name], _differences(newest[0][name], newest[1][name]))
+        for name in both
+    ]
+    return Comparison(names[1], settings, curves, measured, sorted(newest[0].keys() ^ newest[1].keys()))
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key.replace("_", " "), value if isinstance(value, str) else json.dumps(value)
+
+
+def _differences(mine: tables.Evaluation, theirs: tables.Evaluation) -> list[str]:
+    cards = [e.protocol | {"samples": e.samples, "body": e.body} for e in (mine, theirs)]
+    keys = dict.fromkeys([*cards[0], *cards[1]])
+    return [key.replace("_", " ") for key in keys if cards[0].get(key) != cards[1].get(key)]
