@@ -39,6 +39,14 @@ class CorruptGenerationError(StoreError, ValueError):
     """A generation is not what was written, or part of it is missing."""
 
 
+class ObjectStoreError(StoreError, OSError):
+    """An object store can't be reached, or does not do what it was asked."""
+
+
+class ObjectStoreAccessError(ObjectStoreError, PermissionError):
+    """An object store refuses access, or there are no credentials to ask it with."""
+
+
 class StaleWriterError(StoreError, RuntimeError):
     """The store was restored to a tag while this handle was open: what it knows is not the store's past."""
 

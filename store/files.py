@@ -1,43 +1,38 @@
-"""Where a fit store's files lie. Names are relative, with '/'. What follows asks nothing that an object store lacks.
+"""What a fit store asks of the place where its files lie: a local folder, or an object store.
 
-What both promise: a file appears whole and durable or not at all; nothing but the pointer CURRENT is ever replaced, and it
-is replaced only while it is what it was expected to be.
+What every place promises: a file appears whole and durable or not at all; nothing but the pointer CURRENT is ever replaced,
+and it is replaced only while it is what it was expected to be; a listing names whatever was finished before it began.
+Names are relative, with '/'.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
-import shutil
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from store.durable import (
-    TEMPORARY,
-    locked,
-    make_folder,
-    remove_folder,
-    sync_folder,
-    write_file,
-    write_folder,
-)
+from store.durable import TEMPORARY
 from store.errors import UnusableNameError
 
-_URL = re.compile(r"[a-z][a-z0-9+]*://")
+_URL = re.compile(r"([a-z][a-z0-9+]*)://")
+
+Put = Callable[[str, bytes], None]
+"""Takes a file's name in a tree, and its content."""
 
 
 class Files(Protocol):
     """Files under one place. `location` names it in messages.
 
-    FileNotFoundError from read and size if there is no such file; other OSErrors if the disk or the network refuses.
+    A tree is a folder of files with an inventory beside it, which says that it is whole. FileNotFoundError from read if
+    there is no such file; other OSErrors if the disk or the network refuses.
     """
 
     location: str
+    concurrency: int
+    """Reads worth having under way at once."""
 
     def where(self, name: str) -> str:
         """The file's full name, for messages."""
@@ -46,37 +41,45 @@ class Files(Protocol):
 
     def exists(self, name: str) -> bool: ...
 
-    def size(self, name: str) -> int: ...
-
     def children(self, folder: str) -> list[str]:
-        """Names directly in a folder, finished ones only, sorted; none if there is no such folder."""
+        """Names directly in a folder, sorted, but not those that begin with TEMPORARY; none if there is no such folder."""
 
     def descendants(self, folder: str) -> list[str]:
         """Names of all files below a folder, relative to it, sorted."""
+
+    def temporaries(self, folder: str) -> list[str]:
+        """Full names directly in a folder that begin with TEMPORARY, sorted."""
 
     def write(self, name: str, content: bytes) -> None:
         """Writes a file, durably. Its folder is made if need be, but not that folder's own."""
 
     def create(self, name: str, content: bytes) -> bool:
-        """As write, but only if there is no such file; says whether it wrote."""
+        """As write, but only if there is no such file; says whether there wasn't. Of several who try at once, one succeeds,
+        unless they write the same."""
 
     def swap(self, name: str, expected: bytes, content: bytes) -> bool:
-        """Replaces a file if it holds `expected`; says whether it did. Locally the caller holds `exclusive`."""
+        """Replaces a file if it holds `expected`; says whether it did. Of several who try at once, one succeeds. Locally
+        they must hold `exclusive`."""
 
     def write_root(self, fill: Callable[[Files], None]) -> None:
-        """Makes the whole place, which `fill` fills through the files that it is given. Raises FileExistsError."""
+        """Makes the whole place, which `fill` fills through the files that it is given. Raises FileExistsError if anything
+        is there but what an interrupted creation left."""
 
-    def put(self, name: str, content: bytes) -> None:
-        """Writes one file of a tree that is being filled: durable when the tree is."""
+    def claim(self, tree: str) -> bool:
+        """Reserves a tree's name for the caller; False if somebody else has it, or had."""
 
-    def write_tree(self, name: str, fill: Callable[[str], None]) -> None:
-        """Makes a folder whose files `fill` puts below the name that it is given. Raises FileExistsError."""
+    def stale_claims(self, older_than_s: float) -> list[str]:
+        """Trees that were claimed so long ago, and are not finished."""
 
-    def remove(self, name: str) -> None:
-        """Removes a file, if it is there."""
+    def write_tree(self, tree: str, inventory: str, fill: Callable[[Put], bytes]) -> None:
+        """Makes a tree, whole or not at all, under a name that was claimed. `fill` puts its files, and returns the content
+        of its inventory."""
 
-    def remove_tree(self, name: str) -> None:
-        """Removes a folder and all in it, so that nobody sees half of it as finished."""
+    def remove_tree(self, tree: str, inventory: str) -> None:
+        """Removes a tree, or what there is of it, and the claim, so that nobody takes half of it for finished."""
+
+    def remove(self, *names: str) -> None:
+        """Removes files, those that are there."""
 
     def prune(self, folder: str) -> None:
         """Removes a folder if it is empty."""
@@ -85,134 +88,39 @@ class Files(Protocol):
         """Makes durable what another process may have renamed a moment ago in the top folder."""
 
     def leftovers(self, older_than_s: float) -> list[str]:
-        """Names of unfinished files and folders; of segments only those untouched for so long, as their writers hold no
-        lock. The caller holds `exclusive`."""
+        """Names of what was begun and not finished by writers that are dead, or have been silent for so long."""
 
     def discard(self, leftover: str) -> None:
         """Removes one of them."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Held by whoever tags, compacts, restores or collects."""
+        """Held by whoever tags, compacts, restores or collects, where a place can do that: spares two of them the same work.
+        Nothing but `swap` relies on it."""
 
     def zarr_store(self) -> Any:
         """For zarr's functions, with names as paths."""
 
 
 def open_files(location: str | Path) -> Files:
-    """Raises UnusableNameError for a URL: object stores are not supported yet."""
-    if _URL.match(str(location)):
-        raise UnusableNameError(f"{location}: fits are kept in local folders; name one")
-    return LocalFiles(Path(location))
+    """The files at a local folder or at s3://BUCKET/PREFIX. Raises UnusableNameError for other URLs."""
+    scheme = _URL.match(str(location))
+    if scheme is None:
+        from store.local_files import LocalFiles
+
+        return LocalFiles(Path(location))
+    if scheme[1] == "s3":
+        from store.object_files import ObjectFiles
+
+        return ObjectFiles.of_url(str(location))
+    raise UnusableNameError(f"{location}: fits are kept in local folders or at s3://BUCKET/PREFIX; name one")
 
 
-class LocalFiles:
-    """Files in a folder of this machine."""
+def is_url(location: str | Path) -> bool:
+    return _URL.match(str(location)) is not None
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.location = str(root)
 
-    def where(self, name: str) -> str:
-        return str(self.root / name)
-
-    def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
-
-    def exists(self, name: str) -> bool:
-        return (self.root / name).exists()
-
-    def size(self, name: str) -> int:
-        return (self.root / name).stat().st_size
-
-    def children(self, folder: str) -> list[str]:
-        try:
-            names = os.listdir(self.root / folder)
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(name for name in names if not name.startswith(TEMPORARY))
-
-    def descendants(self, folder: str) -> list[str]:
-        top = self.root / folder
-        found = [Path(parent, name) for parent, _, names in os.walk(top) for name in names]
-        return sorted(path.relative_to(top).as_posix() for path in found)
-
-    def write(self, name: str, content: bytes) -> None:
-        path = self.root / name
-        if path.parent != self.root:
-            make_folder(path.parent)
-        write_file(path, content)
-
-    def create(self, name: str, content: bytes) -> bool:
-        # Names that are created are made up anew each time, or written under the lock.
-        if self.exists(name):
-            return False
-        self.write(name, content)
-        return True
-
-    def swap(self, name: str, expected: bytes, content: bytes) -> bool:
-        if self.read(name) != expected:
-            return False
-        write_file(self.root / name, content)
-        return True
-
-    def write_root(self, fill: Callable[[Files], None]) -> None:
-        def fill_folder(folder: Path) -> None:
-            for part in ("generations", "segments", "tags"):
-                (folder / part).mkdir()
-            fill(LocalFiles(folder))
-
-        write_folder(self.root, fill_folder)
-
-    def put(self, name: str, content: bytes) -> None:
-        path = self.root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-
-    def write_tree(self, name: str, fill: Callable[[str], None]) -> None:
-        write_folder(self.root / name, lambda folder: fill(folder.relative_to(self.root).as_posix()))
-
-    def remove(self, name: str) -> None:
-        (self.root / name).unlink(missing_ok=True)
-
-    def remove_tree(self, name: str) -> None:
-        remove_folder(self.root / name)
-
-    def prune(self, folder: str) -> None:
-        try:
-            (self.root / folder).rmdir()
-        except OSError:
-            return  # something is in it; and a writer that is just about to use it makes it again
-
-    def sync(self) -> None:
-        sync_folder(self.root)
-
-    def leftovers(self, older_than_s: float) -> list[str]:
-        before = time.time() - older_than_s
-        found = [path for folder in ("", "generations", "tags") for path in self._unfinished(folder)]
-        for folder in self.children("segments"):
-            for path in self._unfinished(f"segments/{folder}"):
-                with contextlib.suppress(FileNotFoundError):  # finished meanwhile
-                    if path.stat().st_mtime <= before:
-                        found.append(path)
-        return sorted(path.relative_to(self.root).as_posix() for path in found)
-
-    def _unfinished(self, folder: str) -> list[Path]:
-        return list((self.root / folder).glob(f"{TEMPORARY}*"))
-
-    def discard(self, leftover: str) -> None:
-        path = self.root / leftover
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        return locked(self.root / "lock")
-
-    def zarr_store(self) -> Any:
-        from zarr.storage import LocalStore
-
-        return LocalStore(self.root)
+def is_temporary(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(TEMPORARY)
 
 
 def unique() -> str:

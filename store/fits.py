@@ -1,4 +1,4 @@
-"""The fit store: the best body found for each training sample, durable, in a local folder.
+"""The fit store: the best body found for each training sample, durable, in a local folder or an object store.
 
 What is promised, and when:
 - merge() changes memory only. flush() returns once every update merged before it was called survives the loss of the
@@ -31,7 +31,16 @@ from store.fingerprint import Fingerprint, require_same
 from store.flushing import Flusher
 from store.following import Follower
 from store.generations import Generation, write_generation
-from store.layout import CURRENT, MANIFEST, Layout, Manifest, current_line, read_manifest
+from store.layout import (
+    CURRENT,
+    MANIFEST,
+    Layout,
+    Manifest,
+    current_line,
+    generation_name,
+    inventory_name,
+    read_manifest,
+)
 from store.maintenance import GRACE_S, Maintenance
 from store.provenance import now_ms
 from store.records import Fits, empty_rows
@@ -73,7 +82,7 @@ class FitStore:
         writer: str | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> FitStore:
-        """Make an empty store of `samples` records in a new or empty folder.
+        """Make an empty store of `samples` records in a new or empty folder, or at s3://BUCKET/PREFIX where nothing is.
 
         Raises FitStoreExistsError, RecordError.
         """
@@ -81,13 +90,8 @@ class FitStore:
             raise RecordError(f"{path}: a fit store needs at least one sample, found {samples}")
         files, manifest = open_files(path), Manifest(samples, fingerprint)
 
-        def fill(inside: Files) -> None:
-            _begin(inside, manifest, clock())
-            inside.write(MANIFEST, manifest.to_bytes())
-
         try:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            files.write_root(fill)
+            files.write_root(lambda inside: _begin(inside, manifest, clock()))
         except FileExistsError as error:
             raise FitStoreExistsError(
                 f"{path} is not empty; name a new folder, or open the store that is there"
@@ -126,7 +130,7 @@ class FitStore:
         Raises as open and create do, and RecordError if it holds other samples.
         """
         files = open_files(path)
-        if not files.exists(MANIFEST):
+        if not files.exists(CURRENT):
             try:
                 return cls.create(path, samples=samples, fingerprint=fingerprint, writer=writer)
             except FitStoreExistsError:
@@ -140,7 +144,7 @@ class FitStore:
 
     @property
     def location(self) -> str:
-        """The folder."""
+        """The folder or URL."""
         return self._replica.layout.location
 
     @property
@@ -295,14 +299,20 @@ class FitStore:
 
 
 def _begin(files: Files, manifest: Manifest, time_ms: int) -> None:
-    """Writes generation 0 of a new store and makes it current."""
-    layout = Layout(files)
-    entry = history.entry("create", "", time_ms, generation=0, samples=manifest.samples)
+    """Writes a new store. It is there once it has a CURRENT. Raises FileExistsError if another came first."""
+    if not files.create(MANIFEST, manifest.to_bytes()):
+        raise FileExistsError(f"{files.where(MANIFEST)} is of another store")
+    layout, number = Layout(files), 0
+    while not files.claim(generation_name(number)):
+        number += 1  # another is at it, or was
+    entry = history.entry("create", "", time_ms, generation=number, samples=manifest.samples)
     write_generation(
         layout,
-        Generation(0, 0, frozenset(), (entry,)),
+        Generation(number, number, frozenset(), (entry,)),
         samples=manifest.samples,
         fingerprint=manifest.fingerprint,
         rows_of=lambda part: empty_rows(part.stop - part.start),
     )
-    files.create(CURRENT, current_line(0))
+    if not files.create(CURRENT, current_line(number)):
+        files.remove_tree(generation_name(number), inventory_name(number))
+        raise FileExistsError(f"{files.where(CURRENT)} is there already")

@@ -62,14 +62,15 @@ class Flusher:
         runs = {code: name for code, name in names.items() if (rows["run"] == np.uint64(code)).any()}
         info = SegmentInfo(operation, replica.writer, replica.clock(), where, runs)
         while True:
-            number = self._follower.current_in_line()
+            # Others may have compacted since: segments in earlier folders of the line count, too.
+            number = replica.state.generation.number
             try:
                 name = write_segment(
                     layout, number, fingerprint=replica.manifest.fingerprint, info=info, ids=ids, rows=rows
                 )
                 break
             except FileNotFoundError:
-                # A compaction moved on and removed the empty folder of the generation before.
+                # A compaction moved on and removed the empty folder of a generation before.
                 if read_current(layout) == number:
                     raise
         # A restore that came before the segment did has left it behind; one that comes later undoes it

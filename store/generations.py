@@ -17,7 +17,7 @@ import zarr
 from zarr.storage import MemoryStore
 
 from store.errors import CorruptGenerationError, FormatVersionError
-from store.files import Files
+from store.files import Files, Put
 from store.fingerprint import Fingerprint, require_same
 from store.generations_before import load_earlier, read_earlier
 from store.layout import Layout, generation_name, inventory_name, is_segment_name
@@ -31,7 +31,6 @@ ROWS_PER_CHUNK = 65_536
 MAX_HISTORY = 1000
 
 REMEDY = "put copies of its files in their place, or remove the store to make the fits again"
-_READERS = 2  # threads; checksums and copies run beside each other
 
 
 @dataclass(frozen=True)
@@ -69,20 +68,21 @@ def write_generation(
     fingerprint: Fingerprint,
     rows_of: Callable[[slice], np.ndarray],
 ) -> None:
-    """Write a generation; whole and durable on return, but not yet current.
+    """Write a generation whose number was claimed; whole and durable on return, but not yet current.
 
     rows_of gives the records of some samples, (k,) of store.records.ROW; memory stays at one chunk.
     """
-    files, rows_per_chunk = layout.files, min(ROWS_PER_CHUNK, samples)
-    written: dict[str, tuple[int, str]] = {}
+    rows_per_chunk = min(ROWS_PER_CHUNK, samples)
 
-    def put(folder: str, name: str, content: bytes) -> None:
-        files.put(f"{folder}/{name}", content)
-        written[name] = (len(content), f"{zlib.crc32(content):08x}")
+    def fill(put: Put) -> bytes:
+        written: dict[str, tuple[int, str]] = {}
 
-    def fill(folder: str) -> None:
+        def write(name: str, content: bytes) -> None:
+            put(name, content)
+            written[name] = (len(content), f"{zlib.crc32(content):08x}")
+
         for name, content in _metadata(generation, samples, rows_per_chunk, fingerprint).items():
-            put(folder, name, content)
+            write(name, content)
         for chunk in range(-(-samples // rows_per_chunk)):
             start = chunk * rows_per_chunk
             rows = rows_of(slice(start, min(start + rows_per_chunk, samples)))
@@ -90,13 +90,11 @@ def write_generation(
                 numbers = _chunk(rows, name, column, rows_per_chunk)
                 # As in any Zarr array, a chunk without a file holds fill values.
                 if (numbers != column.empty).any():
-                    put(folder, _chunk_key(name, chunk), numbers.tobytes())
-        # Before the group has its name: a group that is there has an inventory.
-        files.write(
-            inventory_name(generation.number), _inventory(generation, rows_per_chunk, fingerprint, written)
-        )
+                    write(_chunk_key(name, chunk), numbers.tobytes())
+        return _inventory(generation, rows_per_chunk, fingerprint, written)
 
-    files.write_tree(generation_name(generation.number), fill)
+    number = generation.number
+    layout.files.write_tree(generation_name(number), inventory_name(number), fill)
 
 
 def read_inventory(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Inventory | None:
@@ -158,7 +156,7 @@ def load_generation(
         part[...] = numbers[: len(part)]
 
     keys = [key for key in inventory.files if "/c/" in key and key.partition("/")[0] in COLUMNS]
-    with ThreadPoolExecutor(_READERS) as pool:
+    with ThreadPoolExecutor(layout.files.concurrency) as pool:
         for _ in pool.map(load, keys):
             pass
     return inventory.generation, rows

@@ -31,20 +31,28 @@ class Layout:
     def location(self) -> str:
         return self.files.location
 
+    def generation_files(self) -> dict[int, set[str]]:
+        """Numbers that are in use, and what there is of each: 'zarr', 'json' (its inventory), 'claim'."""
+        found: dict[int, set[str]] = {}
+        for name in self.files.children(GENERATIONS):
+            stem, _, kind = name.partition(".")
+            if stem.isdecimal():
+                found.setdefault(int(stem), set()).add(kind)
+        return found
+
     def generation_numbers(self) -> list[int]:
-        """All generations there are, ascending; some may not be, or no longer be, current."""
-        names = self.files.children(GENERATIONS)
-        stems = [name.removesuffix(".zarr") for name in names if name.endswith(".zarr")]
-        return sorted(int(stem) for stem in stems if stem.isdecimal())
+        """All finished generations there are, ascending; some may not be, or no longer be, current."""
+        return sorted(
+            number
+            for number, kinds in self.generation_files().items()
+            # Earlier versions had no inventory, and claimed nothing.
+            if "zarr" in kinds and ("json" in kinds or "claim" not in kinds)
+        )
 
     def segment_names(self, first: int, last: int) -> list[str]:
         """Names ('FOLDER/FILE') of the segments written against generations first … last, sorted."""
-        names = []
-        for folder in self.files.children(SEGMENTS):
-            if folder.isdecimal() and first <= int(folder) <= last:
-                files = self.files.children(f"{SEGMENTS}/{folder}")
-                names += [f"{folder}/{file}" for file in files if file.endswith(".arrow")]
-        return sorted(names)
+        names = [name for name in self.files.descendants(SEGMENTS) if is_segment_name(name)]
+        return [name for name in names if first <= int(name.partition("/")[0]) <= last]
 
 
 def generation_name(number: int) -> str:
@@ -104,7 +112,9 @@ def read_current(layout: Layout) -> int:
     try:
         content = layout.files.read(CURRENT)
     except FileNotFoundError as error:
-        raise FormatVersionError(f"{where} is missing; restore it from a copy") from error
+        raise FormatVersionError(
+            f"{where} is missing: restore it from a copy, unless the store's creation was interrupted; then do that again"
+        ) from error
     number = content.partition(b" ")[0]
     if not number.isdigit() or content != current_line(int(number)):
         raise FormatVersionError(f"{where}: damaged, found {content[:40]!r}; restore it from a copy")
@@ -114,6 +124,21 @@ def read_current(layout: Layout) -> int:
 def move_current(layout: Layout, old: int, new: int) -> bool:
     """Makes another generation current, if `old` still is; says whether."""
     return layout.files.swap(CURRENT, current_line(old), current_line(new))
+
+
+def claim_generation(layout: Layout, after: int) -> int | None:
+    """A number for the generation that is to follow `after`: nobody else has it or ever had a current one of it.
+
+    None if `after` is no longer current.
+    """
+    number = max([after, *layout.generation_files()]) + 1
+    while not layout.files.claim(generation_name(number)):
+        number += 1
+    # Whoever looked around long ago may claim a number that others have used and removed since.
+    if read_current(layout) == after:
+        return number
+    layout.files.remove_tree(generation_name(number), inventory_name(number))
+    return None
 
 
 def current_line(number: int) -> bytes:

@@ -5,17 +5,27 @@ from __future__ import annotations
 import numpy as np
 
 from store import history
+from store.collecting import remove_unneeded, unneeded
 from store.errors import TagExistsError
 from store.flushing import Flusher
 from store.following import Follower
 from store.generations import VERSION, Generation, read_generation, write_generation
-from store.layout import Layout, Manifest, generation_name, move_current, read_current
+from store.layout import (
+    Layout,
+    Manifest,
+    claim_generation,
+    generation_name,
+    inventory_name,
+    move_current,
+    read_current,
+)
 from store.replica import Replica
-from store.state import State, load_tagged, next_number, remove_unneeded, unneeded
-from store.tags import Tag, check_tag_name, read_tag, tag_file, write_tag
+from store.state import State, load_tagged
+from store.table import FitTable
+from store.tags import Tag, check_tag_name, pinned, read_tag, tag_file, write_tag
 
 GRACE_S = 24 * 3600.0
-"""An unfinished segment that nobody has touched for so long is a dead writer's."""
+"""What is unfinished and was not touched for so long is a dead writer's."""
 
 
 class Maintenance:
@@ -44,15 +54,19 @@ class Maintenance:
                 number = replica.state.generation.number
                 segments = tuple(sorted(replica.state.infos))
                 tag = Tag(name, number, segments, replica.clock(), replica.writer)
-                if not write_tag(self._layout, tag):
-                    if read_tag(self._layout, name) == tag:
+                with pinned(self._layout, tag) as still_pinned:
+                    # Nothing of it was removed before it was pinned if it is still current.
+                    if read_current(self._layout) != number:
+                        continue
+                    if not write_tag(self._layout, tag):
+                        if read_tag(self._layout, name) == tag:
+                            return tag
+                        raise TagExistsError(
+                            f"{self._layout.location}: tag {name!r} names another state; choose another name"
+                        )
+                    if still_pinned():
                         return tag
-                    raise TagExistsError(
-                        f"{self._layout.location}: tag {name!r} names another state; choose another name"
-                    )
-                if read_current(self._layout) == number:
-                    return tag
-                self._layout.files.remove(tag_file(name))
+                    self._layout.files.remove(tag_file(name))
 
     def untag(self, name: str) -> None:
         with self._replica.disk, self._layout.files.exclusive():
@@ -66,70 +80,94 @@ class Maintenance:
             while True:
                 old = read_current(layout)
                 before = read_generation(layout, old, fingerprint=self._manifest.fingerprint)
-                number = next_number(layout)
-                entry = history.entry("restore", replica.writer, replica.clock(), generation=number, tag=tag)
-                entries, runs = (*before.history, entry), state.runs | dict(before.runs)
-                restored = State(
-                    Generation(number, number, frozenset(), entries, runs),
-                    state.table,
-                    set(),
-                    runs=dict(runs),
-                )
-                if self._make_current(restored, old):
+                restored = self._restored(state, tag, before)
+                if restored is not None:
                     break
             replica.go_back(restored)
             self._clean()
 
-    def compact(self, *, force: bool = False) -> int:
+    def _restored(self, state: State, tag: str, before: Generation) -> State | None:
+        """Makes a tagged state current, in place of `before`; None if that is no longer current."""
+        number = claim_generation(self._layout, before.number)
+        if number is None:
+            return None
         replica = self._replica
-        with replica.disk, self._layout.files.exclusive():
-            while True:
-                self._flusher.flush()
-                self._follower.refresh()
-                old, state = replica.state.generation, replica.state
-                if not state.infos and old.version == VERSION and not force:
-                    break
-                number = next_number(self._layout)
-                entries = history.of_compaction(state.infos, replica.writer, replica.clock(), number)
-                absorbed, runs = frozenset(state.names), dict(state.runs)
-                generation = Generation(number, old.line, absorbed, (*old.history, *entries), runs)
-                compacted = State(generation, state.table, state.names, runs=state.runs)
-                if self._make_current(compacted, old.number):
-                    replica.adopt(compacted)
-                    break
+        entry = history.entry("restore", replica.writer, replica.clock(), generation=number, tag=tag)
+        entries, runs = (*before.history, entry), state.runs | dict(before.runs)
+        generation = Generation(number, number, frozenset(), entries, runs)
+        if not self._make_current(generation, state.table, before.number):
+            return None
+        return State(generation, state.table, set(), runs=dict(runs))
+
+    def compact(self, *, force: bool) -> int:
+        with self._replica.disk, self._layout.files.exclusive():
+            self._compact(force)
             self._clean()
-        return replica.state.generation.number
+        return self._replica.state.generation.number
+
+    def _compact(self, force: bool) -> None:
+        while True:
+            self._flusher.flush()
+            self._follower.refresh()
+            state = self._replica.state
+            if not state.infos and state.generation.version == VERSION and not force:
+                return
+            compacted = self._compacted(state)
+            if compacted is not None:
+                self._replica.adopt(compacted)
+                return
+
+    def _compacted(self, state: State) -> State | None:
+        """Makes a state current as one generation; None if its generation is no longer current."""
+        old = state.generation
+        number = claim_generation(self._layout, old.number)
+        if number is None:
+            return None
+        entries = history.of_compaction(state.infos, self._replica.writer, self._replica.clock(), number)
+        absorbed, runs = frozenset(state.names), dict(state.runs)
+        generation = Generation(number, old.line, absorbed, (*old.history, *entries), runs)
+        if not self._make_current(generation, state.table, old.number):
+            return None
+        return State(generation, state.table, state.names, runs=state.runs)
 
     def gc(self, *, dry_run: bool, grace_s: float) -> list[str]:
         with self._replica.disk, self._layout.files.exclusive():
             self._follower.refresh()
+            files, generation = self._layout.files, self._replica.state.generation
+            given_up = [
+                name for name in files.stale_claims(grace_s) if name > generation_name(generation.number)
+            ]
             if dry_run:
-                leftovers = self._layout.files.leftovers(grace_s)
-                return unneeded(self._layout, self._replica.state.generation) + leftovers
+                return unneeded(self._layout, generation).names + given_up + files.leftovers(grace_s)
+            if given_up:
+                # Their writers may only be slow; but once CURRENT has moved past them, nobody can make them current.
+                self._compact(force=True)
             return self._clean(grace_s)
 
-    def _make_current(self, state: State, old: int) -> bool:
-        """Writes a state as its generation and makes that current, if `old` still is; says whether."""
+    def _make_current(self, generation: Generation, table: FitTable, old: int) -> bool:
+        """Writes records as a generation and makes that current, if `old` still is; says whether."""
 
         def rows_of(part: slice) -> np.ndarray:
             with self._replica.memory:
-                return state.table.rows[part].copy()
+                return table.rows[part].copy()
 
+        layout, number, fingerprint = self._layout, generation.number, self._manifest.fingerprint
         write_generation(
-            self._layout,
-            state.generation,
-            samples=self._manifest.samples,
-            fingerprint=self._manifest.fingerprint,
-            rows_of=rows_of,
+            layout, generation, samples=self._manifest.samples, fingerprint=fingerprint, rows_of=rows_of
         )
-        number = state.generation.number
-        moved = move_current(self._layout, old, number)
-        if not moved:
-            self._layout.files.remove_tree(generation_name(number))
-        return moved
+        if move_current(layout, old, number):
+            return True
+        current = read_current(layout)
+        if current < number:
+            # It never was current, and nobody but this handle would make it so.
+            layout.files.remove_tree(generation_name(number), inventory_name(number))
+            return False
+        # Perhaps only the answer was lost, and others have gone on from it.
+        past = read_generation(layout, current, fingerprint=fingerprint).history
+        return any(entry.get("generation") == number for entry in past)
 
     def _clean(self, grace_s: float = GRACE_S) -> list[str]:
-        """Removes what nobody needs. The caller holds the store's lock."""
+        """Removes what nobody needs."""
         files = self._layout.files
         removed = remove_unneeded(self._layout, self._replica.state.generation)
         leftovers = files.leftovers(grace_s)

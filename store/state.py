@@ -1,4 +1,4 @@
-"""A state on disk brought into memory, and the removal of what no state needs."""
+"""A state on disk, brought into memory."""
 
 from __future__ import annotations
 
@@ -10,21 +10,13 @@ import numpy as np
 
 from store.errors import StoreError
 from store.generations import Generation, load_generation
-from store.layout import (
-    GENERATIONS,
-    SEGMENTS,
-    Layout,
-    Manifest,
-    generation_name,
-    read_current,
-    segment_folder,
-)
+from store.layout import Layout, Manifest, read_current
 from store.records import Fits
 from store.segments import Segment, SegmentInfo, read_segment
 from store.table import FitTable
-from store.tags import Tag, read_tag, tag_names
+from store.tags import Tag
 
-_AHEAD = 4  # segments read while others are merged
+_AHEAD = 3  # segments read while others are merged, for each that is being read
 
 
 @dataclass
@@ -91,7 +83,7 @@ def _load(layout: Layout, manifest: Manifest, number: int) -> State:
 
 
 def read_segments(layout: Layout, manifest: Manifest, names: Iterable[str]) -> Iterator[tuple[str, Segment]]:
-    """Segments one after another, a few of them read ahead by another thread."""
+    """Segments one after another, a few of them read ahead by other threads."""
     names = list(names)
 
     def read(name: str) -> Segment:
@@ -100,12 +92,15 @@ def read_segments(layout: Layout, manifest: Manifest, names: Iterable[str]) -> I
     if len(names) <= 1:
         yield from ((name, read(name)) for name in names)
         return
-    with ThreadPoolExecutor(1) as pool:
-        waiting = [pool.submit(read, name) for name in names[:_AHEAD]]
+    # Reading local ones takes less time than merging them.
+    readers = layout.files.concurrency // 2
+    ahead = _AHEAD * readers
+    with ThreadPoolExecutor(readers) as pool:
+        waiting = [pool.submit(read, name) for name in names[:ahead]]
         for place, name in enumerate(names):
             segment = waiting.pop(0).result()
-            if place + _AHEAD < len(names):
-                waiting.append(pool.submit(read, names[place + _AHEAD]))
+            if place + ahead < len(names):
+                waiting.append(pool.submit(read, names[place + ahead]))
             yield name, segment
 
 
@@ -122,44 +117,3 @@ def merge_segment(table: FitTable, segment: Segment) -> None:
     places = np.flatnonzero(hopeful)
     if len(places):
         table.merge(segment.ids[places], Fits.of_rows(segment.rows(places)))
-
-
-def next_number(layout: Layout) -> int:
-    """A generation number that was never current and has no folder. The caller holds the store's lock."""
-    return max([read_current(layout), *layout.generation_numbers()]) + 1
-
-
-def unneeded(layout: Layout, current: Generation) -> list[str]:
-    """Names of what neither the current state nor a tag needs: generations, inventories, segments.
-
-    The caller holds the store's lock, or has made `current` current. Segments of the current line go only if
-    the current generation has absorbed them: a writer may still be adding to the folders of earlier generations.
-    """
-    tags = [read_tag(layout, name) for name in tag_names(layout)]
-    kept = {current.number, *(tag.generation for tag in tags)}
-    pinned = {name for tag in tags for name in tag.segments}
-    old = {number for number in layout.generation_numbers() if number < current.number} - kept
-    names = [generation_name(number) for number in sorted(old)]
-    for file in layout.files.children(GENERATIONS):
-        stem, _, kind = file.partition(".")
-        past = stem.isdecimal() and int(stem) < current.number
-        if past and kind == "json" and int(stem) not in kept:
-            names.append(f"{GENERATIONS}/{file}")
-    superseded = set(layout.segment_names(0, current.line - 1))
-    there = set(layout.segment_names(current.line, current.number))
-    gone = (superseded | (current.absorbed & there)) - pinned
-    return names + [f"{SEGMENTS}/{name}" for name in sorted(gone)]
-
-
-def remove_unneeded(layout: Layout, current: Generation) -> list[str]:
-    """Remove what `unneeded` names, and say what that was. Safe to stop at any moment and to repeat."""
-    names = unneeded(layout, current)
-    for name in names:
-        if name.endswith(".zarr"):
-            layout.files.remove_tree(name)
-        else:
-            layout.files.remove(name)
-    for folder in layout.files.children(SEGMENTS):
-        if folder.isdecimal() and int(folder) < current.number:
-            layout.files.prune(segment_folder(int(folder)))
-    return names

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from store.durable import TEMPORARY
 from store.errors import FormatVersionError, TagNotFoundError, UnusableNameError
+from store.files import unique
 from store.layout import TAGS, Layout, is_segment_name
 from store.seal import read_sealed, to_bytes
 
 FORMAT = "spin-pipe-fits-tag"
 VERSION = 1
 
+_PIN = f"{TEMPORARY}pin-"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
@@ -44,27 +50,64 @@ def tag_file(name: str) -> str:
 
 
 def write_tag(layout: Layout, tag: Tag) -> bool:
-    """Says whether it wrote: False if there is a tag of that name."""
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "generation": tag.generation,
-        "segments": list(tag.segments),
-        "time_ms": tag.time_ms,
-        "writer": tag.writer,
-    }
-    return layout.files.create(tag_file(tag.name), to_bytes(content))
+    """Says whether it wrote: False if there is another tag of that name."""
+    return layout.files.create(tag_file(tag.name), _to_bytes(tag))
+
+
+@contextmanager
+def pinned(layout: Layout, tag: Tag) -> Iterator[Callable[[], bool]]:
+    """What a tag is going to need is kept meanwhile. Gives a question: whether it still was, up to that moment.
+
+    A pin whose maker has died is removed after some time, and so is that of one who takes very long.
+    """
+    name = f"{TAGS}/{_PIN}{unique()}.json"
+    layout.files.write(name, _to_bytes(tag))
+    try:
+        yield lambda: layout.files.exists(name)
+    finally:
+        layout.files.remove(name)
+
+
+def all_tags(layout: Layout) -> list[Tag]:
+    """All tags and pins there are. Raises FormatVersionError."""
+    files = [tag_file(name) for name in tag_names(layout)]
+    files += [name for name in layout.files.temporaries(TAGS) if name.startswith(f"{TAGS}/{_PIN}")]
+
+    def read(file: str) -> Tag | None:
+        try:
+            return _read(layout, file)
+        except FileNotFoundError:
+            return None  # removed since
+
+    with ThreadPoolExecutor(layout.files.concurrency) as pool:
+        return [tag for tag in pool.map(read, files) if tag is not None]
 
 
 def read_tag(layout: Layout, name: str) -> Tag:
     """Raises TagNotFoundError, or FormatVersionError if the file is not a tag."""
-    file = tag_file(name)
-    where = layout.files.where(file)
     try:
-        content = read_sealed(layout.files, file, format_name=FORMAT, version=VERSION)
+        return _read(layout, tag_file(name))
     except FileNotFoundError as error:
         known = ", ".join(tag_names(layout)) or "none"
         raise TagNotFoundError(f"{layout.location} has no tag {name!r}; its tags: {known}") from error
+
+
+def _to_bytes(tag: Tag) -> bytes:
+    return to_bytes(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "generation": tag.generation,
+            "segments": list(tag.segments),
+            "time_ms": tag.time_ms,
+            "writer": tag.writer,
+        }
+    )
+
+
+def _read(layout: Layout, file: str) -> Tag:
+    where = layout.files.where(file)
+    content = read_sealed(layout.files, file, format_name=FORMAT, version=VERSION)
     generation, segments = content.get("generation"), content.get("segments")
     if not isinstance(generation, int) or not isinstance(segments, list):
         raise FormatVersionError(
@@ -75,6 +118,7 @@ def read_tag(layout: Layout, name: str) -> Tag:
             f"{where}: the tag names something that is no segment; restore it from a backup"
         )
     made, writer = content.get("time_ms", 0), content.get("writer", "")
+    name = file.rpartition("/")[2].removesuffix(".json")
     return Tag(name, generation, tuple(segments), int(made), str(writer))
 
 

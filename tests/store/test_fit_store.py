@@ -2,17 +2,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import zarr
 from fit_samples import FINGERPRINT, changed_fits, random_fits, same_bits
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from places import Place
 
 from store import (
     FingerprintMismatchError,
@@ -29,6 +28,7 @@ from store import (
     UnusableNameError,
     join,
 )
+from store.files import open_files
 from store.records import COLUMNS
 
 SAMPLES = 40
@@ -41,7 +41,12 @@ def rng() -> np.random.Generator:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> FitStore:
+def store(place: Place) -> FitStore:
+    return FitStore.create(place.location("fits"), samples=SAMPLES, fingerprint=FINGERPRINT)
+
+
+@pytest.fixture
+def local(tmp_path: Path) -> FitStore:
     return FitStore.create(tmp_path / "fits", samples=SAMPLES, fingerprint=FINGERPRINT)
 
 
@@ -49,25 +54,17 @@ def state(store: FitStore) -> Fits:
     return store.get(ALL)
 
 
-def files(store: FitStore, pattern: str) -> list[str]:
-    return sorted(str(path.relative_to(store.path)) for path in store.path.glob(pattern))
-
-
 class FitStoreMachine(RuleBasedStateMachine):
     """Any interleaving of two handles' operations gives what a plain list of records gives."""
 
     @initialize()
     def create(self) -> None:
-        self.folder = Path(os.environ["FIT_STORE_MACHINE"]) / os.urandom(8).hex()
+        self.folder = f"{os.environ['FIT_STORE_MACHINE']}/{os.urandom(8).hex()}"
         self.durable = Fits.empty(SAMPLES)
         self.stores = [FitStore.create(self.folder, samples=SAMPLES, fingerprint=FINGERPRINT)]
         self.stores.append(FitStore.open(self.folder, fingerprint=FINGERPRINT))
         self.known = [self.durable, self.durable]
         self.tagged: dict[str, Fits] = {}
-
-    def teardown(self) -> None:
-        if hasattr(self, "folder"):
-            shutil.rmtree(self.folder)
 
     @rule(who=st.integers(0, 1), seed=st.integers(0, 30), count=st.integers(0, 30))
     def merge(self, who: int, seed: int, count: int) -> None:
@@ -146,23 +143,23 @@ class FitStoreMachine(RuleBasedStateMachine):
 
 
 def test_any_interleaving_equals_a_plain_list_of_records(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("FIT_STORE_MACHINE", str(tmp_path))
+    monkeypatch.setenv("FIT_STORE_MACHINE", place.top)
     machine = FitStoreMachine.TestCase
     machine.settings = settings(max_examples=20, stateful_step_count=12, deadline=None, database=None)
     machine("runTest").runTest()
 
 
-def test_flush_is_what_makes_durable(store: FitStore, rng: np.random.Generator) -> None:
+def test_flush_is_what_makes_durable(place: Place, store: FitStore, rng: np.random.Generator) -> None:
     fits = random_fits(SAMPLES, rng)
-    assert store.flush() == 0 and files(store, "segments/*/*") == []
+    assert store.flush() == 0 and place.names(store.location, "segments/*/*") == []
     assert store.merge(ALL, fits).all()
     assert store.pending == SAMPLES
-    assert same_bits(state(FitStore.open(store.path)), Fits.empty(SAMPLES))
+    assert same_bits(state(FitStore.open(store.location)), Fits.empty(SAMPLES))
     assert store.flush() == SAMPLES
-    assert same_bits(state(FitStore.open(store.path)), fits)
-    assert store.flush() == 0 and len(files(store, "segments/000000/*.arrow")) == 1
+    assert same_bits(state(FitStore.open(store.location)), fits)
+    assert store.flush() == 0 and len(place.names(store.location, "segments/000000/*.arrow")) == 1
 
 
 def test_only_what_changed_is_written(store: FitStore, rng: np.random.Generator) -> None:
@@ -176,29 +173,20 @@ def test_only_what_changed_is_written(store: FitStore, rng: np.random.Generator)
     assert accepted.tolist() == [True] * 3 and store.flush() == 3
 
 
-def test_a_generation_opens_with_plain_zarr(store: FitStore, rng: np.random.Generator) -> None:
-    fits = random_fits(SAMPLES, rng)
-    store.merge(ALL, fits)
-    assert store.compact() == 1
-    group = zarr.open(store.path / "generations" / "000001.zarr", mode="r")
-    assert set(group.array_keys()) == set(COLUMNS)
-    for name in COLUMNS:
-        assert np.array_equal(group[name][...], getattr(fits, name))
-    assert group["pose"].chunks == (SAMPLES, 72) and group["pose"].attrs["units"] == "rad"
-    assert group.attrs["generation"] == 1 and group.attrs["fingerprint"] == FINGERPRINT.to_json()
-
-
 def test_compaction_changes_no_answer_and_leaves_nothing_behind(
-    store: FitStore, rng: np.random.Generator
+    place: Place, store: FitStore, rng: np.random.Generator
 ) -> None:
     for _ in range(3):
         store.merge(rng.integers(0, SAMPLES, 20), random_fits(20, rng))
         store.flush()
     before = state(store)
     assert store.compact() == 1
-    assert same_bits(state(store), before) and same_bits(state(FitStore.open(store.path)), before)
-    assert files(store, "generations/*") == ["generations/000001.json", "generations/000001.zarr"]
-    assert files(store, "segments/*") == []
+    assert same_bits(state(store), before) and same_bits(state(FitStore.open(store.location)), before)
+    assert place.names(store.location, "generations/*") == [
+        "generations/000001.json",
+        "generations/000001.zarr",
+    ]
+    assert place.names(store.location, "segments/*") == []
     assert store.compact() == 1, "nothing to absorb: no new generation"
 
 
@@ -210,7 +198,7 @@ def test_what_tags_need_is_kept(store: FitStore, rng: np.random.Generator) -> No
         tagged[f"step-{number}"] = state(store)
         store.compact()
     assert store.tags() == sorted(tagged)
-    other = FitStore.open(store.path)
+    other = FitStore.open(store.location)
     for name, expected in tagged.items():
         snapshot = other.at(name)
         assert same_bits(snapshot.get(ALL), expected)
@@ -218,7 +206,7 @@ def test_what_tags_need_is_kept(store: FitStore, rng: np.random.Generator) -> No
         assert snapshot.summary()["segments"] == 1
         other.restore(name)
         assert same_bits(state(other), expected)
-        assert same_bits(state(FitStore.open(store.path)), expected)
+        assert same_bits(state(FitStore.open(store.location)), expected)
 
 
 def test_restore_also_takes_better_fits_back(store: FitStore, rng: np.random.Generator) -> None:
@@ -232,32 +220,32 @@ def test_restore_also_takes_better_fits_back(store: FitStore, rng: np.random.Gen
     assert same_bits(state(store), first) and store.pending == 0
     assert store.merge(ALL, changed_fits(first, score=-1)).all()
     store.flush()
-    assert (FitStore.open(store.path).get(ALL).score == -1).all()
+    assert (FitStore.open(store.location).get(ALL).score == -1).all()
 
 
 def test_a_writer_from_before_a_restore_is_refused(store: FitStore, rng: np.random.Generator) -> None:
-    late = FitStore.open(store.path, writer="late")
+    late = FitStore.open(store.location, writer="late")
     store.tag("start")
     late.merge(ALL, random_fits(SAMPLES, rng))
     store.restore("start")
     with pytest.raises(StaleWriterError, match=f"{SAMPLES} pending updates"):
         late.flush()
-    assert same_bits(state(FitStore.open(store.path)), Fits.empty(SAMPLES))
+    assert same_bits(state(FitStore.open(store.location)), Fits.empty(SAMPLES))
 
 
 def test_a_restore_between_write_and_acknowledgement_is_noticed(
-    store: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    place: Place, store: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = FitStore.open(store.path, writer="late")
+    late = FitStore.open(store.location, writer="late")
     store.tag("start")
     late.merge(ALL, random_fits(SAMPLES, rng))
-    monkeypatch.setattr("store.flushing.write_segment", after(FitStore.open(store.path).restore, "start"))
+    monkeypatch.setattr("store.flushing.write_segment", after(FitStore.open(store.location).restore, "start"))
     with pytest.raises(StaleWriterError):
         late.flush()
     monkeypatch.undo()
-    assert same_bits(state(FitStore.open(store.path)), Fits.empty(SAMPLES))
+    assert same_bits(state(FitStore.open(store.location)), Fits.empty(SAMPLES))
     store.compact()
-    assert files(store, "segments/*/*late*") == [], "the refused segment is removed in time"
+    assert place.names(store.location, "segments/*/*late*") == [], "the refused segment is removed in time"
 
 
 def after(action: object, *arguments: object) -> object:
@@ -273,10 +261,10 @@ def after(action: object, *arguments: object) -> object:
 
 
 def test_a_segment_that_a_compaction_missed_still_counts(
-    store: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    place: Place, store: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The writer has chosen generation 0's folder; two compactions pass before its segment appears there."""
-    writer, fits = FitStore.open(store.path), random_fits(2, rng)
+    writer, fits = FitStore.open(store.location), random_fits(2, rng)
     from store.segments import write_segment
 
     def slow(*positional: object, **named: object) -> str:
@@ -289,12 +277,12 @@ def test_a_segment_that_a_compaction_missed_still_counts(
     monkeypatch.setattr("store.flushing.write_segment", slow)
     writer.merge(ALL[:2], fits)
     writer.flush()
-    assert same_bits(FitStore.open(store.path).get(ALL[:2]), fits)
+    assert same_bits(FitStore.open(store.location).get(ALL[:2]), fits)
     store.refresh()
     assert same_bits(store.get(ALL[:2]), fits)
     assert store.compact() == 3
-    assert same_bits(FitStore.open(store.path).get(ALL[:2]), fits)
-    assert files(store, "segments/*/*") == []
+    assert same_bits(FitStore.open(store.location).get(ALL[:2]), fits)
+    assert place.names(store.location, "segments/*/*") == []
 
 
 def test_opening_while_a_compaction_moves_on_gives_up_what_was_read(
@@ -315,11 +303,11 @@ def test_opening_while_a_compaction_moves_on_gives_up_what_was_read(
         return load_generation(*positional, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("store.state.load_generation", overtaken)
-    assert same_bits(state(FitStore.open(store.path)), state(store))
+    assert same_bits(state(FitStore.open(store.location)), state(store))
 
 
 def test_refresh_sees_other_writers(store: FitStore, rng: np.random.Generator) -> None:
-    other = FitStore.open(store.path, writer="other")
+    other = FitStore.open(store.location, writer="other")
     fits = random_fits(SAMPLES, rng)
     other.merge(ALL[:20], fits.take(slice(20)))
     other.flush()
@@ -330,7 +318,7 @@ def test_refresh_sees_other_writers(store: FitStore, rng: np.random.Generator) -
     store.refresh()
     assert same_bits(state(store), fits) and store.pending == 20
     store.flush()
-    assert same_bits(state(FitStore.open(store.path)), fits)
+    assert same_bits(state(FitStore.open(store.location)), fits)
 
 
 def test_tag_names_are_not_moved(store: FitStore, rng: np.random.Generator) -> None:
@@ -345,13 +333,13 @@ def test_tag_names_are_not_moved(store: FitStore, rng: np.random.Generator) -> N
         with pytest.raises(UnusableNameError):
             store.tag(name)
     with pytest.raises(UnusableNameError):
-        FitStore.open(store.path, writer="a/b")
+        FitStore.open(store.location, writer="a/b")
 
 
 def test_a_mismatch_says_which_part_differs_and_what_to_run(store: FitStore) -> None:
     other = replace(FINGERPRINT, body="smpl:9f", score_rule="expected:2")
     with pytest.raises(FingerprintMismatchError) as caught:
-        FitStore.open(store.path, fingerprint=other)
+        FitStore.open(store.location, fingerprint=other)
     text = str(caught.value)
     for part in (
         "body model: stored 'open:1a2b', now 'smpl:9f'",
@@ -363,63 +351,68 @@ def test_a_mismatch_says_which_part_differs_and_what_to_run(store: FitStore) -> 
     assert FINGERPRINT.differences(FINGERPRINT) == {}
 
 
-def test_a_segment_or_generation_of_another_store_is_refused(store: FitStore, tmp_path: Path) -> None:
+def test_a_segment_or_generation_of_another_store_is_refused(place: Place, store: FitStore) -> None:
     foreign = FitStore.create(
-        tmp_path / "foreign", samples=SAMPLES, fingerprint=replace(FINGERPRINT, annotations="mpii:1")
+        place.location("foreign"), samples=SAMPLES, fingerprint=replace(FINGERPRINT, annotations="mpii:1")
     )
     foreign.merge(ALL, random_fits(SAMPLES, np.random.default_rng(0)))
     foreign.flush()
-    shutil.copytree(foreign.path / "segments", store.path / "segments", dirs_exist_ok=True)
+    theirs, ours = open_files(foreign.location), open_files(store.location)
+    (segment,) = place.names(foreign.location, "segments/*/*")
+    ours.write(segment, theirs.read(segment))
     with pytest.raises(FingerprintMismatchError, match=r"segments/000000/.*annotations: stored 'coco:5e6f'"):
-        FitStore.open(store.path)
-    shutil.rmtree(store.path / "generations")
-    shutil.copytree(foreign.path / "generations", store.path / "generations")
+        FitStore.open(store.location)
+    ours.remove(segment)
+    ours.write("generations/000000.json", theirs.read("generations/000000.json"))
     with pytest.raises(FingerprintMismatchError, match=r"000000\.json"):
-        FitStore.open(store.path)
+        FitStore.open(store.location)
 
 
-def test_open_and_create_check_the_folder(store: FitStore, tmp_path: Path) -> None:
+def test_open_and_create_check_the_place(place: Place, store: FitStore) -> None:
     with pytest.raises(FitStoreNotFoundError, match="fit-static") as caught:
-        FitStore.open(tmp_path / "none")
+        FitStore.open(place.location("none"))
     assert isinstance(caught.value, FileNotFoundError)
     with pytest.raises(FitStoreExistsError, match="not empty"):
-        FitStore.create(store.path, samples=3, fingerprint=FINGERPRINT)
+        FitStore.create(store.location, samples=3, fingerprint=FINGERPRINT)
     with pytest.raises(RecordError, match="has 40 samples, expected 41"):
-        FitStore.open_or_create(store.path, samples=41, fingerprint=FINGERPRINT)
+        FitStore.open_or_create(store.location, samples=41, fingerprint=FINGERPRINT)
     with pytest.raises(RecordError, match="at least one sample"):
-        FitStore.create(tmp_path / "new", samples=0, fingerprint=FINGERPRINT)
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "thesis.tex").touch()
+        FitStore.create(place.location("new"), samples=0, fingerprint=FINGERPRINT)
+    foreign = place.location("foreign")
+    place.put(foreign, "thesis.tex", b"")
     with pytest.raises(FitStoreExistsError, match="not empty"):
-        FitStore.open_or_create(tmp_path / "foreign", samples=3, fingerprint=FINGERPRINT)
-    (tmp_path / "empty").mkdir()
-    assert FitStore.open_or_create(tmp_path / "empty", samples=3, fingerprint=FINGERPRINT).samples == 3
-    assert FitStore.open_or_create(store.path, samples=SAMPLES, fingerprint=FINGERPRINT).samples == SAMPLES
+        FitStore.open_or_create(foreign, samples=3, fingerprint=FINGERPRINT)
+    again = FitStore.open_or_create(store.location, samples=SAMPLES, fingerprint=FINGERPRINT)
+    assert again.samples == SAMPLES
+
+
+def test_an_empty_folder_may_become_a_store(tmp_path: Path) -> None:
+    assert FitStore.open_or_create(tmp_path, samples=3, fingerprint=FINGERPRINT).samples == 3
 
 
 def test_a_later_version_is_refused(store: FitStore) -> None:
-    manifest = store.path / "store.json"
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 2}))
+    files = open_files(store.location)
+    files.write("store.json", json.dumps({**json.loads(files.read("store.json")), "version": 2}).encode())
     with pytest.raises(
         FormatVersionError, match="expected spin-pipe-fits version 1, found spin-pipe-fits version 2"
     ):
-        FitStore.open(store.path)
-    manifest.write_text("{")
+        FitStore.open(store.location)
+    files.write("store.json", b"{")
     with pytest.raises(FormatVersionError, match="not JSON"):
-        FitStore.open(store.path)
+        FitStore.open(store.location)
 
 
 @pytest.mark.parametrize("part", ["generations", "segments"])
 def test_a_later_version_of_a_part_is_refused(
-    part: str, tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    part: str, place: Place, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(f"store.{part}.VERSION", 4)
-    store = FitStore.create(tmp_path / "fits", samples=SAMPLES, fingerprint=FINGERPRINT)
+    store = FitStore.create(place.location("fits"), samples=SAMPLES, fingerprint=FINGERPRINT)
     store.merge(ALL, random_fits(SAMPLES, rng))
     store.flush()
     monkeypatch.undo()
-    with pytest.raises(StoreError, match=f"{store.path}/{part}/.*expected .*3.*found .*4") as caught:
-        FitStore.open(store.path)
+    with pytest.raises(StoreError, match=f"{store.location}/{part}/.*expected .*3.*found .*4") as caught:
+        FitStore.open(store.location)
     assert "earlier" not in str(caught.value)
 
 
@@ -440,31 +433,31 @@ def test_summary_counts(store: FitStore, rng: np.random.Generator) -> None:
 
 
 def test_a_full_disk_loses_nothing(
-    store: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+    local: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits = random_fits(SAMPLES, rng)
-    store.merge(ALL, fits)
+    local.merge(ALL, fits)
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        store.flush()
+        local.flush()
     monkeypatch.undo()
-    assert store.pending == SAMPLES and files(store, "segments/*/*") == []
-    assert store.flush() == SAMPLES
-    assert same_bits(state(FitStore.open(store.path)), fits)
+    assert local.pending == SAMPLES and not list(local.path.glob("segments/*/*"))
+    assert local.flush() == SAMPLES
+    assert same_bits(state(FitStore.open(local.location)), fits)
 
 
-def test_large_stores_span_chunks_and_batches(tmp_path: Path, rng: np.random.Generator) -> None:
+def test_large_stores_span_chunks_and_batches(place: Place, rng: np.random.Generator) -> None:
     count = 10_000
-    store = FitStore.create(tmp_path / "large", samples=count, fingerprint=FINGERPRINT)
+    store = FitStore.create(place.location("large"), samples=count, fingerprint=FINGERPRINT)
     fits, ids = random_fits(count, rng), rng.permutation(count)
     store.merge(ids, fits)
     store.flush()
-    segment = next((store.path / "segments").rglob("*.arrow"))
-    assert segment.stat().st_size / count < 1.2 * 369
+    (segment,) = place.names(store.location, "segments/*/*.arrow")
+    assert len(open_files(store.location).read(segment)) / count < 1.2 * 369
     for _ in range(2):
-        assert same_bits(FitStore.open(store.path).get(ids), fits)
+        assert same_bits(FitStore.open(store.location).get(ids), fits)
         store.compact()

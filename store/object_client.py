@@ -1,0 +1,136 @@
+"""A client of an object store that speaks S3: where it finds its keys, how patient it is, and what it says when it fails."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
+from obstore.store import S3Store
+
+from store.errors import ObjectStoreAccessError, ObjectStoreError
+
+if TYPE_CHECKING:
+    from obstore.store import RetryConfig
+
+# A request that fails is repeated so often, at growing intervals: for about 40 s once the store has answered, but somebody
+# who has mistyped something should not have to wait so long.
+_FIRST_RETRIES, _RETRIES = 3, 10
+_FIRST_BACKOFF, _LONGEST_BACKOFF = timedelta(seconds=0.1), timedelta(seconds=10)
+_TIMEOUT = timedelta(seconds=120)  # of one request: a chunk has up to 19 MB
+
+# Where credentials may come from besides the files of `aws configure`: obstore looks there by itself.
+_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
+_ROLES = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
+_IN_FILE = {
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+}
+_NO_CREDENTIALS = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+
+
+class ObjectClient:
+    """Gives obstore's functions a bucket's prefix to work on, and turns their errors into ours."""
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self.location = f"s3://{bucket}/{prefix}".rstrip("/")
+        self._bucket, self._prefix = bucket, prefix
+        self._store = self._connect(_FIRST_RETRIES)
+        self._answered = False
+
+    @contextmanager
+    def asking(self, name: str) -> Iterator[S3Store]:
+        """Errors that answer a condition (AlreadyExistsError, PreconditionError) stay as they are.
+
+        Raises FileNotFoundError, ObjectStoreError, ObjectStoreAccessError.
+        """
+        try:
+            yield self._store
+        except (AlreadyExistsError, PreconditionError):
+            raise
+        except (BaseError, FileNotFoundError) as error:
+            raise self._ours(error, f"{self.location}/{name}") from error
+        if not self._answered:
+            self._answered, self._store = True, self._connect(_RETRIES)
+
+    def _connect(self, retries: int) -> S3Store:
+        settings = from_files(os.environ)
+        named = any(os.environ.get(name) for name in (*_KEYS, *_ROLES)) or "access_key_id" in settings
+        if not named and os.environ.get("AWS_EC2_METADATA_DISABLED", "").lower() == "true":
+            raise ObjectStoreAccessError(f"{self.location}: {_NO_CREDENTIALS}")
+        retry: RetryConfig = {
+            "max_retries": retries,
+            "retry_timeout": _TIMEOUT,
+            "backoff": {"init_backoff": _FIRST_BACKOFF, "max_backoff": _LONGEST_BACKOFF, "base": 2},
+        }
+        return S3Store(
+            self._bucket,
+            prefix=self._prefix or None,
+            config=settings,  # type: ignore[arg-type]
+            client_options={"allow_http": _endpoint().startswith("http://"), "timeout": _TIMEOUT},
+            retry_config=retry,
+        )
+
+    def _ours(self, error: Exception, place: str) -> OSError:
+        text = str(error)
+        code = re.search(r"<Code>(\w+)</Code>", text)
+        if "NoSuchBucket" in text:
+            return ObjectStoreError(
+                f"{place}: {_endpoint()} has no bucket {self._bucket!r}; make it, or mend the name"
+            )
+        if isinstance(error, FileNotFoundError):
+            return FileNotFoundError(2, "no such object", place)
+        if "/latest/api/token" in text or "/latest/meta-data" in text:
+            return ObjectStoreAccessError(f"{place}: {_NO_CREDENTIALS}")
+        if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+            return ObjectStoreAccessError(
+                f"{place}: {_endpoint()} refuses access{f' ({code[1]})' if code else ''}; these credentials must be allowed "
+                "to list the bucket and to read, write and delete objects"
+            )
+        if "redirect" in text.lower():
+            return ObjectStoreError(f"{place}: the bucket is in another region; set AWS_REGION to it")
+        reason = code[1] if code else text.partition("\n")[0].rpartition(" - ")[2].strip()
+        return ObjectStoreError(
+            f"{place}: {_endpoint()} does not answer as it should ({reason}); look at AWS_ENDPOINT_URL and the network, "
+            "and run the same command again"
+        )
+
+
+def from_files(environment: Mapping[str, str]) -> dict[str, str]:
+    """What the files of `aws configure` say and the environment doesn't: keys and region, under obstore's names."""
+    profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE") or "default"
+    found: dict[str, str] = {}
+    if not any(environment.get(name) for name in _KEYS):
+        keys = _section(environment.get("AWS_SHARED_CREDENTIALS_FILE") or "~/.aws/credentials", profile)
+        found = {ours: keys[theirs] for theirs, ours in _IN_FILE.items() if theirs in keys}
+    if not (environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION")):
+        name = profile if profile == "default" else f"profile {profile}"
+        region = _section(environment.get("AWS_CONFIG_FILE") or "~/.aws/config", name).get("region")
+        found |= {"region": region} if region else {}
+    return found
+
+
+def _section(path: str, name: str) -> Mapping[str, str]:
+    parser = configparser.ConfigParser(interpolation=None)
+    try:
+        parser.read(Path(path).expanduser())
+    except (configparser.Error, OSError, UnicodeDecodeError):
+        return {}
+    return parser[name] if parser.has_section(name) else {}
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "AWS S3"
