@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +20,15 @@ import torch
 
 from pipelines import journal
 from pipelines.failures import EXPECTED, StageError, cause
-from pipelines.fitting import FittingFiles
+from pipelines.fits_client import FitsClient, LookUp
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.loading import LoadedBatch, Plan, TrainingData, batches
+from pipelines.loop_fits import LoopFitter, NewFits, stored_fits
+from pipelines.metrics_log import MetricsLog
 from pipelines.pack import made_for, open_crops
 from pipelines.rendezvous import incarnation
-from pipelines.store_service import SOLVERS
 from pipelines.train_config import TrainConfig
 from spin.body import BodyMesh, CompactBody, load_body
-from spin.camera import FOCAL_PX
-from spin.fitting.evidence import Evidence
 from spin.fitting.prior import load_pose_prior
 from spin.network.checkpoints import (
     Checkpoint,
@@ -41,16 +40,11 @@ from spin.network.checkpoints import (
 from spin.network.hmr import HMR, MeanParameters
 from spin.training.device import to_device
 from spin.training.step import StepResult, train_step
-from spin.training.targets import StoredFits
 from store.annotations import Annotations
-from store.records import Fits, Source, StartKind
+from store.records import Fits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from torch import Tensor, nn
-
-    from spin.fitting.fitter import FitResult
+    from torch import nn
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ class Trainer:
         torch.set_num_threads(settings.threads)
         torch.manual_seed(self.config.seed)
         self.readable = 0  # images, of those asked for
-        self.pending: list[Any] = []  # offers the store has not answered yet
+        self.fits = FitsClient([settings.services[name] for name in self.config.datasets])
         sets = [Annotations.read(settings.data.annotations(name)) for name in self.config.datasets]
         needed = made_for(self.config.img_res, self.config.augmentation)
         self.data = TrainingData(
@@ -106,10 +100,9 @@ class Trainer:
         body = load_body(settings.data.body)
         self.body = CompactBody(body).to(self.device)
         self.mesh = BodyMesh(body).to(self.device) if self.config.step.weights.shape > 0 else None
-        self.fitter = None
+        self.loop = None
         if self.config.run_smplify:
-            fitting = self.config.fitting
-            self.fitter = FittingFiles.of(settings.data, fitting).fitter(fitting)
+            self.loop = LoopFitter(settings.data, self.config, self.device)
         # The network's own weights, and the same network as it is trained (in DistributedDataParallel, if not alone).
         self.bare = HMR(self.config.backbone, mean=self._mean_parameters())
         self.optimiser: torch.optim.Optimizer
@@ -121,92 +114,86 @@ class Trainer:
         steps = self.config.epochs * self.plan.batches_per_epoch
         return steps if self.config.max_steps is None else min(steps, self.config.max_steps)
 
+    def _is_checkpoint(self, steps: int) -> bool:
+        """Whether the state after so many steps is kept."""
+        return steps == self.last_step or steps % self.config.checkpoint_steps == 0
+
     def run(self) -> None:
         """All steps up to the last, then a checkpoint."""
         log = MetricsLog(self.settings.run, self.config.summary_steps) if self.rank == 0 else None
-        waiting = time.perf_counter()
         loaded = batches(
             self.data, self.plan, self.config.augmentation, first=self.first_step, last=self.last_step
         )
+        asked: LookUp | None = None
+        waiting = time.perf_counter()
         for step, item in enumerate(loaded, self.first_step):
             begin = time.perf_counter()
             self._note_unreadable(item, step)
-            if item.place.batch == 0:
-                # Another worker may have offered a fit of a sample that is ours in this epoch.
-                self._settle()
-                self._barrier()
-            stored = self._look_up(item)
+            if asked is None:
+                asked = self._look_up(step)
+            records = asked.wait()
+            # The next step's records come while this one is computed.
+            asked = self._look_up(step + 1) if self._goes_on(step) else None
             looked_up = time.perf_counter()
-            result = self._step(item, stored, step)
+            result = self._step(item, records, step)
             stepped = time.perf_counter()
-            self._offer(item, stored, result, step)
-            done = time.perf_counter()
+            self._offer(item, records, result, step)
+            offered = time.perf_counter()
             if log is not None:
                 seconds = {
                     "load": begin - waiting,
-                    "store": looked_up - begin + done - stepped,
+                    "store": looked_up - begin + offered - stepped,
                     **result.timings_s,
                 }
                 log.add(step, item, result, seconds, images=self.config.batch_size * self.world)
-            if (step + 1) % self.config.checkpoint_steps == 0 and step + 1 < self.last_step:
+            if self._is_checkpoint(step + 1):
                 self._checkpoint(step + 1)
             waiting = time.perf_counter()
-        if self.last_step > self.first_step:
-            self._checkpoint(self.last_step)
         if log is not None:
             log.close()
 
     # ---- a step -----------------------------------------------------------------------------------------------------
 
-    def _step(self, item: LoadedBatch, stored: _Stored, step: int) -> StepResult:
+    def _goes_on(self, step: int) -> bool:
+        """Whether the next step's records may be asked for before this step's fits are offered.
+
+        Not those of another epoch, as another worker may still hold fits of them; nor beyond a checkpoint: resuming there
+        would see what is offered now.
+        """
+        return self.plan.place(step + 1).batch > 0 and not self._is_checkpoint(step + 1)
+
+    def _look_up(self, step: int) -> LookUp:
+        place = self.plan.place(step)
+        if place.batch == 0:
+            self.fits.settle()
+            self._barrier()
+        samples = self.plan.indices(place)
+        return self.fits.look_up(self.data.dataset[samples], self.data.row[samples])
+
+    def _step(self, item: LoadedBatch, records: Fits, step: int) -> StepResult:
         # Dropout's numbers are a function of (seed, step, rank) too.
         torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.rank)
+        views = self.data.crops.take(torch.from_numpy(item.sample))
         return train_step(
             self.network,
             self.optimiser,
             self.body,
             to_device(item.batch, self.device),
-            self._fit_function(item),
-            stored.fits,
+            None if self.loop is None else self.loop.of_batch(views),
+            to_device(stored_fits(records, item.readable), self.device),
             self.config.step,
             step=step,
             mesh=self.mesh,
         )
 
-    def _fit_function(self, item: LoadedBatch) -> Callable[[Tensor, Tensor, Tensor, Tensor], _NewFits] | None:
-        """Fits of this batch, each in its own crop's camera.
-
-        They run on the CPU, wherever the network does: as machine code that is quicker than a GPU's many small launches.
-        """
-        fitter = self.fitter
-        if fitter is None:
-            return None
-        rows = torch.from_numpy(item.sample)
-        views = self.data.crops.take(rows)
-        # The prediction's translation is for the published camera; for another one it is found from the keypoints.
-        published = bool((views.focal_px == FOCAL_PX).all())
-
-        def fit(pose_aa: Tensor, betas: Tensor, camera_m: Tensor, keypoints: Tensor) -> _NewFits:
-            evidence = Evidence(keypoints.cpu()[:, None], views)
-            found = fitter.refine(pose_aa.cpu(), betas.cpu(), evidence, camera_m.cpu() if published else None)
-            return _NewFits.of(found.to(self.device))
-
-        return fit
-
-    def _look_up(self, item: LoadedBatch) -> _Stored:
-        """The best known fits of the batch, from each data set's service."""
-        self._settle()
-        records = Fits.empty(len(item.row))
-        requests = {
-            d: self.settings.services[self.data.sets[d].name].get.remote(item.row[item.dataset == d])
-            for d in np.unique(item.dataset)
-        }
-        columns = {f.name: getattr(records, f.name).copy() for f in fields(Fits)}
-        for d, request in requests.items():
-            found = ray.get(request)
-            for name, column in columns.items():
-                column[item.dataset == d] = getattr(found, name)
-        return _Stored.of(Fits(**columns), item.readable, self.device)
+    def _offer(self, item: LoadedBatch, before: Fits, result: StepResult, step: int) -> None:
+        """Sends the fits that beat the stored ones."""
+        if self.loop is None or result.new_fits is None:
+            return
+        assert isinstance(result.new_fits, NewFits)
+        better = np.flatnonzero((result.improved & result.new_fits.valid).cpu().numpy())
+        fits = self.loop.records(result.new_fits, better, before, step)
+        self.fits.offer(item.dataset[better], item.row[better], fits)
 
     def _note_unreadable(self, item: LoadedBatch, step: int) -> None:
         """Lists images that can't be read. StageError at the end of an epoch or the run if there was no other."""
@@ -216,41 +203,6 @@ class Trainer:
             raise StageError(f"none of the images so far could be read: {item.unreadable[0]}")
         for problem in item.unreadable:
             journal.append(self.settings.run.skipped, {"step": step + 1, "problem": problem})
-
-    def _offer(self, item: LoadedBatch, stored: _Stored, result: StepResult, step: int) -> None:
-        """Sends the fits that beat the stored ones; the store decides again, and writes in its own time."""
-        if result.new_fits is None:
-            return
-        new, better = result.new_fits, (result.improved & result.new_fits.valid).cpu().numpy()
-        assert isinstance(new, _NewFits)
-        for d in np.unique(item.dataset):
-            rows = np.flatnonzero(better & (item.dataset == d))
-            if not len(rows):
-                continue
-            fits = Fits(
-                pose=new.pose_aa.cpu().numpy()[rows],
-                betas=new.betas.cpu().numpy()[rows],
-                camera=new.camera_m.cpu().numpy()[rows],
-                loss=new.loss.cpu().numpy()[rows],
-                score=new.score.cpu().numpy()[rows],
-                source=np.full(len(rows), Source.LOOP, np.uint8),
-                step=np.full(len(rows), step, np.int64),
-                improvements=stored.improvements[rows] + np.uint32(1),
-                start=np.full(len(rows), StartKind.NETWORK, np.uint8),
-                verdict=new.found.verdict.cpu().numpy().astype(np.uint8)[rows],
-                iterations=new.found.iterations.cpu().numpy().astype(np.uint16)[rows],
-                coverage=new.found.coverage.cpu().numpy()[rows],
-                prior_cost=new.found.prior_cost.cpu().numpy()[rows],
-                solver=np.full(len(rows), SOLVERS[self.config.fitting.solver], np.uint8),
-                epoch=stored.epoch[rows],
-            )
-            service = self.settings.services[self.data.sets[d].name]
-            self.pending.append(service.offer.remote(item.row[rows], fits, incarnation()))
-
-    def _settle(self) -> None:
-        """Waits for the store's answers to earlier offers, so that at most one step's are ever under way."""
-        ray.get(self.pending)
-        self.pending.clear()
 
     # ---- start and checkpoints --------------------------------------------------------------------------------------
 
@@ -293,7 +245,7 @@ class Trainer:
 
     def _checkpoint(self, step: int) -> None:
         """Network, optimiser, and a tag for the fits as they are now; all workers wait for it."""
-        self._settle()
+        self.fits.settle()
         self._barrier()
         if self.rank == 0:
             tag = f"{self.settings.run.root.name}.step{step}.{uuid.uuid4().hex[:8]}"
@@ -317,79 +269,3 @@ class Trainer:
     def _barrier(self) -> None:
         if self.world > 1:
             torch.distributed.barrier()
-
-
-@dataclass(frozen=True)
-class _NewFits(StoredFits):
-    """Fits just made, as the step wants them, with the quality that is stored with them."""
-
-    found: FitResult
-
-    @classmethod
-    def of(cls, found: FitResult) -> _NewFits:
-        f = found
-        return cls(f.pose_aa, f.betas, f.camera_m, f.loss, f.score, f.storable, f)
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """Records of a batch, and as the step wants them."""
-
-    fits: StoredFits
-    improvements: np.ndarray
-    epoch: np.ndarray
-
-    @classmethod
-    def of(cls, records: Fits, readable: np.ndarray, device: torch.device) -> _Stored:
-        """A sample whose image can't be seen has nothing to learn from its fit."""
-        fits = StoredFits(
-            pose_aa=torch.from_numpy(records.pose),
-            betas=torch.from_numpy(records.betas),
-            camera_m=torch.from_numpy(records.camera),
-            loss=torch.from_numpy(records.loss),
-            score=torch.from_numpy(records.score),
-            valid=torch.from_numpy((records.source != Source.NONE) & readable),
-        )
-        return cls(to_device(fits, device), records.improvements, records.epoch)
-
-
-class MetricsLog:
-    """Means over `every` steps, as a line of metrics.jsonl and as TensorBoard scalars."""
-
-    def __init__(self, run: RunFolder, every: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self.path, self.every = run.metrics, every
-        self.writer = SummaryWriter(str(run.tensorboard))
-        self.rows: list[dict[str, float]] = []
-        self.last: dict[str, int] = {}
-        self.images = 0
-        self.begun = time.perf_counter()
-
-    def add(
-        self, step: int, item: LoadedBatch, result: StepResult, seconds: dict[str, float], *, images: int
-    ) -> None:
-        row = {f"loss/{name}": value for name, value in result.losses.items()}
-        row |= {"fits/improved": result.share_improved, "fits/valid": result.share_valid}
-        row |= {f"seconds/{name}": value for name, value in seconds.items()}
-        self.rows.append(row | {"gradient_norm": result.gradient_norm})
-        self.last = {"step": step + 1, "epoch": item.place.epoch}
-        self.images = images
-        if len(self.rows) == self.every:
-            self._write()
-
-    def _write(self) -> None:
-        now = time.perf_counter()
-        means = {name: float(np.mean([row[name] for row in self.rows])) for name in self.rows[0]}
-        means["images_per_s"] = self.images * len(self.rows) / (now - self.begun)
-        journal.append(self.path, {**self.last, **means})
-        for name, value in means.items():
-            self.writer.add_scalar(name, value, self.last["step"])
-        self.writer.flush()
-        self.rows, self.begun = [], now
-
-    def close(self) -> None:
-        """Writes what is left of the last window, too."""
-        if self.rows:
-            self._write()
-        self.writer.close()
