@@ -233,7 +233,7 @@ function showFit() {
   $("detail-title").textContent = titleOf(row);
   $("detail-place").textContent = place < 0 ? "" : `${(place + 1).toLocaleString("en")} of ${view.rows.length.toLocaleString("en")}`;
   $("stage").replaceChildren(panel(row, kind));
-  $("stage").classList.toggle("bare", !view.keypoints && Boolean(picturesOf(row)));
+  $("stage").classList.toggle("bare", !view.keypoints);
   $("thumbnails").replaceChildren(
     ...kinds.map((name) => {
       const label = make("span", {}, `${PICTURES.indexOf(name) + 1} ${picturesOf(row) || name !== "photograph" ? LABELS[name] : "keypoints"}`);

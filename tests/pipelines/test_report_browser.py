@@ -213,6 +213,12 @@ def test_what_is_not_pictured_is_drawn(chromium: Browser, tmp_path: Path) -> Non
         assert card.locator("svg.drawing").count() == 4
         lines = card.locator(".panel.now .body line").count()
         assert lines == 16 == card.locator(".panel.photograph line").count()
+        card.click()
+        dots = page.locator("#stage .body ~ .keypoints circle").first
+        assert dots.is_visible()
+        page.keyboard.press("k")
+        assert not dots.is_visible()
+        assert page.locator("#stage .body line").count() == 16
 
 
 def test_the_list_can_be_saved(page: Page, tmp_path: Path) -> None:
