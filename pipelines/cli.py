@@ -7,7 +7,18 @@ import traceback
 
 import click
 
-from pipelines.commands import data, exchange, fetch, fitting, info, pack, preprocess, quality, training
+from pipelines.commands import (
+    data,
+    evaluation,
+    exchange,
+    fetch,
+    fitting,
+    info,
+    pack,
+    preprocess,
+    quality,
+    training,
+)
 from pipelines.commands import store as stores
 from pipelines.commands.common import Group
 from pipelines.failures import EXPECTED, UsageError, cause
@@ -36,8 +47,8 @@ def cli(debug: bool) -> None:
 
 for command in (
     data.synth, fetch.fetch_data, preprocess.preprocess, exchange.import_annotations, pack.pack, info.info,
-    fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, training.train, training.evaluate,
-    exchange.export_fits, exchange.export_annotations, stores.store, training.report,
+    fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, training.train, evaluation.evaluate,
+    evaluation.compare, exchange.export_fits, exchange.export_annotations, stores.store, training.report,
 ):  # fmt: skip
     cli.add_command(command)
 

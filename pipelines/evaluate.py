@@ -1,93 +1,112 @@
-"""Measures a checkpoint on the samples of a data set whose 3D joints are known, as a Ray job of its own."""
+"""Evaluation: bodies of a checkpoint, of a store's fits or of somebody's result file, measured against the truth.
+
+`evaluate` is the whole stage, on Ray; `measure_network` measures a network in this process. docs/protocols.md has the
+definitions.
+"""
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+from pipelines.evaluation.bodies import NetworkBodies, Source, StoredBodies
+from pipelines.evaluation.card import protocol_card, software
+from pipelines.evaluation.measure import Measured, Measurer, joined
+from pipelines.evaluation.result import Result, result_of, write_result
+from pipelines.evaluation.subjects import Subject
+from pipelines.evaluation.truth import Truth, known, true_body_files
 from pipelines.failures import StageError
 from pipelines.layout import DataFolder
-from pipelines.progress import progress
+from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
 from spin.body import BodyMesh, load_body
-from spin.crop import crop_image, normalise
-from spin.errors import ImageError
-from spin.evaluation.protocols import H36M_J14, Scores, evaluate_joints
-from spin.images import read_image
+from spin.body.model_file import OPEN_BODY
+from spin.camera import CROP_PX
+from spin.evaluation.body_parts import SurfaceParts, surface_parts
+from spin.evaluation.protocols import Protocol, protocol_of
+from spin.evaluation.scores import METRICS, concatenate
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
-from spin.rotations import matrix_to_axis_angle
+from spin.network.hmr import HMR
 from store.annotations import Annotations
-from store.durable import write_file
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float, Int
+    from jaxtyping import Int
+
+_SHARD = 8  # batches that are handed to a worker at once, so that it can decode ahead
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """Bodies predicted for rows of a data set: the arrays of the published result file, and which images were readable."""
+class EvaluationConfig:
+    """How an evaluation runs, and by which protocol.
 
-    rows: Int[np.ndarray, " n"]
-    joints17_m: Float[np.ndarray, "n 17 3"]
-    pose: Float[np.ndarray, "n 72"]
-    betas: Float[np.ndarray, "n 10"]
-    camera: Float[np.ndarray, "n 3"]  # weak perspective [s, tx, ty]
-    readable: Bool[np.ndarray, " n"]
+    `limit`: at most so many rows, evenly spread; the card says which. `decoders`: threads of each worker that read images.
+    """
+
+    protocol: Protocol | None = None  # None: the data set's own
+    workers: int | None = None
+    batch: int = 32
+    decoders: int = 2
+    limit: int | None = None
+    neutral_truth: bool = False
+    log_every: int | None = None  # batches between lines that say how it stands
 
 
 @dataclass(frozen=True)
 class EvaluationSummary:
-    dataset: str
-    scores: Scores
+    """`metrics`: the numbers, by the names in `spin.evaluation.scores.METRICS`."""
+
+    result: Result
     json_path: Path
     npz_path: Path
-    unreadable: int
-    body: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return self.result.scores.metrics()
 
 
-class Evaluator:
-    """Predicts bodies with one checkpoint. Runs as a Ray actor, or in the process."""
+@dataclass(frozen=True)
+class Task:
+    """What a worker needs to measure."""
 
-    def __init__(self, checkpoint: Path, body: Path, annotations: Path, threads: int) -> None:
+    annotations: Path
+    body: Path
+    true_bodies: dict[str, Path]
+    parts: SurfaceParts
+    protocol: Protocol
+    bodies: Path | StoredBodies  # a checkpoint's file, or the bodies themselves
+    decoders: int
+
+    def measurer_of(self, source: Source, annotations: Annotations, device: torch.device) -> Measurer:
+        mesh = BodyMesh(load_body(self.body)).to(device)
+        return Measurer(source, Truth(annotations, self.true_bodies, device), mesh, self.parts, self.protocol)
+
+    def measurer(self) -> Measurer:
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        annotations = Annotations.read(self.annotations)
+        if isinstance(self.bodies, StoredBodies):
+            source: Source = self.bodies.on(device)
+        else:
+            loaded = load_checkpoint(self.bodies)
+            network = network_from_checkpoint(loaded, str(self.bodies))
+            crop_px = int(loaded.config.get("img_res", CROP_PX))
+            source = NetworkBodies(network, crop_px, annotations, device, self.decoders)
+        return self.measurer_of(source, annotations, device)
+
+
+class Worker:
+    """A measurer with threads of its own: a Ray actor."""
+
+    def __init__(self, task: Task, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        loaded = load_checkpoint(checkpoint)
-        self.network = network_from_checkpoint(loaded, str(checkpoint)).to(self.device).eval()
-        self.img_res = int(loaded.config.get("img_res", 224))
-        self.mesh = BodyMesh(load_body(body)).to(self.device)
-        self.annotations = Annotations.read(annotations)
-        self.decoders = ThreadPoolExecutor(2)
+        self.measurer = task.measurer()
 
-    def predict(self, rows: Int[np.ndarray, " n"]) -> Predicted:
-        """Bodies of these rows; a row whose image can't be read gets numbers that mean nothing."""
-        crops = list(self.decoders.map(self._crop, rows.tolist()))
-        black = np.zeros((3, self.img_res, self.img_res), np.float32)
-        images = torch.from_numpy(np.stack([black if c is None else c for c in crops]))
-        with torch.no_grad():
-            prediction = self.network(images.to(self.device))
-            posed = self.mesh.forward_rotations(prediction.rotations, prediction.betas)
-        return Predicted(
-            rows,
-            posed.joints17_m.cpu().numpy(),
-            matrix_to_axis_angle(prediction.rotations).flatten(1).cpu().numpy(),
-            prediction.betas.cpu().numpy(),
-            prediction.weak_camera.cpu().numpy(),
-            np.array([c is not None for c in crops]),
-        )
-
-    def _crop(self, row: int) -> np.ndarray | None:
-        try:
-            image = read_image(self.annotations.image_path(row))
-        except ImageError:
-            return None
-        a = self.annotations
-        return normalise(crop_image(image, a.center_px[row], float(a.scale[row]), crop_px=self.img_res))
+    def measure(self, batches: list[np.ndarray]) -> Measured:
+        return self.measurer.measure(batches)
 
 
 def default_output(checkpoint: Path, dataset: str) -> Path:
@@ -99,89 +118,146 @@ def default_output(checkpoint: Path, dataset: str) -> Path:
 def evaluate(
     data: DataFolder,
     dataset: str,
-    checkpoint: Path,
+    subject: Subject,
     output: Path,
     *,
-    workers: int | None = None,
-    batch: int = 32,
+    npz: Path | None = None,
+    config: EvaluationConfig | None = None,
     address: str | None = None,
 ) -> EvaluationSummary:
-    """MPJPE and PA-MPJPE on the rows with known joints, written as JSON and .npz. StageError if there are none."""
+    """Measures a subject on all rows of a data set of which something is true; writes a JSON and an .npz (beside it, if not
+    named).
+
+    StageError if nothing is true of any row, or none of them could be measured.
+    """
+    config = config or EvaluationConfig()
     annotations = Annotations.read(data.annotations(dataset))
-    rows = np.flatnonzero(annotations.has_joints17)
+    task = _task(data, annotations, subject.bodies, config)
+    rows = rows_to_measure(annotations, subject.rows, config.limit)
+    measured = _measure_all(task, rows, config, address)
+    result = _result(task, annotations, measured, subject.about)
+    npz = npz or output.with_suffix(".npz")
+    write_result(result, measured, output, npz)
+    return EvaluationSummary(result, output, npz)
+
+
+def measure_network(
+    data: DataFolder, dataset: str, network: HMR, img_res: int, *, config: EvaluationConfig | None = None
+) -> Result:
+    """A network that is in memory, in this process, on its device: for trainings that measure themselves as they go.
+
+    The network is in eval mode afterwards. StageError as `evaluate`.
+    """
+    config = config or EvaluationConfig()
+    annotations = Annotations.read(data.annotations(dataset))
+    task = _task(data, annotations, Path(), config)
+    device = next(network.parameters()).device
+    source = NetworkBodies(network, img_res, annotations, device, config.decoders)
+    rows = rows_to_measure(annotations, None, config.limit)
+    measured = task.measurer_of(source, annotations, device).measure(_batches(rows, config.batch))
+    return _result(task, annotations, measured, {"kind": "network", "crop_px": img_res})
+
+
+def rows_to_measure(
+    annotations: Annotations, available: Int[np.ndarray, " n"] | None, limit: int | None = None
+) -> Int[np.ndarray, " k"]:
+    """Rows of which something is true and that have a body. StageError if there are none."""
+    rows = np.flatnonzero(known(annotations).any)
     if not len(rows):
         raise StageError(
-            f"data set {dataset}: no sample has known 3D joints; name one that does (a test split)"
+            f"data set {annotations.name}: nothing is known to be true of its samples (3D joints, bodies, masks); "
+            "name one that has some (a test split)"
         )
-    loaded = load_checkpoint(checkpoint)
-    network_from_checkpoint(
-        loaded, str(checkpoint)
-    )  # what is wrong with it is better said here than by every worker
-    predicted = _predict_all(data, dataset, checkpoint, rows, workers or cpu_count(), batch, address)
-    seen = predicted.readable
-    if not seen.any():
-        raise StageError(
-            f"data set {dataset}: none of its {len(rows)} images could be read; see --root of preprocess"
-        )
-    scores = evaluate_joints(predicted.joints17_m[seen], annotations.joints17_m[rows[seen]], H36M_J14)
+    if available is not None:
+        rows = np.intersect1d(rows, available)
+        if not len(rows):
+            raise StageError(
+                f"data set {annotations.name}: no sample with a body has something known to be true"
+            )
+    if limit is not None and limit < len(rows):
+        rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+    return rows
+
+
+def _task(
+    data: DataFolder, annotations: Annotations, bodies: Path | StoredBodies, config: EvaluationConfig
+) -> Task:
     body = load_body(data.body)
-    npz = output.with_suffix(".npz")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(
-        npz,
-        rows=rows,
-        readable=seen,
-        pred_joints=predicted.joints17_m,
-        pose=predicted.pose,
-        betas=predicted.betas,
-        camera=predicted.camera,
-        mpjpe_mm=scores.mpjpe_mm,
-        pa_mpjpe_mm=scores.pa_mpjpe_mm,
+    return Task(
+        data.annotations(annotations.name).resolve(),
+        data.body.resolve(),
+        {g: p.resolve() for g, p in true_body_files(data, annotations, neutral=config.neutral_truth).items()},
+        surface_parts(body, None if data.body == OPEN_BODY else data.root),
+        config.protocol or protocol_of(annotations.name),
+        bodies,
+        config.decoders,
     )
-    content = {
-        "dataset": dataset,
-        "checkpoint": str(checkpoint),
-        "step": loaded.step,
-        "body": body.fingerprint,
-        "samples": len(scores.mpjpe_mm),
-        "unreadable": [annotations.image[r] for r in rows[~seen]],
-        "mean_mpjpe_mm": scores.mean_mpjpe_mm,
-        "mean_pa_mpjpe_mm": scores.mean_pa_mpjpe_mm,
-        "protocol": scores.protocol.card(),
-        "npz": npz.name,
-    }
-    write_file(output, (json.dumps(content, indent=1) + "\n").encode())
-    return EvaluationSummary(dataset, scores, output, npz, int((~seen).sum()), body.fingerprint)
 
 
-def _predict_all(
-    data: DataFolder,
-    dataset: str,
-    checkpoint: Path,
-    rows: np.ndarray,
-    workers: int,
-    batch: int,
-    address: str | None,
-) -> Predicted:
-    shards = [rows[i : i + batch] for i in range(0, len(rows), batch)]
-    count = min(workers, len(shards))
+def _result(task: Task, annotations: Annotations, measured: Measured, about: dict[str, Any]) -> Result:
+    fine = np.array([not why for why in measured.problem])
+    if not fine.any():
+        raise StageError(
+            f"data set {annotations.name}: none of its {len(fine)} samples could be measured; the first: "
+            f"{measured.problem[0]}"
+        )
+    card = protocol_card(
+        annotations, measured.rows[fine], known(annotations), task.protocol, load_body(task.body),
+        task.true_bodies, task.parts.source,
+    )  # fmt: skip
+    return result_of(annotations, measured, card, {**about, "software": software()})
+
+
+def _batches(rows: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " b"]]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _measure_all(
+    task: Task, rows: Int[np.ndarray, " n"], config: EvaluationConfig, address: str | None
+) -> Measured:
+    batches = _batches(rows, config.batch)
+    workers = min(config.workers or cpu_count(), len(batches))
+    at_once = min(_SHARD, -(-len(batches) // workers), config.log_every or _SHARD)
+    shards = [batches[i : i + at_once] for i in range(0, len(batches), at_once)]
+    parts: list[Measured] = []
+    name = task.annotations.stem
+    with progress(len(rows), f"eval {name}", "img") as bar:
+        for part in _run(task, shards, workers, address):
+            parts.append(part)
+            before, after = (
+                n // config.batch // (config.log_every or len(rows)) for n in (bar.n, bar.n + len(part.rows))
+            )
+            bar.update(len(part.rows))
+            if config.log_every and after > before:
+                say(f"{name}, {bar.n} of {len(rows)}: {_so_far(parts)}")
+    return joined(parts)
+
+
+def _so_far(parts: list[Measured]) -> str:
+    metrics = concatenate([part.scores for part in parts]).metrics()
+    return ", ".join(
+        f"{METRICS[n].label} {v:.{METRICS[n].digits}f} {METRICS[n].unit}".strip() for n, v in metrics.items()
+    )
+
+
+def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str | None) -> Iterator[Measured]:
+    """The shards' measurements, in order, by as many Ray actors as there are workers, or GPUs if there are some.
+
+    A single worker needs no Ray: it is this process.
+    """
+    if workers == 1 and address is None:
+        measurer = task.measurer()
+        yield from map(measurer.measure, shards)
+        return
     with ray_session(address):
         import ray
         from ray.util import ActorPool
 
-        paths = (p.resolve() for p in (checkpoint, data.body, data.annotations(dataset)))
-        gpus = torch.cuda.device_count()
-        count = min(count, gpus) if gpus else count
-        actor = ray.remote(Evaluator).options(
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        count = min(workers, gpus) if gpus else workers
+        actor: Any = ray.remote(Worker).options(
             num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1
         )
-        arguments = (*paths, max(1, cpu_count() // count))
-        pool = ActorPool([actor.remote(*arguments) for _ in range(count)])
-        parts: list[Predicted] = []
-        with progress(len(rows), f"eval {dataset}", "img") as bar:
-            for part in pool.map(lambda a, shard: a.predict.remote(shard), shards):
-                parts.append(part)
-                bar.update(len(part.rows))
-    return Predicted(
-        *(np.concatenate([getattr(p, name) for p in parts]) for name in Predicted.__annotations__)
-    )
+        pool = ActorPool([actor.remote(task, max(1, cpu_count() // count)) for _ in range(count)])
+        call: Callable[[Any, Any], Any] = lambda worker, shard: worker.measure.remote(shard)  # noqa: E731
+        yield from pool.map(call, shards)

@@ -1,4 +1,4 @@
-"""Commands about a network: train, eval, report."""
+"""Commands about a training: train, report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pipelines.commands.common import (
     ADDRESS,
     DATA,
     LOG_DIR,
-    WORKERS,
     chosen_datasets,
     data_folder,
     which_body,
@@ -114,75 +113,6 @@ def train(
         entry |= {"steps": done.steps, "datasets": list(config.datasets)}
     say(f"{done.run}: {done.steps} steps; checkpoint {done.checkpoint}")
     say(f"  curves: tensorboard --logdir {run.tensorboard}")
-
-
-@click.command("eval")
-@click.option(
-    "--dataset",
-    "datasets",
-    multiple=True,
-    help="Data set to measure on; may be repeated. Default: the only one.",
-)
-@click.option("--name", help="The run whose newest checkpoint is measured.")
-@click.option(
-    "--checkpoint",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="A checkpoint file instead, ours or SPIN's.",
-)
-@DATA
-@LOG_DIR
-@WORKERS
-@ADDRESS
-@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True)
-@click.option(
-    "--out", type=click.Path(dir_okay=False, path_type=Path), help="Result (.json, and .npz beside it)."
-)
-def evaluate(
-    datasets: tuple[str, ...], name: str | None, checkpoint: Path | None, data: Path, log_dir: Path,
-    workers: int | None, address: str | None, batch_size: int, out: Path | None,
-) -> None:  # fmt: skip
-    """Measure a checkpoint: MPJPE and PA-MPJPE where 3D joints are known.
-
-    \b
-    Example:
-      spin-pipe eval --name first --dataset world-test
-    """
-    from pipelines import journal
-    from pipelines.evaluate import default_output
-    from pipelines.evaluate import evaluate as run
-    from pipelines.layout import RunFolder
-    from pipelines.progress import say
-
-    folder = data_folder(data)
-    if (name is None) == (checkpoint is None):
-        raise UsageError("give either --name of a run or --checkpoint FILE")
-    if checkpoint is None:
-        assert name is not None
-        checkpoint = RunFolder.of(log_dir, name).latest_checkpoint()
-        if checkpoint is None:
-            raise UsageError(
-                f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --name {name}`"
-            )
-    chosen = chosen_datasets(folder, datasets)
-    if out is not None and out.suffix != ".json":
-        raise UsageError(f"--out {out}: expected a name that ends in .json; the .npz is written beside it")
-    if out is not None and len(chosen) > 1:
-        raise UsageError("--out names one file; give one --dataset with it")
-    say(which_body(folder))
-    lines = [f"{'data set':24} {'samples':>8} {'MPJPE mm':>10} {'PA-MPJPE mm':>12}"]
-    for dataset in chosen:
-        output = out or default_output(checkpoint, dataset)
-        with journal.recorded(folder.journal, "eval", dataset=dataset, checkpoint=str(checkpoint)) as entry:
-            done = run(
-                folder, dataset, checkpoint, output, workers=workers, batch=batch_size, address=address
-            )
-            entry |= {"mpjpe_mm": done.scores.mean_mpjpe_mm, "pa_mpjpe_mm": done.scores.mean_pa_mpjpe_mm}
-        if done.unreadable:
-            say(f"{dataset}: {done.unreadable} images could not be read and are left out; listed in {output}")
-        count, mpjpe = len(done.scores.mpjpe_mm), done.scores.mean_mpjpe_mm
-        lines.append(f"{dataset:24} {count:8} {mpjpe:10.1f} {done.scores.mean_pa_mpjpe_mm:12.1f}")
-        say(f"{output}")
-    click.echo("\n".join(lines))
 
 
 @click.command()

@@ -156,6 +156,7 @@ def _content(
         "histograms": histograms,
         "curves": charts.training_curves(metrics) if metrics else [],
         "evaluations": evaluations,
+        "measured": tables.measured(evaluations),
         "protocols": tables.protocols(evaluations),
         "timings": timings,
         "total_seconds": sum(t.seconds for t in timings),

@@ -8,14 +8,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines import journal
+from pipelines.evaluation.card import differing
 from pipelines.layout import RunFolder
 from pipelines.report import charts, tables
 from pipelines.train_config import TrainConfig
+from spin.evaluation.scores import Metric
 
 
 @dataclass(frozen=True)
 class Measured:
-    """The newest results of both runs on a data set; `differences`: parts of the protocol that differ, so that the
+    """The newest results of both runs on a data set; `differences`: fields of the protocol cards that differ, so that the
     numbers can't be compared."""
 
     mine: tables.Evaluation
@@ -31,6 +33,7 @@ class Comparison:
     settings: list[tuple[str, str, str]]
     curves: list[charts.Chart]
     measured: list[Measured]
+    metrics: dict[str, Metric]
     alone: list[str]
 
 
@@ -43,10 +46,14 @@ def compare_runs(run: RunFolder, other: RunFolder, problems: list[str]) -> Compa
     newest = [{e.dataset: e for e in tables.read_evaluations(r, problems)} for r in (run, other)]
     both = [name for name in newest[0] if name in newest[1]]
     measured = [
-        Measured(newest[0][name], newest[1][name], _differences(newest[0][name], newest[1][name]))
+        Measured(
+            newest[0][name], newest[1][name], list(differing(newest[0][name].card, newest[1][name].card))
+        )
         for name in both
     ]
-    return Comparison(names[1], settings, curves, measured, sorted(newest[0].keys() ^ newest[1].keys()))
+    results = [e for pair in measured for e in (pair.mine, pair.theirs)]
+    alone = sorted(newest[0].keys() ^ newest[1].keys())
+    return Comparison(names[1], settings, curves, measured, tables.measured(results), alone)
 
 
 def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -55,9 +62,3 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key.replace("_", " "), value if isinstance(value, str) else json.dumps(value)
-
-
-def _differences(mine: tables.Evaluation, theirs: tables.Evaluation) -> list[str]:
-    cards = [e.protocol | {"samples": e.samples, "body": e.body} for e in (mine, theirs)]
-    keys = dict.fromkeys([*cards[0], *cards[1]])
-    return [key.replace("_", " ") for key in keys if cards[0].get(key) != cards[1].get(key)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,9 +10,12 @@ from typing import Any
 import numpy as np
 
 from pipelines import journal
+from pipelines.evaluation.result import read_json
 from pipelines.export import valid_fits
+from pipelines.failures import StageError
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.report.samples import DatasetFits, has_fit
+from spin.evaluation.scores import METRICS, Metric
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,18 @@ class State:
 
 @dataclass(frozen=True)
 class Evaluation:
+    """A result of `spin-pipe eval`: its numbers by the names in METRICS, and its protocol card."""
+
     dataset: str
     step: int
     checkpoint: str
-    body: str
     samples: int
-    mpjpe_mm: float
-    pa_mpjpe_mm: float
-    protocol: dict[str, Any]
+    metrics: dict[str, float]
+    card: dict[str, Any]
+
+    @property
+    def body(self) -> str:
+        return str(self.card["body"])
 
 
 @dataclass(frozen=True)
@@ -81,20 +87,19 @@ def read_evaluations(run: RunFolder, problems: list[str]) -> list[Evaluation]:
     found = []
     for path in sorted((run.root / "evaluation").glob("*.json")):
         try:
-            content = json.loads(path.read_text())
+            content = read_json(path)
+            subject = content["subject"]
             found.append(
                 Evaluation(
                     dataset=str(content["dataset"]),
-                    step=int(content["step"]),
-                    checkpoint=Path(content["checkpoint"]).name,
-                    body=str(content["body"]),
+                    step=int(subject.get("step", 0)),
+                    checkpoint=Path(subject.get("file", subject["kind"])).name,
                     samples=int(content["samples"]),
-                    mpjpe_mm=float(content["mean_mpjpe_mm"]),
-                    pa_mpjpe_mm=float(content["mean_pa_mpjpe_mm"]),
-                    protocol=dict(content["protocol"]),
+                    metrics={name: float(value) for name, value in content["metrics"].items()},
+                    card={"body": "", **content["card"]},
                 )
             )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (StageError, ValueError, KeyError, TypeError, AttributeError) as error:
             problems.append(f"{path.name}: not an evaluation's result ({type(error).__name__}: {error})")
     return sorted(found, key=lambda e: (e.dataset, e.step, e.checkpoint))
 
@@ -103,13 +108,21 @@ def protocols(evaluations: list[Evaluation]) -> list[dict[str, str]]:
     """The different protocol cards, as text."""
     cards: list[dict[str, str]] = []
     for evaluation in evaluations:
-        card = {
-            key.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-            for key, value in evaluation.protocol.items()
-        }
+        card = {key: _as_text(value) for key, value in evaluation.card.items()}
         if card not in cards:
             cards.append(card)
     return cards
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {item}" for key, item in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def measured(evaluations: list[Evaluation]) -> dict[str, Metric]:
+    """The numbers that any of them has, in the order in which they are shown."""
+    return {name: metric for name, metric in METRICS.items() if any(name in e.metrics for e in evaluations)}
 
 
 def read_timings(data: DataFolder, run: RunFolder | None) -> list[Timing]:

@@ -8,21 +8,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from spin.errors import KeypointError
+from spin.evaluation.procrustes import align
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 MM_PER_M = 1000.0
+PCK_MM = 150.0
+AUC_STEP_MM = 5.0
 
 
 def mpjpe_mm(
     predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
 ) -> Float[np.ndarray, " N"]:
     """Mean distance over the joints of each sample, as they are: centre them first (see `protocols`)."""
+    return joint_errors_mm(predicted_m, true_m).mean(1)
+
+
+def joint_errors_mm(
+    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
+) -> Float[np.ndarray, "N J"]:
+    """Distance of each joint, as they are."""
     predicted, true = _checked(predicted_m, true_m, 3)
-    return MM_PER_M * np.linalg.norm(predicted - true, axis=-1).mean(1)
+    return MM_PER_M * np.linalg.norm(predicted - true, axis=-1)
 
 
 def pa_mpjpe_mm(
@@ -37,6 +48,19 @@ def per_vertex_error_mm(
 ) -> Float[np.ndarray, " N"]:
     """Mean distance over the vertices of each sample, as they are."""
     return mpjpe_mm(predicted_m, true_m)
+
+
+def pck(errors_mm: Float[np.ndarray, "N J"], threshold_mm: float = PCK_MM) -> Float[np.ndarray, " N"]:
+    """Share of each sample's joints that are nearer than the threshold, in percent (3DPCK; Mehta et al., 3DV 2017)."""
+    return 100.0 * (np.asarray(errors_mm) < threshold_mm).mean(-1)
+
+
+def auc(errors_mm: Float[np.ndarray, "N J"]) -> Float[np.ndarray, " N"]:
+    """Mean of PCK over the thresholds 0, 5, …, 150 mm, in percent, as the data set's own script takes it: 0 mm included."""
+    thresholds = np.arange(0.0, PCK_MM + AUC_STEP_MM / 2, AUC_STEP_MM)
+    # How many thresholds an error lies under, of all: the first that does is the next above it.
+    under = len(thresholds) - np.searchsorted(thresholds, np.asarray(errors_mm), side="right")
+    return 100.0 * under.mean(-1) / len(thresholds)
 
 
 def error_2d_px(
@@ -67,16 +91,7 @@ def procrustes_align(
     Least squares (Umeyama, PAMI 1991); reflections are excluded. Coinciding points go to the true centre.
     """
     predicted, true = _checked(predicted_m, true_m, 3)
-    predicted_centre, true_centre = predicted.mean(1, keepdims=True), true.mean(1, keepdims=True)
-    p, t = predicted - predicted_centre, true - true_centre
-    u, singular, vt = np.linalg.svd(np.swapaxes(t, 1, 2) @ p)  # of Σ t pᵀ
-    # The least significant axis is turned round where the best orthogonal map would be a reflection.
-    sign = np.ones_like(singular)
-    sign[:, -1] = np.sign(np.linalg.det(u @ vt))
-    rotation = (u * sign[:, None, :]) @ vt
-    spread = (p**2).sum((1, 2))
-    scale = np.divide((singular * sign).sum(1), spread, out=np.zeros_like(spread), where=spread > 0)
-    return scale[:, None, None] * p @ np.swapaxes(rotation, 1, 2) + true_centre
+    return align(torch.from_numpy(predicted), torch.from_numpy(true)).numpy()
 
 
 def _checked(predicted: object, true: object, dimensions: int) -> tuple[np.ndarray, np.ndarray]:

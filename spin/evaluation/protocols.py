@@ -1,4 +1,4 @@
-"""How a 3D joint error is measured, stated so that a number can be reproduced."""
+"""How each benchmark's joints are compared, stated so that a number can be reproduced. docs/protocols.md has the sources."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spin.errors import KeypointError
-from spin.evaluation.metrics import mpjpe_mm, pa_mpjpe_mm
+from spin.evaluation.metrics import joint_errors_mm, procrustes_align
 from spin.joints import H36M_NAMES, H36M_TO_J14
 
 if TYPE_CHECKING:
     from jaxtyping import Float
+
+# LSP's 14 joints, then what Human3.6M's 17 have besides: pelvis, spine, jaw (SPIN's H36M_TO_J17).
+H36M_TO_J17 = (*H36M_TO_J14, 0, 7, 9)
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,14 @@ class Protocol:
     """Which of Human3.6M's 17 joints are compared, and what is aligned before.
 
     MPJPE: both poses are moved so that joint `pelvis` of the 17 lies at the origin; it is taken before the
-    joints are selected, so it need not be among them. PA-MPJPE: a similarity aligns the selected joints.
+    joints are selected, so it need not be among them. PA-MPJPE: a similarity aligns the selected joints. `pck`: PCK and AUC
+    are measured too.
     """
 
     name: str
     joints: tuple[int, ...]
     pelvis: int = 0
+    pck: bool = False
 
     def __post_init__(self) -> None:
         wrong = [i for i in (*self.joints, self.pelvis) if not 0 <= i < len(H36M_NAMES)]
@@ -34,56 +39,68 @@ class Protocol:
                 f"protocol {self.name}: joints {wrong} are not among Human3.6M's 17 (0 to 16)"
             )
 
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        return tuple(H36M_NAMES[i] for i in self.joints)
+
     def card(self) -> dict[str, object]:
         """What has to be known to compare a number with another, for people and for JSON."""
         return {
-            "protocol": self.name,
-            "joints": [H36M_NAMES[i] for i in self.joints],
-            "joint regressor": "Human3.6M's 17 joints, regressed from the mesh",
-            "mpjpe": f"translation: {H36M_NAMES[self.pelvis]} (joint {self.pelvis} of the 17) to the origin",
-            "pa_mpjpe": "similarity per sample (rotation, scale, translation; no reflection) on these joints",
-            "units": "mm",
+            "name": self.name,
+            "joints": list(self.joint_names),
+            "pelvis": f"{H36M_NAMES[self.pelvis]} (joint {self.pelvis} of Human3.6M's 17), at the origin",
+            "alignment": "a similarity per sample (rotation, scale, translation; no reflection), on these joints",
             "mean": "over joints, then over samples",
         }
 
 
 # SPIN's evaluation of Human3.6M and 3DPW: the 14 joints of LSP.
 H36M_J14 = Protocol(name="h36m-j14", joints=H36M_TO_J14)
+PROTOCOLS = {
+    p.name: p
+    for p in (
+        Protocol("h36m-p1", H36M_TO_J14),
+        Protocol("h36m-p2", H36M_TO_J14),
+        Protocol("3dpw", H36M_TO_J14),
+        Protocol("mpi-inf-3dhp-valid", H36M_TO_J17, pck=True),
+        Protocol("lsp", H36M_TO_J14),
+        H36M_J14,
+    )
+}
+"""By the name of the data set. All others are measured by `H36M_J14`, unless another is asked for."""
+ALIASES = {"mpi-inf-3dhp": "mpi-inf-3dhp-valid"}
+"""What the published option calls the evaluation sets, where `preprocess` calls them otherwise."""
+
+
+def protocol_of(dataset: str) -> Protocol:
+    return PROTOCOLS.get(dataset, H36M_J14)
 
 
 @dataclass(frozen=True)
-class Scores:
-    """Errors of every sample, in the order they came, and their means (NaN if there are no samples)."""
+class PoseErrors:
+    """Errors of each joint of each sample (mm), as the protocol says: before and after alignment."""
 
-    protocol: Protocol
-    mpjpe_mm: Float[np.ndarray, " N"]
-    pa_mpjpe_mm: Float[np.ndarray, " N"]
-
-    @property
-    def mean_mpjpe_mm(self) -> float:
-        return _mean(self.mpjpe_mm)
+    joint_mm: Float[np.ndarray, "N J"]
+    pa_joint_mm: Float[np.ndarray, "N J"]
 
     @property
-    def mean_pa_mpjpe_mm(self) -> float:
-        return _mean(self.pa_mpjpe_mm)
+    def mpjpe_mm(self) -> Float[np.ndarray, " N"]:
+        return self.joint_mm.mean(1)
 
-    def card(self) -> dict[str, object]:
-        """The protocol's card with the number of samples and both means."""
-        return self.protocol.card() | {
-            "samples": len(self.mpjpe_mm),
-            "mean_mpjpe_mm": self.mean_mpjpe_mm,
-            "mean_pa_mpjpe_mm": self.mean_pa_mpjpe_mm,
-        }
+    @property
+    def pa_mpjpe_mm(self) -> Float[np.ndarray, " N"]:
+        return self.pa_joint_mm.mean(1)
 
 
-def evaluate_joints(
+def pose_errors(
     pred17_m: Float[np.ndarray, "N 17 3"],
     true17_m: Float[np.ndarray, "N 17 3"],
     protocol: Protocol = H36M_J14,
-) -> Scores:
+) -> PoseErrors:
     """Errors of predicted joints by a protocol. KeypointError if one is not (N, 17, 3) or holds a NaN."""
     predicted, true = (_centred(array, protocol) for array in (pred17_m, true17_m))
-    return Scores(protocol, mpjpe_mm(predicted, true), pa_mpjpe_mm(predicted, true))
+    aligned = procrustes_align(predicted, true)
+    return PoseErrors(joint_errors_mm(predicted, true), joint_errors_mm(aligned, true))
 
 
 def _centred(joints17_m: object, protocol: Protocol) -> Float[np.ndarray, "N J 3"]:
@@ -93,7 +110,3 @@ def _centred(joints17_m: object, protocol: Protocol) -> Float[np.ndarray, "N J 3
             f"protocol {protocol.name}: joints have shape {joints.shape}, expected (N, 17, 3)"
         )
     return joints[:, protocol.joints] - joints[:, protocol.pelvis, None]
-
-
-def _mean(errors: np.ndarray) -> float:
-    return float(errors.mean()) if len(errors) else float("nan")

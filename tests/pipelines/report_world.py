@@ -131,14 +131,13 @@ def make_run(root: Path, data: DataFolder) -> RunFolder:
         ("world-test", 10, 99.75),
     ):
         content = {
+            "format": "spin-pipe evaluation",
+            "version": 1,
             "dataset": dataset,
-            "checkpoint": str(run.checkpoint(step)),
-            "step": step,
-            "body": "open:1",
+            "metrics": {"mpjpe_mm": 2 * error, "pa_mpjpe_mm": error},
             "samples": 96,
-            "mean_mpjpe_mm": 2 * error,
-            "mean_pa_mpjpe_mm": error,
-            "protocol": {"protocol": "h36m-j14", "joints": ["neck", "head top"], "units": "mm"},
+            "card": {"protocol": "h36m-j14", "joints": ["neck", "head top"], "body": "open:1"},
+            "subject": {"kind": "checkpoint", "file": str(run.checkpoint(step)), "step": step},
             "npz": "x.npz",
         }
         (evaluation / f"{dataset}@{step}.json").write_text(json.dumps(content))

@@ -243,7 +243,7 @@ def test_two_runs_side_by_side(world):
     replace(TrainConfig.load(other.config), lr=0.5).save(other.config)
     path = next((other.root / "evaluation").glob("other-test*.json"))
     content = json.loads(path.read_text())
-    content["protocol"]["joints"] = ["neck"]
+    content["card"]["joints"] = ["neck"]
     path.write_text(json.dumps(content))
     next((other.root / "evaluation").glob("world-test@10.json")).unlink()
     _, page = build(world, world.run, other=other)

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.evaluate import default_output, evaluate
+from pipelines.evaluate import EvaluationConfig, default_output, evaluate
+from pipelines.evaluation.subjects import checkpoint_subject
 from pipelines.failures import StageError, UsageError, cause
 from pipelines.fit_static import fit_static
 from pipelines.layout import DataFolder, RunFolder
@@ -136,19 +137,15 @@ def test_training_and_resuming_equals_not_stopping_and_evaluates(fitted: Path, t
     checkpoint = runs["through"].latest_checkpoint()
     assert checkpoint is not None
     done = evaluate(
-        data["through"], "world-test", checkpoint, default_output(checkpoint, "world-test"), workers=1
+        data["through"],
+        "world-test",
+        checkpoint_subject(checkpoint),
+        default_output(checkpoint, "world-test"),
+        config=EvaluationConfig(workers=1),
     )
     content = json.loads(done.json_path.read_text())
-    assert content["mean_pa_mpjpe_mm"] == pytest.approx(done.scores.pa_mpjpe_mm.mean())
-    with np.load(done.npz_path) as result:
-        assert result["pred_joints"].shape == (content["samples"], 17, 3)
-        assert result["pose"].shape == (content["samples"], 72)
-    with pytest.raises(StageError, match="no sample has known 3D joints"):
-        known = Annotations.read(data["through"].annotations("world"))
-        none, zeros = np.zeros(len(known), bool), np.zeros_like(known.joints17_m)
-        blind = replace(known, has_joints17=none, joints17_m=zeros)
-        blind.write(data["through"].annotations("blind"), provenance={"reader": "test"})
-        evaluate(data["through"], "blind", checkpoint, tmp_path / "blind.json", workers=1)
+    assert content["metrics"]["pa_mpjpe_mm"] == pytest.approx(done.metrics["pa_mpjpe_mm"])
+    assert content["subject"]["step"] == 4
 
 
 def test_two_workers_train_and_without_static_fits(

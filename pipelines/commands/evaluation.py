@@ -1,0 +1,219 @@
+"""Commands about numbers: eval, compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipelines.commands.common import (
+    ADDRESS,
+    DATA,
+    LOG_DIR,
+    WORKERS,
+    chosen_datasets,
+    data_folder,
+    which_body,
+)
+from pipelines.failures import UsageError
+
+if TYPE_CHECKING:
+    from pipelines.evaluation.subjects import Subject
+    from pipelines.layout import DataFolder
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command("eval")
+@click.option(
+    "--dataset", "datasets", multiple=True,
+    help="h36m-p1, h36m-p2, 3dpw, lsp, mpi-inf-3dhp (its test set), or any of yours; may be repeated. Default: the only one.",
+)  # fmt: skip
+@click.option("--name", help="The run whose newest checkpoint is measured.")
+@click.option("--checkpoint", type=_FILE, help="A checkpoint file instead, ours or SPIN's.")
+@click.option(
+    "--fits", "fits", is_flag=False, flag_value="", metavar="[TAG]",
+    help="The data set's fits instead: the best ones, or those of a tag.",
+)  # fmt: skip
+@click.option(
+    "--result-in", type=_FILE, help="Somebody's result instead: the published .npz, or one of ours."
+)
+@DATA
+@LOG_DIR
+@WORKERS
+@ADDRESS
+@click.option("--batch-size", "--batch_size", type=click.IntRange(1), default=32, show_default=True)
+@click.option(
+    "--num-workers", "--num_workers", "decoders", type=click.IntRange(1), default=2, show_default=True,
+    help="Threads of each process that read images.",
+)  # fmt: skip
+@click.option(
+    "--log-freq", "--log_freq", type=click.IntRange(1), help="Batches between lines that say how it stands."
+)
+@click.option("--protocol", help="Of another data set: h36m-p1, 3dpw, mpi-inf-3dhp-valid … Default: its own.")
+@click.option(
+    "--truth-gender", type=click.Choice(["own", "neutral"]), default="own", show_default=True,
+    help="Whose body the truth's pose and shape are put on.",
+)  # fmt: skip
+@click.option("--limit", type=click.IntRange(1), help="So many samples at most, evenly spread.")
+@click.option(
+    "--result", "--result_file", "npz", type=_FILE, help="Where the .npz goes (default: beside the .json)."
+)
+@click.option(
+    "--out", type=_FILE, help="Result (.json). Default: in the run's folder, or beside what was measured."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result's JSON instead of a table.")
+def evaluate(
+    datasets: tuple[str, ...], name: str | None, checkpoint: Path | None, fits: str | None, result_in: Path | None,
+    data: Path, log_dir: Path, address: str | None, npz: Path | None, out: Path | None, as_json: bool,
+    **settings: Any,
+) -> None:  # fmt: skip
+    """Measure a checkpoint, fits, or a result file: MPJPE, PA-MPJPE, per-vertex error, PCK, masks, parts.
+
+    Measured is what the data set knows. Each result carries its protocol card; `spin-pipe compare` says whether two may be
+    compared. docs/protocols.md defines every number.
+
+    \b
+    Examples:
+      spin-pipe eval --name first --dataset world-test
+      spin-pipe eval --checkpoint data/model_checkpoint.pt --dataset 3dpw --log-freq 20
+      spin-pipe eval --fits --dataset world-test
+      spin-pipe eval --result-in theirs.npz --dataset h36m-p2 --json
+    """
+    from pipelines import journal
+    from pipelines.evaluate import evaluate as run
+    from pipelines.evaluation.result import read_json, table
+    from pipelines.progress import say
+    from spin.evaluation.protocols import ALIASES
+
+    folder = data_folder(data)
+    if sum(given is not None for given in (name, checkpoint, fits, result_in)) != 1:
+        raise UsageError("give one of --name RUN, --checkpoint FILE, --fits [TAG], --result-in FILE")
+    chosen = chosen_datasets(folder, tuple(ALIASES.get(d, d) for d in datasets))
+    _check_outputs(out, npz, chosen)
+    config = _config(settings)
+    say(which_body(folder))
+    rows, texts = [], []
+    for dataset in chosen:
+        subject = _subject(folder, dataset, log_dir, name, checkpoint, fits, result_in)
+        output = out or _default_output(folder, dataset, subject)
+        if result_in is not None and (npz or output.with_suffix(".npz")).resolve() == result_in.resolve():
+            raise UsageError(
+                f"{result_in}: would be overwritten by its own measurement; name another file with --out"
+            )
+        about = {k: v for k, v in subject.about.items() if k in ("kind", "file", "tag")}
+        if about.get("kind") == "checkpoint":
+            about["checkpoint"] = about.pop("file")
+        with journal.recorded(folder.journal, "eval", dataset=dataset, **about) as entry:
+            done = run(folder, dataset, subject, output, npz=npz, config=config, address=address)
+            entry |= done.metrics
+        if done.result.left_out:
+            say(
+                f"{dataset}: {len(done.result.left_out)} samples could not be measured and are left out; listed in {output}"
+            )
+        say(f"{output}")
+        rows.append((dataset, done.result.scores.count, done.metrics))
+        texts.append(read_json(output))
+    if as_json:
+        import json
+
+        click.echo(json.dumps(texts[0] if len(texts) == 1 else texts, indent=1))
+    else:
+        click.echo("\n".join(table(rows)))
+
+
+def _check_outputs(out: Path | None, npz: Path | None, chosen: list[str]) -> None:
+    for option, path, ending in (("--out", out, ".json"), ("--result", npz, ".npz")):
+        if path is not None and path.suffix != ending:
+            raise UsageError(f"{option} {path}: expected a name that ends in {ending}")
+        if path is not None and len(chosen) > 1:
+            raise UsageError(f"{option} names one file; give one --dataset with it")
+
+
+def _config(settings: dict[str, Any]) -> Any:
+    from pipelines.evaluate import EvaluationConfig
+    from spin.evaluation.protocols import ALIASES, PROTOCOLS
+
+    protocol = settings["protocol"]
+    if protocol is not None:
+        known = PROTOCOLS.get(ALIASES.get(protocol, protocol))
+        if known is None:
+            raise UsageError(f"--protocol {protocol}: not known; choose one of {', '.join(PROTOCOLS)}")
+        protocol = known
+    return EvaluationConfig(
+        protocol=protocol,
+        workers=settings["workers"],
+        batch=settings["batch_size"],
+        decoders=settings["decoders"],
+        limit=settings["limit"],
+        neutral_truth=settings["truth_gender"] == "neutral",
+        log_every=settings["log_freq"],
+    )
+
+
+def _subject(
+    data: DataFolder, dataset: str, log_dir: Path, name: str | None, checkpoint: Path | None, fits: str | None,
+    result_in: Path | None,
+) -> Subject:  # fmt: skip
+    from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
+    from pipelines.layout import RunFolder
+    from store.annotations import Annotations
+
+    if name is not None:
+        checkpoint = RunFolder.of(log_dir, name).latest_checkpoint()
+        if checkpoint is None:
+            raise UsageError(
+                f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --name {name}`"
+            )
+    if checkpoint is not None:
+        return checkpoint_subject(checkpoint)
+    annotations = Annotations.read(data.annotations(dataset))
+    if result_in is not None:
+        return result_subject(result_in, annotations)
+    return fits_subject(data, annotations, fits or None)
+
+
+def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
+    from pipelines.evaluate import default_output
+
+    about = subject.about
+    if about["kind"] == "fits":
+        return data.root / "evaluation" / f"{dataset}@fits{'-' if about['tag'] else ''}{about['tag']}.json"
+    file = Path(about["file"])
+    if about["kind"] == "result":
+        return file.with_name(f"{dataset}@{file.stem}.json")
+    return default_output(file, dataset)
+
+
+@click.command()
+@click.argument("first", type=_FILE)
+@click.argument("second", type=_FILE)
+@click.option("--anyway", is_flag=True, help="Compare them though their protocol cards differ.")
+@click.option(
+    "--by", type=click.Choice(["sequences", "frames"]),
+    help="What is resampled. Default: sequences where images are frames of several, as neighbours are no independent evidence.",
+)  # fmt: skip
+@click.option("--draws", type=click.IntRange(100), default=2000, show_default=True, help="Resamplings.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+def compare(
+    first: Path, second: Path, anyway: bool, by: str | None, draws: int, seed: int, as_json: bool
+) -> None:
+    """Compare two results of `spin-pipe eval` (their .json): are they comparable, and do they differ by more than chance?
+
+    Ends with an error that names the fields if their protocol cards differ.
+
+    \b
+    Example:
+      spin-pipe compare logs/first/evaluation/3dpw@step_1000.json logs/second/evaluation/3dpw@step_1000.json
+    """
+    import json
+
+    from pipelines import compare as comparing
+
+    found = comparing.compare_results(first, second, anyway=anyway, by=by, seed=seed, draws=draws)
+    if as_json:
+        click.echo(json.dumps(comparing.as_json(found), indent=1))
+    else:
+        click.echo("\n".join(comparing.lines(found)))

@@ -1,0 +1,166 @@
+"""Bodies measured against the truth, a batch at a time, on the device that has them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipelines.evaluation.bodies import Bodies, Source
+from pipelines.evaluation.truth import Truth
+from spin.body import BodyMesh
+from spin.errors import ImageError, KeypointError
+from spin.evaluation.body_parts import PARTS, SurfaceParts
+from spin.evaluation.metrics import MM_PER_M
+from spin.evaluation.protocols import PoseErrors, Protocol, pose_errors
+from spin.evaluation.scores import Scores, concatenate
+from spin.evaluation.segmentation import PixelCounts, count_pixels
+from spin.evaluation.silhouettes import silhouette, to_image
+from spin.rotations import matrix_to_axis_angle
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Bodies of rows, the arrays of the published result file, and how good they are.
+
+    `problem` says why a row could not be measured; its scores are NaN and counts of nothing.
+    """
+
+    rows: Int[np.ndarray, " n"]
+    joints17_m: Float[np.ndarray, "n 17 3"]
+    pose: Float[np.ndarray, "n 72"]
+    betas: Float[np.ndarray, "n 10"]
+    camera: Float[np.ndarray, "n 3"]  # weak perspective [s, tx, ty]
+    problem: list[str]
+    scores: Scores
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """All rows, in ascending order."""
+    order = np.argsort(np.concatenate([p.rows for p in parts]))
+    arrays = {
+        f.name: np.concatenate([getattr(p, f.name) for p in parts])[order]
+        for f in fields(Measured)
+        if f.name not in ("problem", "scores")
+    }
+    problems = [problem for p in parts for problem in p.problem]
+    scores = concatenate([p.scores for p in parts]).take(order)
+    return Measured(**arrays, problem=[problems[i] for i in order], scores=scores)
+
+
+class Measurer:
+    """Measures bodies of one source against the truth, by one protocol."""
+
+    def __init__(
+        self, source: Source, truth: Truth, mesh: BodyMesh, parts: SurfaceParts, protocol: Protocol
+    ) -> None:
+        self.source, self.truth, self.mesh = source, truth, mesh
+        self.parts, self.protocol = parts, protocol
+
+    def measure(self, batches: Sequence[Int[np.ndarray, " n"]]) -> Measured:
+        """All rows of the batches."""
+        return joined([self._batch(rows, bodies) for rows, bodies in zip(batches, self.source.each(batches))])
+
+    def _batch(self, rows: Int[np.ndarray, " n"], bodies: Bodies) -> Measured:
+        with torch.inference_mode():
+            posed = self.mesh.forward_rotations(bodies.rotations, bodies.betas)
+        joints = (posed.joints17_m if bodies.joints17_m is None else bodies.joints17_m).cpu().numpy()
+        finite = np.isfinite(joints).all((1, 2)) & posed.vertices_m.isfinite().all(2).all(1).cpu().numpy()
+        problem = [
+            why or ("" if fine else "its body is not a number") for why, fine in zip(bodies.problem, finite)
+        ]
+        usable = np.array([not why for why in problem])
+        known = self.truth.known
+        vertices = (posed.vertices_m + bodies.translation_m[:, None]).cpu().numpy()
+        mask, part = self._segmentation(rows, bodies, vertices, usable, problem)
+        scores = Scores(
+            self.protocol,
+            len(rows),
+            self._pose(rows, joints, usable) if known.pose.any() else None,
+            self._vertices(rows, posed.vertices_m, joints, usable) if known.body.any() else None,
+            mask if known.mask.any() else None,
+            part if known.part.any() else None,
+        )
+        return Measured(
+            rows,
+            joints,
+            matrix_to_axis_angle(bodies.rotations).flatten(1).cpu().numpy(),
+            bodies.betas.cpu().numpy(),
+            bodies.weak_camera.cpu().numpy(),
+            problem,
+            scores,
+        )
+
+    def _pose(self, rows: np.ndarray, joints_m: np.ndarray, usable: np.ndarray) -> PoseErrors:
+        true = self.truth.joints17_m(rows)
+        chosen = usable & np.isfinite(true).all((1, 2))
+        out = PoseErrors(*np.full((2, len(rows), len(self.protocol.joints)), np.nan))
+        errors = pose_errors(joints_m[chosen], true[chosen], self.protocol)
+        out.joint_mm[chosen], out.pa_joint_mm[chosen] = errors.joint_mm, errors.pa_joint_mm
+        return out
+
+    def _vertices(
+        self, rows: np.ndarray, vertices_m: Float[Tensor, "n V 3"], joints_m: np.ndarray, usable: np.ndarray
+    ) -> Float[np.ndarray, " n"]:
+        """Mean distance of vertices, both bodies with their pelvis (the protocol's) at the origin."""
+        out = np.full(len(rows), np.nan)
+        pelvis = torch.from_numpy(joints_m[:, self.protocol.pelvis]).to(vertices_m)
+        for at, true in self.truth.bodies(rows):
+            mine = vertices_m[at] - pelvis[at, None]
+            theirs = true.vertices_m - true.joints17_m[:, self.protocol.pelvis, None]
+            out[at] = MM_PER_M * (mine - theirs).norm(dim=-1).mean(1).cpu().numpy()
+        out[~usable] = np.nan
+        return out
+
+    def _segmentation(
+        self,
+        rows: np.ndarray,
+        bodies: Bodies,
+        vertices_cam_m: np.ndarray,
+        usable: np.ndarray,
+        problem: list[str],
+    ) -> tuple[PixelCounts, PixelCounts]:
+        """Counts of masks and parts; a row whose true picture is of no use becomes unusable, and `problem` says why."""
+        known = self.truth.known
+        mask, part = (_no_pixels(len(rows), classes) for classes in (2, 1 + len(PARTS)))
+        for i in np.flatnonzero(usable & (known.mask | known.part)[rows]).tolist():
+            row = int(rows[i])
+            seen = silhouette(
+                vertices_cam_m[i],
+                self.mesh.faces,
+                self.parts,
+                focal_px=float(bodies.focal_px[i]),
+                principal_px=tuple(bodies.principal_px[i].tolist()),
+            )
+            try:
+                if known.mask[row]:
+                    _count(mask, i, seen.mask, self.truth.mask(row), self._box(row))
+                if known.part[row]:
+                    _count(part, i, seen.part, self.truth.part(row), self._box(row))
+            except (ImageError, KeypointError) as error:
+                problem[i], usable[i] = str(error), False
+                for counts in (mask, part):
+                    counts.by_class[i], counts.right[i], counts.all[i] = 0, 0, 0
+        return mask, part
+
+    def _box(self, row: int) -> tuple[np.ndarray, float]:
+        a = self.truth.annotations
+        return a.center_px[row], float(a.scale[row])
+
+
+def _no_pixels(count: int, classes: int) -> PixelCounts:
+    return PixelCounts(np.zeros((count, classes, 3), np.int64), *np.zeros((2, count), np.int64))
+
+
+def _count(
+    counts: PixelCounts, place: int, crop: np.ndarray, true: np.ndarray, box: tuple[np.ndarray, float]
+) -> None:
+    one = count_pixels(to_image(crop, *box, true.shape), true, counts.by_class.shape[1])
+    counts.by_class[place], counts.right[place], counts.all[place] = one.by_class[0], one.right[0], one.all[0]

@@ -1,0 +1,130 @@
+"""What is measured: a checkpoint, the fits of a store, or a result file that somebody else wrote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.crop_cameras import to_weak
+from pipelines.evaluation.bodies import StoredBodies
+from pipelines.evaluation.card import file_hash
+from pipelines.failures import StageError
+from pipelines.fitting import open_fits
+from pipelines.layout import DataFolder
+from spin.body import load_body
+from spin.camera import CROP_PX
+from spin.crop import crop_camera
+from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
+from store.annotations import Annotations
+from store.exchange import files
+from store.records import Source
+
+if TYPE_CHECKING:
+    from jaxtyping import Int
+
+RESULT_FILE = (
+    "an evaluation's result .npz with pred_joints (n, 17, 3), pose (n, 72), betas (n, 10), camera (n, 3)"
+)
+_OPTIONAL = ("rows", "measured", "images")  # beyond the published ones, in files of ours
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Bodies to be measured: a checkpoint's file, or the bodies themselves, of `rows` (None: any). `about`: whose they are."""
+
+    bodies: Path | StoredBodies
+    about: dict[str, Any]
+    rows: Int[np.ndarray, " n"] | None = None
+
+
+def checkpoint_subject(checkpoint: Path) -> Subject:
+    """ModelFileError if it is no checkpoint, or of another network: better said here than by every worker."""
+    loaded = load_checkpoint(checkpoint)
+    network_from_checkpoint(loaded, str(checkpoint))
+    about = {
+        "kind": "checkpoint",
+        "file": str(checkpoint),
+        "sha256": file_hash(checkpoint),
+        "step": loaded.step,
+        "backbone": loaded.backbone,
+        "crop_px": int(loaded.config.get("img_res", CROP_PX)),
+    }
+    return Subject(checkpoint.resolve(), about)
+
+
+def fits_subject(data: DataFolder, annotations: Annotations, tag: str | None) -> Subject:
+    """The best fits there are, or those of a tag. StageError if there are none; StoreError if there is no store, or tag."""
+    name = annotations.name
+    store = open_fits(data.fits(name), load_body(data.body), annotations)
+    fits = (store if tag is None else store.at(tag)).get(np.arange(len(annotations)))
+    rows = np.flatnonzero(fits.source != Source.NONE)
+    if not len(rows):
+        raise StageError(f"data set {name}: its fit store has no fit yet; run `spin-pipe fit-static {name}`")
+    some, a = fits.take(rows), annotations.take(rows)
+    focal, principal = crop_camera(a.center_px, a.scale, a.focal_px, a.principal_px, a.has_camera)
+    camera = to_weak(some.camera, a)
+    camera[:, 1:] /= camera[:, :1]  # from half-widths of the crop to metres
+    bodies = StoredBodies(
+        rows, some.pose, some.betas, camera.astype(np.float32), some.camera, focal, principal
+    )
+    about = {"kind": "fits", "store": str(data.fits(name)), "tag": tag or "", "crop_px": CROP_PX}
+    return Subject(bodies, about, rows)
+
+
+def result_subject(file: Path, annotations: Annotations) -> Subject:
+    """Somebody's result, of all rows of the data set in their order, as published; or a file of ours.
+
+    ExchangeError if it is none, StageError if it is of another data set.
+    """
+    names = ("pred_joints", "pose", "betas", "camera")
+    found = files.read_arrays(file, names + _OPTIONAL, RESULT_FILE)
+    missing = {"pose", "betas", "camera"} - set(found)
+    if missing:
+        raise files.missing_keys(file, RESULT_FILE, files.array_names(file, RESULT_FILE))
+    rows = found.get("rows", np.arange(len(annotations)))
+    count = len(found["pose"]) if found["pose"].ndim else 0
+    if count != len(rows):
+        raise StageError(
+            f"{file}: {count} rows, but data set {annotations.name} has {len(annotations)}; it is a result of another "
+            "data set, or of other frames"
+        )
+    measured = found.get("measured", np.ones(count, bool)).astype(bool)
+    _check_frames(file, found, rows, measured, annotations)
+
+    def of(name: str, width: tuple[int, ...]) -> np.ndarray:
+        return files.numbers(file, name, found[name], (count, *width))[measured]
+
+    joints = of("pred_joints", (17, 3)) if "pred_joints" in found and found["pred_joints"].any() else None
+    bodies = StoredBodies.with_weak_cameras(
+        rows[measured], of("pose", (72,)), of("betas", (10,)), of("camera", (3,)), joints
+    )
+    about = {"kind": "result", "file": str(file), "sha256": file_hash(file)}
+    about["joints"] = "regressed from pose and betas" if joints is None else "pred_joints"
+    return Subject(bodies, about, rows[measured])
+
+
+def _check_frames(
+    file: Path, found: dict[str, np.ndarray], rows: np.ndarray, measured: np.ndarray, annotations: Annotations
+) -> None:
+    """A file that says which frames it is of must be of these."""
+    fits = rows.dtype.kind in "iu" and rows.ndim == 1 and measured.shape == rows.shape
+    if not fits or (len(rows) and not (rows.min() >= 0 and rows.max() < len(annotations))):
+        raise StageError(
+            f"{file}: its rows are not rows of data set {annotations.name}, which has {len(annotations)}"
+        )
+    if len(np.unique(rows)) != len(rows) or (np.diff(rows) < 0).any():
+        raise StageError(f"{file}: its rows are not in order, each once")
+    if "images" not in found:
+        return
+    theirs = [str(image) for image in found["images"].tolist()]
+    ours = [annotations.image[row] for row in rows[measured]]
+    if theirs != ours:
+        at = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
+        shown = theirs[at] if at < len(theirs) else "nothing"
+        raise StageError(
+            f"{file}: is of other frames than data set {annotations.name} (first: {shown!r} where the data set has "
+            f"{ours[at] if at < len(ours) else 'nothing'!r})"
+        )

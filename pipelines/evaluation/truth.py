@@ -1,0 +1,122 @@
+"""What is true of a data set's people: joints, bodies, masks and parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+
+from pipelines.failures import StageError
+from pipelines.layout import DataFolder
+from spin.body import BodyMesh, load_body
+from spin.body.mesh import MeshOutput
+from spin.body.model_file import OPEN_BODY
+from spin.errors import ImageError
+from spin.joints import JOINTS
+from store.annotations import Annotations
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Float, Int, UInt8
+
+_OF_SUPERSET = np.array(JOINTS.h36m) - JOINTS.superset.start
+
+
+@dataclass(frozen=True)
+class Known:
+    """Of which rows what is known."""
+
+    joints: Bool[np.ndarray, " n"]  # by the data set itself
+    body: Bool[np.ndarray, " n"]
+    mask: Bool[np.ndarray, " n"]
+    part: Bool[np.ndarray, " n"]
+
+    @property
+    def pose(self) -> Bool[np.ndarray, " n"]:
+        return self.joints | self.body
+
+    @property
+    def any(self) -> Bool[np.ndarray, " n"]:
+        return self.pose | self.mask | self.part
+
+
+def known(annotations: Annotations) -> Known:
+    a = annotations
+    superset = a.has_joints3d & (a.joints3d_m[:, _OF_SUPERSET, 3] > 0).all(1)
+    mask, part = (np.array([bool(path) for path in paths], bool) for paths in (a.mask, a.part))
+    return Known(a.has_joints17 | superset, a.has_smpl, mask, part)
+
+
+def true_body_files(data: DataFolder, annotations: Annotations, *, neutral: bool) -> dict[str, Path]:
+    """By gender, the body that the rows' pose and betas belong to.
+
+    Bodies of 3DPW are SMPL's female and male ones. StageError if one is needed that is not in the data folder; `neutral`
+    measures against the body in use instead. The open body has no genders.
+    """
+    genders = {g for g, has in zip(annotations.gender, annotations.has_smpl) if has}
+    files = dict.fromkeys(genders, data.body)
+    if data.body == OPEN_BODY or neutral:
+        return files
+    for gender in genders & {"female", "male"}:
+        names = [data.root / f"SMPL_{gender.upper()}{ending}" for ending in (".pkl", ".npz")]
+        found = [path for path in names if path.is_file()]
+        if not found:
+            raise StageError(
+                f"data set {annotations.name}: its true bodies are {gender} ones; put {names[0].name} into {data.root}, "
+                "or measure against the neutral body with --truth-gender neutral, which gives other numbers"
+            )
+        files[gender] = found[0]
+    return files
+
+
+class Truth:
+    """Looks up what is true. Bodies are posed on `device`."""
+
+    def __init__(self, annotations: Annotations, bodies: dict[str, Path], device: torch.device) -> None:
+        self.annotations, self.known, self.device = annotations, known(annotations), device
+        meshes = {path: BodyMesh(load_body(path)).to(device) for path in set(bodies.values())}
+        self._mesh_of = {gender: meshes[path] for gender, path in bodies.items()}
+
+    def joints17_m(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 17 3"]:
+        """Human3.6M's joints: the data set's own, else those regressed from the true body. NaN where neither is known."""
+        a = self.annotations
+        out = np.full((len(rows), 17, 3), np.nan)
+        own, superset = a.has_joints17[rows], self.known.joints[rows] & ~a.has_joints17[rows]
+        out[own] = a.joints17_m[rows[own]]
+        out[superset] = a.joints3d_m[rows[superset]][:, _OF_SUPERSET, :3]
+        regressed = np.flatnonzero(self.known.body[rows] & ~self.known.joints[rows])
+        for at, posed in self._posed(rows, regressed):
+            out[at] = posed.joints17_m.cpu().numpy()
+        return out
+
+    def bodies(self, rows: Int[np.ndarray, " n"]) -> list[tuple[Int[np.ndarray, " k"], MeshOutput]]:
+        """Places in `rows` whose true body is known, with the posed meshes; a gender at a time."""
+        return self._posed(rows, np.flatnonzero(self.known.body[rows]))
+
+    def mask(self, row: int) -> UInt8[np.ndarray, "H W"]:
+        """1 where the person is. ImageError if the picture can't be read."""
+        return (self._picture(self.annotations.mask[row]) > 0).astype(np.uint8)
+
+    def part(self, row: int) -> UInt8[np.ndarray, "H W"]:
+        """Labels 0 to 6, 255 undecided. ImageError if the picture can't be read."""
+        return self._picture(self.annotations.part[row])
+
+    def _posed(self, rows: np.ndarray, places: np.ndarray) -> list[tuple[np.ndarray, MeshOutput]]:
+        a, out = self.annotations, []
+        for gender, mesh in self._mesh_of.items():
+            at = places[[a.gender[rows[place]] == gender for place in places]] if len(places) else places
+            if len(at):
+                arrays = (torch.from_numpy(x[rows[at]]).to(self.device) for x in (a.pose, a.betas))
+                with torch.inference_mode():
+                    out.append((at, mesh(*arrays)))
+        return out
+
+    def _picture(self, name: str) -> UInt8[np.ndarray, "H W"]:
+        path = Path(self.annotations.image_root) / name
+        picture = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
+        if picture is None:
+            raise ImageError(f"picture {path}: can't be read; check the data set's image root (--root)")
+        return picture
