@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from pipelines.evidence import evidence_of, groups_of
-from pipelines.fitting import FittingFiles
+from pipelines.fitting import FittingFiles, require_reachable
 from pipelines.layout import DataFolder
 from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
@@ -168,6 +168,7 @@ def fit_static(
     `again` fits every sample, whatever there is; a fit replaces another only if its score is lower.
     """
     annotations = Annotations.read(data.annotations(dataset))
+    require_reachable(data.fits(dataset))
     files = FittingFiles.of(data, config)
     fingerprint = files.fingerprint(config.objective, annotations)
     groups = groups_of(annotations)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,10 @@ from spin.body import CompactBody, load_body
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import load_lifter
 from spin.fitting.prior import load_pose_prior
+from store.files import open_files
 from store.fingerprint import Fingerprint, require_same
 from store.fits import FitStore
+from store.layout import CURRENT
 
 if TYPE_CHECKING:
     from spin.body import BodyData
@@ -64,7 +67,16 @@ def _annotations_part(annotations: Annotations) -> str:
     return f"{annotations.name}:{annotations.content_hash[:12]}"
 
 
-def open_fits(path: Path, body: BodyData, annotations: Annotations) -> FitStore:
+def require_reachable(place: Path | str) -> None:
+    """Says what is wrong with an object store before anything that takes long has begun; whether there are fits or not.
+
+    Raises StoreError.
+    """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        open_files(place).read(CURRENT)
+
+
+def open_fits(path: Path | str, body: BodyData, annotations: Annotations) -> FitStore:
     """A store to read from, whatever its fits minimised.
 
     FingerprintMismatchError if they belong to another body or to other annotations: they would go to the wrong people.

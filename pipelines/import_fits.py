@@ -172,7 +172,7 @@ def _poses(found: StaticFits) -> np.ndarray:
     return matrix_to_axis_angle(torch.from_numpy(matrices)).flatten(1).numpy().astype(np.float32)
 
 
-def _objective_of(path: Path) -> Objective:
+def _objective_of(path: Path | str) -> Objective:
     """What the fits of a store minimised, so that imported ones compare with them; without a store the default."""
     try:
         stored = FitStore.open(path).fingerprint.objective

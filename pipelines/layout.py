@@ -10,6 +10,7 @@ from pipelines.failures import UsageError
 from spin.body.model_file import OPEN_BODY, find_body
 from spin.fitting.lifter import LIFTER_FILE, find_lifter
 from spin.fitting.prior import find_prior
+from store.files import is_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -25,13 +26,17 @@ def checked_name(kind: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The data folder: SMPL's files if the user has them, annotations, fits."""
+    """The data folder: SMPL's files if the user has them, annotations, fits (which may lie elsewhere)."""
 
     root: Path
+    fits_place: str = ""
+    """Where fits lie, if not in fits/: another folder, or a URL."""
 
     def __post_init__(self) -> None:
         # Ray's workers may run in other folders.
         object.__setattr__(self, "root", self.root.absolute())
+        if self.fits_place and not is_url(self.fits_place):
+            object.__setattr__(self, "fits_place", str(Path(self.fits_place).absolute()))
 
     def annotations(self, dataset: str) -> Path:
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.parquet"
@@ -48,8 +53,11 @@ class DataFolder:
         """The list of a run of preprocess that found nobody to use."""
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.failed.json"
 
-    def fits(self, dataset: str) -> Path:
-        return self.root / "fits" / checked_name("data set", dataset)
+    def fits(self, dataset: str) -> Path | str:
+        name = checked_name("data set", dataset)
+        if is_url(self.fits_place):
+            return f"{self.fits_place.rstrip('/')}/{name}"
+        return Path(self.fits_place or self.root / "fits") / name
 
     def refused_fits(self, dataset: str) -> Path:
         """The list of samples that fit-static could not fit, with reasons."""

@@ -199,7 +199,9 @@ class FitService:
         self._latency[kind].append(time.perf_counter() - begin)
 
 
-def start_service(path: Path, samples: int, fingerprint: Fingerprint, writer: str, run: str = "") -> Any:
+def start_service(
+    path: Path | str, samples: int, fingerprint: Fingerprint, writer: str, run: str = ""
+) -> Any:
     """The actor's handle, once it is open. Raises what opening the store raises."""
     import ray
 

@@ -14,7 +14,7 @@ from typing import Any
 from pipelines import journal
 from pipelines.failures import StageError, UsageError
 from pipelines.fit_static import compile_solver
-from pipelines.fitting import FittingFiles
+from pipelines.fitting import FittingFiles, require_reachable
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.pack import made_for, open_crops
 from pipelines.progress import progress, say
@@ -57,6 +57,8 @@ def train(
         if path is not None and not Path(path).is_file():
             raise UsageError(f"{option} {path}: no such file")
     sets = {name: Annotations.read(data.annotations(name)) for name in config.datasets}
+    for name in sets:
+        require_reachable(data.fits(name))
     _check_workers(config.workers, address)
     for name, known in sets.items():
         if open_crops(data, name, known, made_for(config.img_res, config.augmentation)) is not None:
@@ -108,7 +110,7 @@ def _fit(
     there = ray.cluster_resources()
     gpu = there.get("GPU", 0) >= config.workers
     cpus = max(1, int(there.get("CPU", 1)) // config.workers) if address is None else 1
-    data, run = DataFolder(data.root.resolve()), RunFolder(run.root.resolve())
+    data, run = replace(data, root=data.root.resolve()), RunFolder(run.root.resolve())
     attempt = uuid.uuid4().hex[:8]
     settings = WorkerSettings(config, run, data, services, threads=min(cpus, cpu_count()), attempt=attempt)
     rendezvous: Any = RendezvousConfig(folder=None if address else str(run.root))

@@ -17,7 +17,7 @@ from uuid import uuid4
 from store.durable import TEMPORARY
 from store.errors import UnusableNameError
 
-_URL = re.compile(r"([a-z][a-z0-9+]*)://")
+_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,62})(?:/([A-Za-z0-9_=+.-]+(?:/[A-Za-z0-9_=+.-]+)*))?/?")
 
 Put = Callable[[str, bytes], None]
 """Takes a file's name in a tree, and its content."""
@@ -103,20 +103,28 @@ class Files(Protocol):
 
 def open_files(location: str | Path) -> Files:
     """The files at a local folder or at s3://BUCKET/PREFIX. Raises UnusableNameError for other URLs."""
-    scheme = _URL.match(str(location))
-    if scheme is None:
-        from store.local_files import LocalFiles
-
-        return LocalFiles(Path(location))
-    if scheme[1] == "s3":
+    if is_url(location):
         from store.object_files import ObjectFiles
 
-        return ObjectFiles.of_url(str(location))
-    raise UnusableNameError(f"{location}: fits are kept in local folders or at s3://BUCKET/PREFIX; name one")
+        return ObjectFiles(*bucket_and_prefix(str(location)))
+    from store.local_files import LocalFiles
+
+    return LocalFiles(Path(location))
 
 
 def is_url(location: str | Path) -> bool:
-    return _URL.match(str(location)) is not None
+    return "://" in str(location)
+
+
+def bucket_and_prefix(url: str) -> tuple[str, str]:
+    """What s3://BUCKET/PREFIX names. Raises UnusableNameError."""
+    found = _URL.fullmatch(url)
+    prefix = (found[2] or "") if found else ""
+    if not found or {".", ".."} & set(prefix.split("/")):
+        raise UnusableNameError(
+            f"{url}: expected a folder or s3://BUCKET/PREFIX, of letters, digits and _ = + . - between slashes"
+        )
+    return found[1], prefix
 
 
 def is_temporary(name: str) -> bool:

@@ -8,7 +8,6 @@ FORMAT.md says why nothing more is needed.
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +18,10 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from store.durable import TEMPORARY
-from store.errors import ObjectStoreError, UnusableNameError
+from store.errors import ObjectStoreError
 from store.files import Files, Put, is_temporary, unique
 from store.object_client import ObjectClient
 
-_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,62})(?:/(.*?))?/?")
-_PREFIX = re.compile(r"[A-Za-z0-9_=@+.-]+(/[A-Za-z0-9_=@+.-]+)*")
 _CREATIONS = 5  # of an object that is refused as being there, and isn't
 _CLAIM = ".claim"
 
@@ -40,17 +37,6 @@ class ObjectFiles:
     def __init__(self, bucket: str, prefix: str) -> None:
         self._client = ObjectClient(bucket, prefix)
         self.location = self._client.location
-
-    @classmethod
-    def of_url(cls, url: str) -> ObjectFiles:
-        """Raises UnusableNameError."""
-        found = _URL.fullmatch(url)
-        prefix = (found[2] or "") if found else ""
-        if not found or (prefix and not _PREFIX.fullmatch(prefix)) or {".", ".."} & set(prefix.split("/")):
-            raise UnusableNameError(
-                f"{url}: expected s3://BUCKET/PREFIX, of letters, digits and _ = @ + . - between slashes"
-            )
-        return cls(found[1], prefix)
 
     def where(self, name: str) -> str:
         return f"{self.location}/{name}"

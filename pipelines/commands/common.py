@@ -16,6 +16,25 @@ DATA = click.option(
     "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
     envvar="SPIN_PIPE_DATA", help="The data folder: annotations, fits, and SMPL's files if you have them.",
 )  # fmt: skip
+
+
+def _keep_fits(context: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value is not None and "://" in value:
+        from store.errors import UnusableNameError
+        from store.files import bucket_and_prefix
+
+        try:
+            bucket_and_prefix(value)
+        except UnusableNameError as error:
+            raise UsageError(f"--fits {error}") from error
+    context.meta[_FITS] = value
+
+
+_FITS = "spin-pipe.fits"
+FITS = click.option(
+    "--fits", metavar="PLACE", envvar="SPIN_PIPE_FITS", expose_value=False, callback=_keep_fits,
+    help="Where the fits of all data sets lie: a folder, or s3://BUCKET/PREFIX.  [default: DATA/fits]",
+)  # fmt: skip
 ADDRESS = click.option("--address", help="A running Ray cluster to use, instead of this machine alone.")
 LOG_DIR = click.option(
     "--log-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("logs"), show_default=True,
@@ -34,9 +53,11 @@ class Group(click.Group):
 
 
 def data_folder(path: Path) -> DataFolder:
+    """The folder that was named, with the fits where --fits says, if the command has that."""
     from pipelines.layout import DataFolder
 
-    return DataFolder(path)
+    context = click.get_current_context(silent=True)
+    return DataFolder(path, (context.meta.get(_FITS) if context else None) or "")
 
 
 def chosen_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.common import DATA, WORKERS, chosen_datasets, data_folder, which_body
+from pipelines.commands.common import DATA, FITS, WORKERS, chosen_datasets, data_folder, which_body
 from pipelines.failures import UsageError
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
@@ -21,6 +21,7 @@ _SHOWN = 12  # reasons on the terminal; the list has them all
 @click.command("export-fits")
 @click.argument("datasets", nargs=-1, metavar="[DATASET]...")
 @DATA
+@FITS
 @click.option(
     "--format", "format_", type=click.Choice(_FORMATS), default="spin", show_default=True,
     help="spin: final fits. static: (N, 82). mview: multi-view fits. eft: EFT's JSON. 4dhumans, bedlam: their .npz.",
@@ -139,6 +140,7 @@ def import_annotations(
 @click.argument("dataset")
 @click.argument("file", type=_FILE)
 @DATA
+@FITS
 @_SAME_BODY
 @click.option(
     "--objective", type=click.Choice(["anchored", "published"]),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import ADDRESS, DATA, WORKERS, chosen_datasets, data_folder, which_body
+from pipelines.commands.common import ADDRESS, DATA, FITS, WORKERS, chosen_datasets, data_folder, which_body
 from pipelines.failures import StageError, UsageError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, again: b
 @click.command("fit-static")
 @click.argument("datasets", nargs=-1, metavar="[DATASET]...")
 @DATA
+@FITS
 @WORKERS
 @ADDRESS
 @click.option(

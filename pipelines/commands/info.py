@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.common import DATA, LOG_DIR, chosen_datasets, data_folder
+from pipelines.commands.common import DATA, FITS, LOG_DIR, chosen_datasets, data_folder
 from pipelines.failures import UsageError
 
 
 @click.command()
 @click.argument("dataset", required=False)
 @DATA
+@FITS
 @LOG_DIR
 @click.option(
     "--sample", type=int, metavar="K", help="One sample of the data set: its numbers, and its picture."

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.common import DATA, chosen_datasets, data_folder
+from pipelines.commands.common import DATA, FITS, chosen_datasets, data_folder
 from pipelines.failures import UsageError
 
 
 @click.command()
 @click.argument("datasets", nargs=-1, metavar="[DATASET]...")
 @DATA
+@FITS
 @click.option("--tag", help="A tagged state instead of the newest, for example 'static'.")
 @click.option(
     "--csv",

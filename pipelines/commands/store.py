@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from pipelines.commands.common import DATA, Group, data_folder
+from pipelines.commands.common import DATA, FITS, Group, data_folder
 from pipelines.failures import StageError, UsageError
+from store.files import is_url
 
 if TYPE_CHECKING:
     from store.fits import FitSnapshot, FitStore
@@ -23,15 +24,18 @@ JSON = click.option(
 
 @click.group(cls=Group)
 def store() -> None:
-    """Look after the stores of fits. NAME is a data set, or the path of a store.
+    """Look after the stores of fits. NAME is a data set, or the path or URL of a store.
 
     \b
-    Example:
+    Examples:
       spin-pipe store info world
+      spin-pipe store info s3://bucket/fits/world
     """
 
 
-def _place(data: Path, name: str) -> Path:
+def _place(data: Path, name: str) -> Path | str:
+    if is_url(name):
+        return name
     return Path(name) if "/" in name else data_folder(data).fits(name)
 
 
@@ -48,6 +52,7 @@ def _show(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
 @store.command()
 @NAME
 @DATA
+@FITS
 @JSON
 def info(name: str, data: Path, as_json: bool) -> None:
     """Samples, where their fits come from, segments, tags, and what scores depend on.
@@ -74,6 +79,7 @@ def _words(value: object) -> str:
 @store.command()
 @NAME
 @DATA
+@FITS
 @JSON
 def log(name: str, data: Path, as_json: bool) -> None:
     """What was done to a store, oldest first.
@@ -98,6 +104,7 @@ def log(name: str, data: Path, as_json: bool) -> None:
 @store.command()
 @NAME
 @DATA
+@FITS
 @JSON
 def verify(name: str, data: Path, as_json: bool) -> None:
     """Read every byte and name what is damaged or missing; exit code 1 if anything is.
@@ -128,6 +135,7 @@ def verify(name: str, data: Path, as_json: bool) -> None:
 @click.argument("tag", required=False)
 @click.option("--delete", is_flag=True, help="Remove the tag.")
 @DATA
+@FITS
 @JSON
 def tag(name: str, tag: str | None, delete: bool, data: Path, as_json: bool) -> None:
     """Name the state as it is now; without TAG, list the tags.
@@ -150,6 +158,7 @@ def tag(name: str, tag: str | None, delete: bool, data: Path, as_json: bool) -> 
 @NAME
 @click.argument("tag")
 @DATA
+@FITS
 @JSON
 def restore(name: str, tag: str, data: Path, as_json: bool) -> None:
     """Make a tagged state the current one; what came after it no longer counts. Tags stay.
@@ -167,6 +176,7 @@ def restore(name: str, tag: str, data: Path, as_json: bool) -> None:
 @store.command()
 @NAME
 @DATA
+@FITS
 @JSON
 def compact(name: str, data: Path, as_json: bool) -> None:
     """Merge all segments into the next generation; changes no answer.
@@ -181,6 +191,7 @@ def compact(name: str, data: Path, as_json: bool) -> None:
 @store.command()
 @NAME
 @DATA
+@FITS
 @JSON
 def migrate(name: str, data: Path, as_json: bool) -> None:
     """Write a store of an earlier version in today's format; changes no answer.
@@ -205,6 +216,7 @@ def _compact(name: str, data: Path, as_json: bool) -> None:
 @NAME
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @DATA
+@FITS
 @JSON
 def gc(name: str, dry_run: bool, data: Path, as_json: bool) -> None:
     """Remove what neither the state nor a tag needs, and what dead writers left.
@@ -223,6 +235,7 @@ def gc(name: str, dry_run: bool, data: Path, as_json: bool) -> None:
 @click.argument("second", metavar="B")
 @click.option("--limit", type=click.IntRange(0), default=20, show_default=True, help="Samples to list.")
 @DATA
+@FITS
 @JSON
 def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None:
     """Which samples changed from A to B, and by how much. A and B: NAME, or NAME@TAG.
@@ -257,6 +270,7 @@ def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None
 )
 @click.option("--dry-run", is_flag=True, help="Only say how many there are.")
 @DATA
+@FITS
 @JSON
 def reset(name: str, expression: str, dry_run: bool, data: Path, as_json: bool) -> None:
     """Retract fits: their samples have none until a new one is made. A late update that was begun before can't undo it.

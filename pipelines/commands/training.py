@@ -10,6 +10,7 @@ import click
 from pipelines.commands.common import (
     ADDRESS,
     DATA,
+    FITS,
     LOG_DIR,
     chosen_datasets,
     data_folder,
@@ -27,6 +28,7 @@ from pipelines.failures import UsageError
     help="Data set to train on; may be repeated. Default: the only one.",
 )
 @DATA
+@FITS
 @LOG_DIR
 @ADDRESS
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Trainer processes.")
@@ -121,6 +123,7 @@ def train(
     "--dataset", "datasets", multiple=True, help="Data set to show; may be repeated. Default: the run's."
 )
 @DATA
+@FITS
 @LOG_DIR
 @click.option("--compare", "other_name", help="Another run, to be shown beside it.")
 @click.option("--before", default="static", show_default=True, help="Tag of the fits to compare with.")

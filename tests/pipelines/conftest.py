@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from s3_server import S3
 
 from pipelines.cli import main
 from pipelines.layout import DataFolder
@@ -42,10 +43,16 @@ def preprocessed(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ray_running() -> Iterator[None]:
-    """One local Ray for all tests that ask for it: starting one takes longer than most of what they do with it."""
-    with ray_session(cpus=4):
-        yield
+def ray_running(s3_running: S3) -> Iterator[None]:
+    """One local Ray for all tests that ask for it: starting one takes longer than most of what they do with it.
+
+    Its workers find the tests' object store in their environment.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_running.environment.items():
+            patch.setenv(name, value)
+        with ray_session(cpus=4):
+            yield
 
 
 @pytest.fixture(scope="module")
