@@ -96,7 +96,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    for parent, _, files in os.walk(folder, topdown=False):
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for parent, _, files in os.walk(folder, topdown=False, onerror=refuse):
         for name in files:
             descriptor = os.open(os.path.join(parent, name), os.O_RDONLY)
             try:

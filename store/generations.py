@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -205,7 +206,14 @@ def _metadata(
         "runs": {str(code): name for code, name in sorted(generation.runs.items())},
     }
     content: dict[str, Any] = {}
-    group = zarr.create_group(MemoryStore(content), zarr_format=3, attributes=attributes)
+    zarr.create_group(MemoryStore(content), zarr_format=3, attributes=attributes)
+    return {name: buffer.to_bytes() for name, buffer in content.items()} | _of_arrays(samples, rows_per_chunk)
+
+
+@lru_cache(maxsize=8)
+def _of_arrays(samples: int, rows_per_chunk: int) -> dict[str, bytes]:
+    content: dict[str, Any] = {}
+    group = zarr.create_group(MemoryStore(content), zarr_format=3)
     for name, column in COLUMNS.items():
         group.create_array(
             name,
@@ -219,7 +227,7 @@ def _metadata(
             dimension_names=["sample", f"{name}_component"] if column.width else ["sample"],
             attributes={"units": column.unit, "long_name": column.meaning},
         )
-    return {name: buffer.to_bytes() for name, buffer in content.items()}
+    return {name: buffer.to_bytes() for name, buffer in content.items() if "/" in name}
 
 
 def _inventory(

@@ -45,7 +45,9 @@ class LocalFiles:
 
     def descendants(self, folder: str) -> list[str]:
         top = self.root / folder
-        found = [Path(parent, name) for parent, _, names in os.walk(top) for name in names]
+        found = [
+            Path(parent, name) for parent, _, names in os.walk(top, onerror=_unless_gone) for name in names
+        ]
         return sorted(path.relative_to(top).as_posix() for path in found)
 
     def temporaries(self, folder: str) -> list[str]:
@@ -146,3 +148,9 @@ class LocalFiles:
         from zarr.storage import LocalStore
 
         return LocalStore(self.root)
+
+
+def _unless_gone(error: OSError) -> None:
+    """A folder that can't be listed must not look like an empty one."""
+    if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+        raise error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import numpy as np
 
 from store import history
@@ -84,7 +86,7 @@ class Maintenance:
                 if restored is not None:
                     break
             replica.go_back(restored)
-            self._clean()
+            self._tidy()
 
     def _restored(self, state: State, tag: str, before: Generation) -> State | None:
         """Makes a tagged state current, in place of `before`; None if that is no longer current."""
@@ -102,7 +104,7 @@ class Maintenance:
     def compact(self, *, force: bool) -> int:
         with self._replica.disk, self._layout.files.exclusive():
             self._compact(force)
-            self._clean()
+            self._tidy()
         return self._replica.state.generation.number
 
     def _compact(self, force: bool) -> None:
@@ -165,6 +167,11 @@ class Maintenance:
         # Perhaps only the answer was lost, and others have gone on from it.
         past = read_generation(layout, current, fingerprint=fingerprint).history
         return any(entry.get("generation") == number for entry in past)
+
+    def _tidy(self) -> None:
+        """As _clean, after what is done already: a file that can't be removed is there for the next time."""
+        with suppress(OSError):
+            self._clean()
 
     def _clean(self, grace_s: float = GRACE_S) -> list[str]:
         """Removes what nobody needs."""
