@@ -17,13 +17,19 @@ from pipelines.commands import (
     pack,
     preprocess,
     quality,
-    training,
+    report,
+    train,
 )
 from pipelines.commands import store as stores
 from pipelines.commands.common import Group
 from pipelines.failures import EXPECTED, UsageError, cause
 
-SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 110}
+SETTINGS = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,
+    # The published commands spell their options with underscores.
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+}
 
 
 @click.group(cls=Group, context_settings=SETTINGS)
@@ -47,8 +53,8 @@ def cli(debug: bool) -> None:
 
 for command in (
     data.synth, fetch.fetch_data, preprocess.preprocess, exchange.import_annotations, pack.pack, info.info,
-    fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, training.train, evaluation.evaluate,
-    evaluation.compare, exchange.export_fits, exchange.export_annotations, stores.store, training.report,
+    fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, train.train, evaluation.evaluate,
+    evaluation.compare, exchange.export_fits, exchange.export_annotations, stores.store, report.report,
 ):  # fmt: skip
     cli.add_command(command)
 

@@ -134,6 +134,16 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
+    def validation(self) -> Path:
+        """What validation found, a JSON line each time."""
+        return self.root / "validation.jsonl"
+
+    @property
+    def to_validate(self) -> Path:
+        """Weights that wait to be measured."""
+        return self.root / "validation"
+
+    @property
     def skipped(self) -> Path:
         """Images that training could not read, a JSON line each."""
         return self.root / "skipped.jsonl"

@@ -1,20 +1,18 @@
-"""Batches for the trainers: crops cut from images or from packed crops, keypoints in the canonical crop, an order that repeats.
-
-The order is a function of (seed, epoch, step, rank): resuming at a step gives what not stopping would have given.
-"""
+"""Batches for the trainers: crops cut from images or from packed crops, keypoints in the canonical crop."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pipelines.evidence import crops_of
+from pipelines.mix import Place, Plan
 from spin.crop import crop_encoded, keypoints_to_crop, normalise
 from spin.errors import ImageError
 from spin.fitting.evidence import Views
@@ -25,21 +23,13 @@ from spin.training.targets import GroundTruth
 from store.errors import CropsError
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Int
+    from jaxtyping import Bool, Float32, Int
 
     from spin.training.config import AugmentationConfig
     from store.annotations import Annotations
     from store.crops import PackedCrops
 
 _AHEAD = 2  # batches prepared while the trainer computes
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where in training a batch belongs."""
-
-    epoch: int
-    batch: int  # within the epoch
 
 
 @dataclass(frozen=True)
@@ -115,6 +105,11 @@ class TrainingData:
             place, batch, indices, self.dataset[indices], self.row[indices], readable, unreadable
         )
 
+    def crop(self, sample: int) -> Float32[np.ndarray, "3 H W"]:
+        """A sample's crop as the network sees it, not augmented; black if its image can't be read."""
+        cut = self._cut(sample, False, 0.0, 1.0, np.ones(3, np.float32))
+        return np.zeros((3, self.img_res, self.img_res), np.float32) if isinstance(cut, str) else cut
+
     def _cut(
         self, index: int, flip: bool, rotation_deg: float, scale: float, gain: np.ndarray
     ) -> np.ndarray | str:
@@ -160,37 +155,28 @@ def _per_sample(augmentations: Augmentations) -> tuple[list, list, list, list]:
     return a.flip.tolist(), a.rotation_deg.tolist(), a.scale.tolist(), list(a.channel_gain.numpy())
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Which samples a worker takes at which step. The last samples of an epoch that fill no batch are left to the next."""
-
-    samples: int
-    batch: int
-    world: int
-    rank: int
-    seed: int
-
-    @property
-    def batches_per_epoch(self) -> int:
-        return self.samples // (self.batch * self.world)
-
-    def place(self, step: int) -> Place:
-        return Place(*divmod(step, self.batches_per_epoch))
-
-    def indices(self, place: Place) -> np.ndarray:
-        order = np.random.default_rng([self.seed, place.epoch]).permutation(self.samples)
-        start = (place.batch * self.world + self.rank) * self.batch
-        return order[start : start + self.batch]
-
-
 def batches(
-    data: TrainingData, plan: Plan, config: AugmentationConfig, *, first: int, last: int
+    data: TrainingData,
+    plan: Plan,
+    config: AugmentationConfig,
+    *,
+    first: int,
+    last: int,
+    pin_memory: bool = False,
 ) -> Iterator[LoadedBatch]:
-    """The worker's batches of steps `first` (inclusive) to `last` (exclusive), prepared ahead in the background."""
+    """The worker's batches of steps `first` (inclusive) to `last` (exclusive), prepared ahead in the background.
+
+    `pin_memory`: images lie where a GPU can fetch them by itself.
+    """
+
+    def load(step: int) -> LoadedBatch:
+        place = plan.place(step)
+        loaded = data.load(decoders, place, plan.indices(place), plan.seed, config)
+        if not pin_memory:
+            return loaded
+        return replace(loaded, batch=replace(loaded.batch, images=loaded.batch.images.pin_memory()))
+
     with ThreadPoolExecutor(data.threads) as decoders, ThreadPoolExecutor(1) as assembler:
-        load: Callable[[int], LoadedBatch] = lambda step: data.load(  # noqa: E731
-            decoders, plan.place(step), plan.indices(plan.place(step)), plan.seed, config
-        )
         ready: deque[Future[LoadedBatch]] = deque()
         try:
             for step in range(first, last):

@@ -1,4 +1,4 @@
-"""What a run says of itself: a line of metrics.jsonl and TensorBoard scalars every few steps."""
+"""What a run says of itself: a line of metrics.jsonl and TensorBoard scalars every few steps, and pictures."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import numpy as np
 from pipelines import journal
 
 if TYPE_CHECKING:
+    from jaxtyping import UInt8
+
     from pipelines.layout import RunFolder
     from pipelines.loading import LoadedBatch
     from spin.training.step import StepResult
@@ -50,6 +52,11 @@ class MetricsLog:
             self.writer.add_scalar(name, value, self.last["step"])
         self.writer.flush()
         self.rows, self.begun = [], now
+
+    def picture(self, step: int, image: UInt8[np.ndarray, "h w 3"]) -> None:
+        """Shown beside the curves."""
+        self.writer.add_image("people", image, step, dataformats="HWC")
+        self.writer.flush()
 
     def close(self) -> None:
         """Writes what is left of the last window, too."""

@@ -7,8 +7,8 @@ import sys
 from tqdm import tqdm
 
 
-def progress(total: int, what: str, unit: str) -> tqdm:
-    """A bar on a terminal; elsewhere a line every ten seconds."""
+def progress(total: int, what: str, unit: str, *, only_live: bool = False) -> tqdm:
+    """A bar on a terminal; elsewhere a line every ten seconds, or with `only_live` nothing."""
     live = sys.stderr.isatty()
     return tqdm(
         total=total,
@@ -19,6 +19,7 @@ def progress(total: int, what: str, unit: str) -> tqdm:
         ascii=not live,
         dynamic_ncols=live,
         leave=True,
+        disable=only_live and not live,
     )
 
 

@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import shutil
-import threading
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines import journal
+from pipelines.evaluate import rows_to_measure
 from pipelines.failures import StageError, UsageError
 from pipelines.fit_static import compile_solver
 from pipelines.fitting import FittingFiles, require_reachable
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.pack import made_for, open_crops
-from pipelines.progress import progress, say
+from pipelines.progress import say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import start_service
-from pipelines.train_config import TrainConfig
+from pipelines.train_config import TrainConfig, plan_of
+from pipelines.train_watch import watched
+from pipelines.validation import validated
+from spin.network.checkpoints import load_checkpoint
 from store.annotations import Annotations
 
-_SHOWN = 5  # skipped images that are named on the terminal
 MAX_FAILURES = 3  # of workers or nodes, before the run gives up
 
 
@@ -31,7 +32,9 @@ MAX_FAILURES = 3  # of workers or nodes, before the run gives up
 class TrainSummary:
     run: Path
     checkpoint: Path
-    steps: int
+    steps: int  # done
+    planned: int
+    shares: dict[str, float]  # of the data sets, in what was seen
     last: dict[str, Any]  # the last line of the metrics
 
 
@@ -56,17 +59,26 @@ def train(
     ):
         if path is not None and not Path(path).is_file():
             raise UsageError(f"{option} {path}: no such file")
+    begun = time.time()
     sets = {name: Annotations.read(data.annotations(name)) for name in config.datasets}
     for name in sets:
         require_reachable(data.fits(name))
+    sizes = [len(a) for a in sets.values()]
     _check_workers(config.workers, address)
+    for name in config.eval_datasets:
+        # Raises if nothing is known to be true of it.
+        rows_to_measure(Annotations.read(data.annotations(name)), None)
     for name, known in sets.items():
         if open_crops(data, name, known, made_for(config.img_res, config.augmentation)) is not None:
             say(f"{name}: read from its packed crops, {data.crops(name)}")
     run.root.mkdir(parents=True, exist_ok=True)
     config.save(run.config)
-    config = _fitted_to_size(config, sum(len(a) for a in sets.values()))
-    steps = _steps(config, sum(len(a) for a in sets.values()))
+    config = _fitted_to_size(config, sizes)
+    plan = plan_of(config, sizes, config.workers)
+    if len(sets) > 1:
+        say("mix: " + ", ".join(f"{name} {share:.1%}" for name, share in zip(config.datasets, plan.shares)))
+    steps = config.epochs * plan.batches_per_epoch
+    steps = steps if config.max_steps is None else min(steps, config.max_steps)
     files = FittingFiles.of(data, config.fitting)
     if config.run_smplify:
         compile_solver(files, config.fitting)
@@ -81,14 +93,16 @@ def train(
             )
             for name, a in sets.items()
         }
-        with _watched(run, steps):
-            _fit(data, run, config, services, address, in_process)
+        with watched(run, steps), validated(data, run, config):
+            _fit(data, run, config, services, address, in_process, begun)
         _flush(services)
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
         raise StageError(f"run {run.root}: ended without a checkpoint; --debug shows Ray's own messages")
     lines = journal.read(run.metrics)
-    return TrainSummary(run.root, checkpoint, steps, lines[-1] if lines else {})
+    done = load_checkpoint(checkpoint).step
+    shares = dict(zip(config.datasets, plan.shares))
+    return TrainSummary(run.root, checkpoint, done, steps, shares, lines[-1] if lines else {})
 
 
 def _fit(
@@ -98,6 +112,7 @@ def _fit(
     services: dict[str, Any],
     address: str | None,
     in_process: bool,
+    begun: float,
 ) -> None:
     """Ray Train's part."""
     import ray
@@ -112,7 +127,8 @@ def _fit(
     cpus = max(1, int(there.get("CPU", 1)) // config.workers) if address is None else 1
     data, run = replace(data, root=data.root.resolve()), RunFolder(run.root.resolve())
     attempt = uuid.uuid4().hex[:8]
-    settings = WorkerSettings(config, run, data, services, threads=min(cpus, cpu_count()), attempt=attempt)
+    threads = min(cpus, cpu_count())
+    settings = WorkerSettings(config, run, data, services, threads, attempt, begun)
     rendezvous: Any = RendezvousConfig(folder=None if address else str(run.root))
     try:
         TorchTrainer(
@@ -144,9 +160,10 @@ def _require_new(run: RunFolder) -> None:
         raise UsageError(
             f"run {run.root} exists already; --resume goes on with it, another --name starts anew"
         )
-    for leftover in (run.checkpoint(0), run.metrics, run.skipped):
+    for leftover in (run.checkpoint(0), run.metrics, run.skipped, run.validation):
         leftover.unlink(missing_ok=True)
-    shutil.rmtree(run.tensorboard, ignore_errors=True)
+    for folder in (run.tensorboard, run.to_validate):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _flush(services: dict[str, Any]) -> None:
@@ -164,8 +181,9 @@ def _check_workers(workers: int, address: str | None) -> None:
         )
 
 
-def _fitted_to_size(config: TrainConfig, samples: int) -> TrainConfig:
-    """A batch no larger than the data: a handful of photographs is a data set too."""
+def _fitted_to_size(config: TrainConfig, sizes: list[int]) -> TrainConfig:
+    """A batch no larger than an epoch: a handful of photographs is a data set too."""
+    samples = sum(sizes)
     largest = samples // config.workers
     if largest < 1:
         raise UsageError(f"--workers {config.workers}: there are {samples} samples, fewer than workers")
@@ -175,43 +193,15 @@ def _fitted_to_size(config: TrainConfig, samples: int) -> TrainConfig:
     return config
 
 
-def _steps(config: TrainConfig, samples: int) -> int:
-    steps = config.epochs * (samples // (config.batch_size * config.workers))
-    return steps if config.max_steps is None else min(steps, config.max_steps)
-
-
-@contextmanager
-def _watched(run: RunFolder, steps: int) -> Iterator[None]:
-    """A bar that follows the metrics file, which works wherever the workers run."""
-    over = threading.Event()
-    with progress(steps, f"train {run.root.name}", "step") as bar:
-
-        def follow() -> None:
-            seen: list[str] = []
-            while True:
-                ended = over.wait(0.5)
-                lines = journal.read(run.metrics)
-                if lines:
-                    last = lines[-1]
-                    bar.set_postfix_str(
-                        f"loss {last['loss/total']:.2f}, {last['images_per_s']:.1f} img/s, "
-                        f"{last['fits/improved']:.0%} improved, {last['fits/valid']:.0%} valid",
-                        refresh=False,
-                    )
-                    bar.update(last["step"] - bar.n)
-                problems = [line["problem"] for line in journal.read(run.skipped)]
-                for problem in problems[len(seen) : _SHOWN]:
-                    say(f"skipped: {problem}")
-                if len(problems) > _SHOWN >= len(seen):
-                    say(f"skipped: more of them are listed in {run.skipped}")
-                seen = problems
-                if ended:
-                    return
-
-        thread = threading.Thread(target=follow, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+def go_back_to(run: RunFolder, checkpoint: Path) -> None:
+    """Makes a checkpoint of the run its newest: later ones are moved aside, to checkpoints/superseded. UsageError."""
+    if not checkpoint.is_file() or checkpoint.resolve().parent != run.checkpoints.resolve():
+        raise UsageError(
+            f"--checkpoint {checkpoint}: expected a file in {run.checkpoints}, as --resume goes on with that run; "
+            "--pretrained-checkpoint starts a new run from any network"
+        )
+    aside = run.checkpoints / "superseded"
+    for path in sorted(run.checkpoints.glob("step_*.pt")):
+        if path.name > checkpoint.name:
+            aside.mkdir(exist_ok=True)
+            path.rename(aside / path.name)

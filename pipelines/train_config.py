@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.failures import StageError, UsageError
+from pipelines.mix import Plan, shares_of
+from spin.errors import TrainingError
 from spin.fitting.fitter import FitConfig
 from spin.fitting.objective import OBJECTIVES, Objective
 from spin.network.backbone import BACKBONES
@@ -30,6 +32,13 @@ class TrainConfig:
     lr: float = 5e-5
     seed: int = 0
     workers: int = 1
+    mix: dict[str, float] = field(
+        default_factory=dict
+    )  # shares of data sets that were named; see pipelines.mix
+    shuffle_train: bool = True
+    num_workers: int = 2  # threads of each worker that decode images
+    pin_memory: bool = True  # where there is a GPU
+    time_to_run: float | None = None  # seconds, of one call of the command
     run_smplify: bool = True
     solver: str = "lm"
     smplify_iterations: int = 10
@@ -37,6 +46,10 @@ class TrainConfig:
     ignore_3d: bool = False
     summary_steps: int = 10
     checkpoint_steps: int = 1000
+    test_steps: int = 1000  # between validations, where there are data sets for it
+    eval_datasets: tuple[str, ...] = ()
+    eval_images: int = 500  # of each, at most
+    picture_steps: int = 500
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
     step: StepConfig = field(default_factory=StepConfig)
 
@@ -51,6 +64,8 @@ class TrainConfig:
             raise UsageError(f"--objective {self.objective}: expected {' or '.join(OBJECTIVES)}")
         if not self.lr > 0:
             raise UsageError(f"--lr {self.lr}: expected a number above 0")
+        if self.time_to_run is not None and not self.time_to_run > 0:
+            raise UsageError(f"--time-to-run {self.time_to_run}: expected seconds above 0")
 
     @property
     def fitting(self) -> FitConfig:
@@ -79,25 +94,92 @@ class TrainConfig:
             **content
             | {
                 "datasets": tuple(content["datasets"]),
+                "eval_datasets": tuple(content.get("eval_datasets", ())),
                 "augmentation": AugmentationConfig(**content["augmentation"]),
                 "step": StepConfig(**step | {"weights": LossWeights(**step["weights"])}),
             }
         )
 
     def resumed(self, given: dict[str, Any]) -> TrainConfig:
-        """This configuration with what may change on resuming; UsageError if anything else was asked to change."""
+        """This configuration with what may change on resuming; UsageError if anything else was asked to change.
+
+        `given`: by the names that the command line has for them (see `from_options`).
+        """
         # Not the number of workers: which samples a step takes depends on it.
-        free = {"epochs", "max_steps", "summary_steps", "checkpoint_steps"}
+        free = {
+            "epochs", "max_steps", "summary_steps", "checkpoint_steps", "test_steps", "eval_datasets", "eval_images",
+            "picture_steps", "num_workers", "pin_memory", "time_to_run",
+        }  # fmt: skip
         for name, value in given.items():
-            if name not in free and getattr(self, name) != value:
-                named = {
-                    "augmentation": "--rot-factor, --scale-factor or --noise-factor",
-                    "datasets": "--dataset",
-                }
-                named |= {"smplify_iterations": "--num-smplify-iters"}
-                option = named.get(name, "--" + name.replace("_", "-"))
+            if name not in free and self._setting(name) != value:
                 raise UsageError(
-                    f"{option} {value}: the run to resume has {getattr(self, name)}; leave it out, or start a new run"
+                    f"{_option(name)} {_shown(value)}: the run to resume has {_shown(self._setting(name))}; "
+                    "leave it out, or start a new run"
                 )
-        known = {f.name for f in fields(self)}
-        return replace(self, **{k: v for k, v in given.items() if k in free & known})
+        return replace(self, **{k: v for k, v in given.items() if k in free})
+
+    def _setting(self, option: str) -> Any:
+        part, name = _PLACES.get(option, ("", option))
+        owner: Any = {"augmentation": self.augmentation, "step": self.step, "weights": self.step.weights}
+        return getattr(owner.get(part, self), name)
+
+    @classmethod
+    def from_options(cls, datasets: tuple[str, ...], options: dict[str, Any]) -> TrainConfig:
+        """As the command line has it: the settings of nested parts under the published options' names.
+
+        Raises UsageError.
+        """
+        parts: dict[str, dict[str, Any]] = {"": {}, "augmentation": {}, "step": {}, "weights": {}}
+        for option, value in options.items():
+            part, name = _PLACES.get(option, ("", option))
+            parts[part][name] = value
+        try:
+            step = StepConfig(weights=LossWeights(**parts["weights"]), **parts["step"])
+            return cls(
+                datasets=datasets,
+                augmentation=AugmentationConfig(**parts["augmentation"]),
+                step=step,
+                **parts[""],
+            )
+        except TrainingError as error:
+            # It names the field; the user knows the option.
+            found = [o for o, (_, name) in _PLACES.items() if f".{name} is" in str(error)]
+            raise UsageError(f"{_option(found[0])}: {error}" if found else str(error)) from error
+
+
+def plan_of(config: TrainConfig, sizes: list[int], world: int = 1, rank: int = 0) -> Plan:
+    """Which samples each step takes, of data sets of these sizes. UsageError if the mix can't be had."""
+    shares = shares_of(dict(zip(config.datasets, sizes)), config.mix)
+    return Plan(
+        tuple(sizes),
+        config.batch_size,
+        world,
+        rank,
+        config.seed,
+        tuple(shares.values()),
+        config.shuffle_train,
+    )
+
+
+# Published options (utils/train_options.py) of nested settings: option -> part, and its name there.
+_PLACES = {
+    "rot_factor": ("augmentation", "rotation_deg"),
+    "scale_factor": ("augmentation", "scale"),
+    "noise_factor": ("augmentation", "noise"),
+    "keypoint_loss_weight": ("weights", "keypoints"),
+    "pose_loss_weight": ("weights", "pose"),
+    "beta_loss_weight": ("weights", "betas"),
+    "shape_loss_weight": ("weights", "shape"),
+    "openpose_train_weight": ("weights", "openpose"),
+    "gt_train_weight": ("weights", "ground_truth"),
+    "smplify_threshold": ("step", "accept_loss_px2"),
+}
+_SPELLED = {"smplify_iterations": "--num-smplify-iters", "datasets": "--dataset", "epochs": "--num-epochs"}
+
+
+def _option(name: str) -> str:
+    return _SPELLED.get(name, "--" + name.replace("_", "-"))
+
+
+def _shown(value: Any) -> Any:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else value

@@ -22,12 +22,13 @@ from pipelines import journal
 from pipelines.failures import EXPECTED, StageError, cause
 from pipelines.fits_client import FitsClient, LookUp
 from pipelines.layout import DataFolder, RunFolder
-from pipelines.loading import LoadedBatch, Plan, TrainingData, batches
+from pipelines.loading import LoadedBatch, TrainingData, batches
 from pipelines.loop_fits import LoopFitter, NewFits, stored_fits
 from pipelines.metrics_log import MetricsLog
 from pipelines.pack import made_for, open_crops
 from pipelines.rendezvous import incarnation
-from pipelines.train_config import TrainConfig
+from pipelines.train_config import TrainConfig, plan_of
+from pipelines.train_pictures import Pictures
 from spin.body import BodyMesh, CompactBody, load_body
 from spin.fitting.prior import load_pose_prior
 from spin.network.checkpoints import (
@@ -57,6 +58,7 @@ class WorkerSettings:
     services: dict[str, Any]  # data set -> handle of its FitService
     threads: int  # of each worker
     attempt: str
+    begun: float  # of the command, time.time()
 
     @property
     def failure(self) -> Path:
@@ -95,11 +97,13 @@ class Trainer:
             img_res=self.config.img_res,
             ignore_3d=self.config.ignore_3d,
             packed=[open_crops(settings.data, n, a, needed) for n, a in zip(self.config.datasets, sets)],
+            threads=max(1, self.config.num_workers),  # published: 0 is none beside the trainer
         )
-        self.plan = Plan(len(self.data), self.config.batch_size, world, rank, self.config.seed)
+        self.plan = plan_of(self.config, [len(a) for a in sets], world, rank)
         body = load_body(settings.data.body)
         self.body = CompactBody(body).to(self.device)
         self.mesh = BodyMesh(body).to(self.device) if self.config.step.weights.shape > 0 else None
+        self.pictures = Pictures.of(self.data, self.mesh or BodyMesh(body).to(self.device))
         self.loop = None
         if self.config.run_smplify:
             self.loop = LoopFitter(settings.data, self.config, self.device)
@@ -122,7 +126,12 @@ class Trainer:
         """All steps up to the last, then a checkpoint."""
         log = MetricsLog(self.settings.run, self.config.summary_steps) if self.rank == 0 else None
         loaded = batches(
-            self.data, self.plan, self.config.augmentation, first=self.first_step, last=self.last_step
+            self.data,
+            self.plan,
+            self.config.augmentation,
+            first=self.first_step,
+            last=self.last_step,
+            pin_memory=self.config.pin_memory and self.device.type == "cuda",
         )
         asked: LookUp | None = None
         waiting = time.perf_counter()
@@ -146,11 +155,35 @@ class Trainer:
                     **result.timings_s,
                 }
                 log.add(step, item, result, seconds, images=self.config.batch_size * self.world)
-            if self._is_checkpoint(step + 1):
+            self._show(log, step + 1)
+            over = self._time_is_up()
+            if over or self._is_checkpoint(step + 1):
                 self._checkpoint(step + 1)
+            if over:
+                break
             waiting = time.perf_counter()
         if log is not None:
             log.close()
+
+    def _show(self, log: MetricsLog | None, step: int) -> None:
+        """Pictures, and weights for validation, when it is time: the first worker's task."""
+        config = self.config
+        if log is None:
+            return
+        if step % config.picture_steps == 0 or step == self.last_step:
+            log.picture(step, self.pictures.draw(self.bare, self.fits, self.device))
+        if config.eval_datasets and (step % config.test_steps == 0 or step == self.last_step):
+            weights = self.settings.run.to_validate / f"step_{step:08d}.pt"
+            save_checkpoint(weights, Checkpoint(self.bare.state_dict(), config={"img_res": config.img_res}))
+
+    def _time_is_up(self) -> bool:
+        """Whether --time-to-run has passed: of all workers in the same step, as the first one's clock says."""
+        if self.config.time_to_run is None:
+            return False
+        over = torch.tensor(time.time() >= self.settings.begun + self.config.time_to_run, device=self.device)
+        if self.world > 1:
+            torch.distributed.broadcast(over, 0)
+        return bool(over)
 
     # ---- a step -----------------------------------------------------------------------------------------------------
 

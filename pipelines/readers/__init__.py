@@ -62,6 +62,8 @@ DATASETS: dict[str, Dataset] = {
 }
 """In the order in which they are listed. Names of the published data sets are those of the published options."""
 
+TRAINING_SETS = tuple(d.name for d in DATASETS.values() if d.use == TRAIN)
+
 
 def read_all(reader: Reader, root: Path, options: ReaderOptions) -> Iterator[Person | Refused]:
     """Everyone in a data set, in its order, in this process."""

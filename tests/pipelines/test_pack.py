@@ -10,7 +10,8 @@ import torch
 
 from pipelines.failures import StageError, UsageError
 from pipelines.layout import DataFolder
-from pipelines.loading import Plan, TrainingData, batches
+from pipelines.loading import TrainingData, batches
+from pipelines.mix import Plan
 from pipelines.pack import PackConfig, made_for, open_crops, outdated, pack
 from spin.training.config import AugmentationConfig
 from store.annotations import Annotations
@@ -27,7 +28,7 @@ def data(preprocessed: Path, tmp_path: Path) -> DataFolder:
 
 def one_epoch(annotations: Annotations, crops, *, img_res: int = 224):
     data = TrainingData([annotations], img_res=img_res, ignore_3d=False, packed=[crops])
-    (item,) = batches(data, Plan(len(data), len(data), 1, 0, seed=1), AUGMENTATION, first=0, last=1)
+    (item,) = batches(data, Plan((len(data),), len(data), 1, 0, seed=1), AUGMENTATION, first=0, last=1)
     return item
 
 

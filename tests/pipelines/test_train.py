@@ -15,7 +15,8 @@ from pipelines.evaluation.subjects import checkpoint_subject
 from pipelines.failures import StageError, UsageError, cause
 from pipelines.fit_static import fit_static
 from pipelines.layout import DataFolder, RunFolder
-from pipelines.loading import Place, Plan, TrainingData, batches
+from pipelines.loading import TrainingData, batches
+from pipelines.mix import Place, Plan
 from pipelines.train import train
 from pipelines.train_config import TrainConfig
 from spin.fitting.fitter import FitConfig
@@ -51,7 +52,7 @@ CONFIG = TrainConfig(
 
 
 def test_the_order_is_a_function_of_seed_epoch_step_and_rank() -> None:
-    plans = [Plan(samples=21, batch=3, world=2, rank=r, seed=5) for r in (0, 1)]
+    plans = [Plan(sizes=(21,), batch=3, world=2, rank=r, seed=5) for r in (0, 1)]
     assert plans[0].batches_per_epoch == 3
     epoch = np.concatenate([p.indices(p.place(s)) for s in range(3) for p in plans])
     assert len(set(epoch.tolist())) == 18  # nobody twice, in any worker
@@ -65,7 +66,7 @@ def test_batches_that_start_late_are_those_of_not_stopping(preprocessed: Path) -
     data = TrainingData(
         [Annotations.read(DataFolder(preprocessed).annotations("world"))], img_res=32, ignore_3d=False
     )
-    plan, config = Plan(len(data), 4, 1, 0, seed=3), AugmentationConfig()
+    plan, config = Plan((len(data),), 4, 1, 0, seed=3), AugmentationConfig()
     through = list(batches(data, plan, config, first=0, last=5))
     resumed = list(batches(data, plan, config, first=3, last=5))
     for a, b in zip(through[3:], resumed, strict=True):
@@ -76,7 +77,7 @@ def test_batches_that_start_late_are_those_of_not_stopping(preprocessed: Path) -
 
 def test_ignore_3d_hides_the_truth(preprocessed: Path) -> None:
     sets = [Annotations.read(DataFolder(preprocessed).annotations("world-test"))]
-    plan = Plan(len(sets[0]), 4, 1, 0, seed=3)
+    plan = Plan((len(sets[0]),), 4, 1, 0, seed=3)
     for ignore in (False, True):
         data = TrainingData(sets, img_res=32, ignore_3d=ignore)
         (item,) = batches(data, plan, AugmentationConfig(), first=0, last=1)
@@ -88,7 +89,7 @@ def test_an_unreadable_image_is_black_teaches_nothing_and_is_named(preprocessed:
     annotations = Annotations.read(DataFolder(preprocessed).annotations("world-test"))
     broken = replace(annotations, image=["gone.jpg", *annotations.image[1:]])
     data = TrainingData([broken], img_res=32, ignore_3d=False)
-    plan = Plan(len(data), len(data), 1, 0, seed=0)
+    plan = Plan((len(data),), len(data), 1, 0, seed=0)
     (item,) = batches(data, plan, AugmentationConfig(), first=0, last=1)
     at = item.row.tolist().index(0)
     assert "gone.jpg: no such file" in item.unreadable[0]

@@ -31,7 +31,8 @@ import torch
 from PIL import Image
 
 from pipelines.layout import DataFolder
-from pipelines.loading import Place, TrainingData
+from pipelines.loading import TrainingData
+from pipelines.mix import Place
 from pipelines.pack import PackConfig, made_for, open_crops, pack
 from pipelines.preprocess import preprocess
 from pipelines.readers import DATASETS
