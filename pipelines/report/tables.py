@@ -42,6 +42,7 @@ class Evaluation:
     samples: int
     metrics: dict[str, float]
     card: dict[str, Any]
+    path: Path
 
     @property
     def body(self) -> str:
@@ -97,6 +98,7 @@ def read_evaluations(run: RunFolder, problems: list[str]) -> list[Evaluation]:
                     samples=int(content["samples"]),
                     metrics={name: float(value) for name, value in content["metrics"].items()},
                     card={"body": "", **content["card"]},
+                    path=path,
                 )
             )
         except (StageError, ValueError, KeyError, TypeError, AttributeError) as error:

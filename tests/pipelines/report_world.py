@@ -119,14 +119,15 @@ def metrics(step: int) -> dict[str, float]:
     }
 
 
-def make_run(root: Path, data: DataFolder) -> RunFolder:
+def make_run(root: Path, data: DataFolder, extra_mm: float = 0.0) -> RunFolder:
+    """`extra_mm` worse on world-test than the first one."""
     run = RunFolder(root)
     TrainConfig(datasets=("people",)).save(run.config)
     run.metrics.write_text("".join(json.dumps(metrics(s)) + "\n" for s in (10, 20, 30)) + '{"step": 4')
     evaluation = run.root / "evaluation"
     evaluation.mkdir()
     for dataset, step, error in (
-        ("world-test", 30, 71.25),
+        ("world-test", 30, 71.25 + extra_mm),
         ("other-test", 30, 88.5),
         ("world-test", 10, 99.75),
     ):
@@ -136,11 +137,21 @@ def make_run(root: Path, data: DataFolder) -> RunFolder:
             "dataset": dataset,
             "metrics": {"mpjpe_mm": 2 * error, "pa_mpjpe_mm": error},
             "samples": 96,
-            "card": {"protocol": "h36m-j14", "joints": ["neck", "head top"], "body": "open:1"},
+            "card": {
+                "protocol": "h36m-j14", "joints": ["neck", "head top"], "body": "open:1",
+                "frames": {"count": 96, "sha256": "ab"},
+            },
+            "left_out": [],
             "subject": {"kind": "checkpoint", "file": str(run.checkpoint(step)), "step": step},
-            "npz": "x.npz",
-        }
+            "npz": f"{dataset}@{step}.npz",
+        }  # fmt: skip
         (evaluation / f"{dataset}@{step}.json").write_text(json.dumps(content))
+        errors = error + np.random.default_rng(5).normal(0, 3, (96, 2))
+        np.savez(
+            evaluation / f"{dataset}@{step}.npz", joint_error_mm=2 * errors, pa_joint_error_mm=errors,
+            mpjpe_mm=2 * errors.mean(1), pa_mpjpe_mm=errors.mean(1), rows=np.arange(96), measured=np.ones(96, bool),
+            frames_sha256="ab", images=[f"{EVIL}{i}.jpg" for i in range(96)],
+        )  # fmt: skip
     stages = (
         {"stage": "preprocess", "dataset": "people", "people": 7, "seconds": 0.5},
         {"stage": "fit-static", "dataset": "people", "fitted": 6, "seconds": 75.0},

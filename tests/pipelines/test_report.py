@@ -239,7 +239,7 @@ def test_another_state_than_static_to_compare_with(world):
 
 
 def test_two_runs_side_by_side(world):
-    other = make_run(world.run.root.parent / "second", world.data)
+    other = make_run(world.run.root.parent / "second", world.data, extra_mm=10)
     replace(TrainConfig.load(other.config), lr=0.5).save(other.config)
     path = next((other.root / "evaluation").glob("other-test*.json"))
     content = json.loads(path.read_text())
@@ -251,6 +251,13 @@ def test_two_runs_side_by_side(world):
     assert "lr 5e-05 0.5" in page.words
     assert "no: joints differ" in page.words
     assert "yes, measured alike" in page.words
+    assert (
+        "difference, 95 % -20.0 -20.0 to -20.0 -10.0 -10.0 to -10.0" in page.words
+    )  # paired: nothing else differs
+    assert f"{EVIL}0.jpg" in page.words  # among the samples that changed
+    assert EVIL not in page.source
+    (other.root / "evaluation" / "world-test@30.npz").unlink()
+    assert "world-test@30.npz is missing" in build(world, world.run, other=other)[1].words
     assert "Beside run" not in build(world, world.run)[1].words
 
 
