@@ -34,8 +34,6 @@ FLUSH_SECONDS = 1.0
 FLUSH_RECORDS = 4096
 # Records that may wait for the disk; further offers wait until it has taken some.
 MAX_PENDING = 8 * FLUSH_RECORDS
-# So many segments are absorbed into a generation: opening a store reads them all.
-MAX_SEGMENTS = 512
 _LATENCIES = 4096  # calls of a kind that are remembered
 
 SOLVERS = {"lm": Solver.LM, "adam": Solver.ADAM}
@@ -74,20 +72,24 @@ class FitService:
         self._seconds = FLUSH_SECONDS if flush_seconds is None else flush_seconds
         self._records = FLUSH_RECORDS if flush_records is None else flush_records
         self._max_pending = MAX_PENDING if max_pending is None else max_pending
-        self._fence: str | None = None
+        self._fence = self.store.fence(run) or None
+        self._run_name = run
         self._counts: defaultdict[str, float] = defaultdict(float)
         self._latency: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_LATENCIES))
         self._failure: Exception | None = None
         self._wanted, self._closed = threading.Event(), threading.Event()
         self._writer = threading.Thread(target=self._write_back, name="write-back", daemon=True)
         self._writer.start()
+        self._compactor = threading.Thread(target=self._compact_in_time, name="compact", daemon=True)
+        self._compactor.start()
         atexit.register(self.close)
 
     def begin(self, fence: str, tag: str | None) -> None:
         """From now on offers must carry `fence`: those of workers that went before are refused. Restores `tag`, if given.
 
-        An actor that was killed has forgotten the fence, and takes every offer until the workers begin again.
+        An actor that was killed starts again with the fence, as it is written down in the store first.
         """
+        self.store.set_fence(self._run_name, fence)
         self._fence = fence
         if tag is not None:
             self.store.restore(tag)
@@ -125,8 +127,6 @@ class FitService:
             written = self.store.flush()
         self._failure = None
         self._counts["written"] += written
-        if self.store.segments >= MAX_SEGMENTS:
-            self.store.compact()
         return written
 
     def tag(self, name: str) -> None:
@@ -165,6 +165,7 @@ class FitService:
             self._closed.set()
             self._wanted.set()
             self._writer.join()
+            self._compactor.join()
             atexit.unregister(self.close)
         self.flush()
 
@@ -186,6 +187,15 @@ class FitService:
                     self.flush()
                 except Exception as error:
                     self._failure = error
+
+    def _compact_in_time(self) -> None:
+        """Beside the writer, which goes on: a large generation takes longer to write than offers may wait."""
+        while not self._closed.wait(self._seconds):
+            try:
+                if self.store.worth_compacting:
+                    self.store.compact()
+            except Exception as error:
+                self._failure = error
 
     def _raise_failure(self) -> None:
         failure, self._failure = self._failure, None

@@ -1,7 +1,7 @@
 """What a fit store asks of the place where its files lie: a local folder, or an object store.
 
-What every place promises: a file appears whole and durable or not at all; nothing but the pointer CURRENT is ever replaced,
-and it is replaced only while it is what it was expected to be; a listing names whatever was finished before it began.
+What every place promises: a file appears whole and durable or not at all; nothing but the pointer CURRENT (and a fence) is ever replaced,
+and CURRENT only while it is what it was expected to be; a listing names whatever was finished before it began.
 Names are relative, with '/'.
 """
 
@@ -51,7 +51,7 @@ class Files(Protocol):
         """Full names directly in a folder that begin with TEMPORARY, sorted."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, durably. Its folder is made if need be, but not that folder's own."""
+        """Writes a file, durably. Folders are made if need be."""
 
     def create(self, name: str, content: bytes) -> bool:
         """As write, but only if there is no such file; says whether there wasn't. Of several who try at once, one succeeds,

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from store import history
 from store.errors import FitStoreExistsError, RecordError
+from store.fences import read_fence, write_fence
 from store.files import Files, open_files
 from store.fingerprint import Fingerprint, require_same
 from store.flushing import Flusher
@@ -41,7 +42,7 @@ from store.layout import (
     inventory_name,
     read_manifest,
 )
-from store.maintenance import GRACE_S, Maintenance
+from store.maintenance import GRACE_S, Maintenance, worth_compacting
 from store.provenance import now_ms
 from store.records import Fits, empty_rows
 from store.replica import Replica
@@ -263,12 +264,25 @@ class FitStore:
 
     def compact(self, *, force: bool = False) -> int:
         """Flush, write the state as the next generation, and remove what is no longer needed. Changes no
-        answer; get() and merge() go on meanwhile, flush() waits.
+        answer; get(), merge() and flush() go on meanwhile.
 
         Returns the current generation's number: the old one if there was no segment to absorb, unless it was
         written by an earlier version, or `force` is set.
         """
         return self._maintenance.compact(force=force)
+
+    @property
+    def worth_compacting(self) -> bool:
+        """Whether reading the segments would make opening the store slow."""
+        return worth_compacting(self.segments, self.segment_records, self.samples)
+
+    def fence(self, run: str) -> str:
+        """What set_fence last wrote for this run; '' if nothing. Raises FormatVersionError if that is damaged."""
+        return read_fence(self._replica.layout, run)
+
+    def set_fence(self, run: str, fence: str) -> None:
+        """Writes down, durably, whose offers for this run are to be taken: its service asks when it starts again."""
+        write_fence(self._replica.layout, run, fence)
 
     def gc(self, *, dry_run: bool = False, grace_s: float = GRACE_S) -> list[str]:
         """Remove what neither the state nor a tag needs, and unfinished files that nobody has touched for `grace_s`.

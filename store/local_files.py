@@ -61,9 +61,14 @@ class LocalFiles:
 
     def write(self, name: str, content: bytes) -> None:
         path = self.root / name
-        if path.parent != self.root:
-            make_folder(path.parent)
+        self._make(path.parent)
         write_file(path, content)
+
+    def _make(self, folder: Path) -> None:
+        if folder != self.root:
+            if not folder.parent.exists():
+                self._make(folder.parent)
+            make_folder(folder)
 
     def create(self, name: str, content: bytes) -> bool:
         # Names that are created are made up anew each time, or written under the lock.
@@ -125,7 +130,9 @@ class LocalFiles:
 
     def leftovers(self, older_than_s: float) -> list[str]:
         """Of segments only those untouched for so long, as their writers hold no lock. The caller holds `exclusive`."""
-        found = [name for folder in ("", "generations", "tags") for name in self.temporaries(folder)]
+        found = [
+            name for folder in ("", "generations", "tags", "fences") for name in self.temporaries(folder)
+        ]
         before = time.time() - older_than_s
         for folder in self.children("segments"):
             for name in self.temporaries(f"segments/{folder}"):

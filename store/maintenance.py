@@ -21,13 +21,30 @@ from store.layout import (
     move_current,
     read_current,
 )
+from store.records import ROW
 from store.replica import Replica
+from store.segments import SegmentInfo
 from store.state import State, load_tagged
 from store.table import FitTable
 from store.tags import Tag, check_tag_name, pinned, read_tag, tag_file, write_tag
 
 GRACE_S = 24 * 3600.0
 """What is unfinished and was not touched for so long is a dead writer's."""
+
+RECORDS_PER_SEGMENT = 1000
+"""Opening a segment takes as long as reading so many records."""
+WORTH_COMPACTING = 500_000
+"""Records: less than that is opened in a moment, however few the generation holds."""
+_ROWS_AT_ONCE = 4096
+"""Records that are copied at once: as long others wait to look some up."""
+
+
+def worth_compacting(segments: int, records: int, samples: int) -> bool:
+    """Whether reading the segments has come to take twice as long as reading the generation, or more than a moment.
+
+    Compacting writes as much as all samples have, so bytes written per update stay within a factor however many updates come.
+    """
+    return records + RECORDS_PER_SEGMENT * segments > max(2 * samples, WORTH_COMPACTING)
 
 
 class Maintenance:
@@ -49,7 +66,7 @@ class Maintenance:
     def tag(self, name: str) -> Tag:
         check_tag_name(name)
         replica = self._replica
-        with replica.disk, self._layout.files.exclusive():
+        with replica.maintenance, self._layout.files.exclusive(), replica.disk:
             while True:
                 self._flusher.flush()
                 self._follower.refresh()
@@ -71,13 +88,13 @@ class Maintenance:
                     self._layout.files.remove(tag_file(name))
 
     def untag(self, name: str) -> None:
-        with self._replica.disk, self._layout.files.exclusive():
+        with self._replica.maintenance, self._layout.files.exclusive():
             read_tag(self._layout, name)
             self._layout.files.remove(tag_file(name))
 
     def restore(self, tag: str) -> None:
         replica, layout = self._replica, self._layout
-        with replica.disk, layout.files.exclusive():
+        with replica.maintenance, layout.files.exclusive(), replica.disk:
             state = load_tagged(layout, self._manifest, read_tag(layout, tag))
             while True:
                 old = read_current(layout)
@@ -102,38 +119,44 @@ class Maintenance:
         return State(generation, state.table, set(), runs=dict(runs))
 
     def compact(self, *, force: bool) -> int:
-        with self._replica.disk, self._layout.files.exclusive():
+        with self._replica.maintenance, self._layout.files.exclusive():
             self._compact(force)
             self._tidy()
         return self._replica.state.generation.number
 
     def _compact(self, force: bool) -> None:
+        replica = self._replica
         while True:
-            self._flusher.flush()
-            self._follower.refresh()
-            state = self._replica.state
-            if not state.infos and state.generation.version == VERSION and not force:
+            with replica.disk:
+                self._flusher.flush()
+                self._follower.refresh()
+                state = replica.state
+                infos, absorbed = dict(state.infos), frozenset(state.names)
+            if not infos and state.generation.version == VERSION and not force:
                 return
-            compacted = self._compacted(state)
-            if compacted is not None:
-                self._replica.adopt(compacted)
+            # Other threads flush meanwhile, as other processes do: what they write is not absorbed, and counts as before.
+            generation = self._compacted(state, infos, absorbed)
+            if generation is not None:
+                with replica.disk:
+                    if replica.state is state:  # else it has been read again already
+                        since = {name: info for name, info in state.infos.items() if name not in absorbed}
+                        replica.adopt(State(generation, state.table, state.names, since, state.runs))
                 return
 
-    def _compacted(self, state: State) -> State | None:
+    def _compacted(
+        self, state: State, infos: dict[str, tuple[SegmentInfo, int]], absorbed: frozenset[str]
+    ) -> Generation | None:
         """Makes a state current as one generation; None if its generation is no longer current."""
         old = state.generation
         number = claim_generation(self._layout, old.number)
         if number is None:
             return None
-        entries = history.of_compaction(state.infos, self._replica.writer, self._replica.clock(), number)
-        absorbed, runs = frozenset(state.names), dict(state.runs)
-        generation = Generation(number, old.line, absorbed, (*old.history, *entries), runs)
-        if not self._make_current(generation, state.table, old.number):
-            return None
-        return State(generation, state.table, state.names, runs=state.runs)
+        entries = history.of_compaction(infos, self._replica.writer, self._replica.clock(), number)
+        generation = Generation(number, old.line, absorbed, (*old.history, *entries), dict(state.runs))
+        return generation if self._make_current(generation, state.table, old.number) else None
 
     def gc(self, *, dry_run: bool, grace_s: float) -> list[str]:
-        with self._replica.disk, self._layout.files.exclusive():
+        with self._replica.maintenance, self._layout.files.exclusive():
             self._follower.refresh()
             files, generation = self._layout.files, self._replica.state.generation
             given_up = [
@@ -150,8 +173,12 @@ class Maintenance:
         """Writes records as a generation and makes that current, if `old` still is; says whether."""
 
         def rows_of(part: slice) -> np.ndarray:
-            with self._replica.memory:
-                return table.rows[part].copy()
+            rows = np.empty(part.stop - part.start, ROW)
+            for start in range(part.start, part.stop, _ROWS_AT_ONCE):
+                some = slice(start, min(start + _ROWS_AT_ONCE, part.stop))
+                with self._replica.memory:
+                    rows[some.start - part.start : some.stop - part.start] = table.rows[some]
+            return rows
 
         layout, number, fingerprint = self._layout, generation.number, self._manifest.fingerprint
         write_generation(

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Replica:
     """The state in memory, and the updates that wait to be written.
 
-    Two locks. `memory` is held while records are looked up or changed, and never while anything waits for a file.
-    `disk`, taken before it, is held by whatever is done to files: one thing at a time.
+    Three locks, taken in this order. `maintenance` is held by whatever is done to the store as a whole, before the place's own
+    lock; `disk` while segments are read or written, one thing at a time, but not while a compaction writes a generation;
+    `memory` while records are looked up or changed, and never while anything waits for a file.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class Replica:
         self.manifest = manifest
         self.writer = writer
         self.clock = clock
+        self.maintenance = threading.RLock()
         self.memory = threading.RLock()
         self.disk = threading.RLock()
         self._state = state

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.errors import StoreError
+from store.fences import FENCES
+from store.fences import FORMAT as FENCE_FORMAT
+from store.fences import VERSION as FENCE_VERSION
 from store.files import Files, open_files
 from store.generations import load_generation, read_inventory
 from store.layout import (
@@ -20,6 +23,7 @@ from store.layout import (
     read_current,
     read_manifest,
 )
+from store.seal import read_sealed
 from store.segments import read_segment
 from store.tags import read_tag, tag_names
 
@@ -74,7 +78,13 @@ def verify(location: str | Path) -> Verification:
     tags = [name.removesuffix(".json") for name in files.children("tags")]
     for name in tag_names(layout):
         check(f"tags/{name}.json", lambda name=name: _tag(layout, name, numbers, segments))  # type: ignore[misc]
+    for name in files.children(FENCES):
+        check(f"{FENCES}/{name}", lambda name=name: _fence(layout, f"{FENCES}/{name}"))  # type: ignore[misc]
     return Verification(len(numbers), len(segments), len(tags), tuple(findings))
+
+
+def _fence(layout: Layout, file: str) -> None:
+    read_sealed(layout.files, file, format_name=FENCE_FORMAT, version=FENCE_VERSION)
 
 
 def _current(layout: Layout, numbers: list[int]) -> None:

@@ -1,15 +1,16 @@
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from pipelines import store_service
 from pipelines.store_service import FitService
 from store.fingerprint import Fingerprint
 from store.fits import FitStore
@@ -129,11 +130,53 @@ def test_offers_of_workers_that_went_before_are_refused(service: FitService) -> 
     assert service.offer(ids, fits(ids, 3.0), "second").all()
 
 
-def test_many_segments_become_a_generation(service: FitService, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_service, "MAX_SEGMENTS", 3)
+def test_many_segments_become_a_generation_beside_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("store.maintenance.WORTH_COMPACTING", 3000)
+    service = FitService(tmp_path / "fits", 50, FINGERPRINT, "test", flush_seconds=0.01)
     one = np.array([1])
-    for score in (9.0, 8.0, 7.0, 6.0):
+    for score in np.arange(40.0, 0, -1):
         service.commit(SimpleNamespace(ids=one, fits=fits(one, score)))
-        assert service.store.segments < 3
-    assert durable(service)[1] == 6.0
-    assert service.summary()["generation"] >= 1
+    wait_for(lambda: not service.store.worth_compacting)
+    service.close()
+    assert durable(service)[1] == 1.0
+    assert service.store.segments <= 3 and service.summary()["generation"] >= 1
+
+
+def test_a_restarted_service_still_refuses_the_workers_that_went_before(tmp_path: Path) -> None:
+    def start(run: str = "first") -> FitService:
+        return FitService(tmp_path / "fits", 50, FINGERPRINT, "train", run, flush_seconds=1000)
+
+    ids = np.arange(4)
+    service = start()
+    service.begin("one", None)
+    service.commit(SimpleNamespace(ids=ids, fits=fits(ids, 5.0)))
+    service.begin("two", None)
+    # Killed: nothing is closed, and another takes its place.
+    again = start()
+    assert not again.offer(ids, fits(ids, 1.0), "one").any() and again.metrics()["refused"] == 4
+    assert again.offer(ids, fits(ids, 3.0), "two").all()
+    assert start("another run").offer(ids, fits(ids, 2.0), "").any(), "fences are of one run"
+
+
+def test_a_compaction_lets_others_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A flush in the middle of a compaction, by another thread, is durable before that ends."""
+    store = FitStore.create(tmp_path / "fits", samples=50, fingerprint=FINGERPRINT)
+    ids = np.arange(50)
+    store.merge(ids, fits(ids, 5.0))
+    from store.maintenance import write_generation
+
+    def slow(*arguments: Any, **named: Any) -> None:
+        write_generation(*arguments, **named)
+        other = threading.Thread(target=lambda: (store.merge(ids[:9], fits(ids[:9], 1.0)), store.flush()))
+        other.start()
+        other.join(20)
+        assert not other.is_alive() and FitStore.open(store.path).get(ids).score[0] == 1.0
+
+    monkeypatch.setattr("store.maintenance.write_generation", slow)
+    assert store.compact() == 1 and store.segments == 1
+    assert FitStore.open(store.path).get(ids).score.tolist() == [1.0] * 9 + [5.0] * 41
+    monkeypatch.undo()
+    assert store.compact() == 2 and store.segments == 0
+    assert FitStore.open(store.path).get(ids).score.tolist() == [1.0] * 9 + [5.0] * 41
