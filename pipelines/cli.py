@@ -18,6 +18,7 @@ from pipelines.commands import (
     preprocess,
     quality,
     report,
+    store_care,
     train,
 )
 from pipelines.commands import store as stores
@@ -57,6 +58,9 @@ for command in (
     evaluation.compare, exchange.export_fits, exchange.export_annotations, stores.store, report.report,
 ):  # fmt: skip
     cli.add_command(command)
+
+for command in (store_care.verify, store_care.export):
+    stores.store.add_command(command)
 
 _INTERRUPTED = (
     "interrupted; run the same command again to go on (train: with --resume, once it has a checkpoint)"

@@ -104,6 +104,12 @@ def write_segment(
     return f"{folder.partition('/')[2]}/{name}"
 
 
+def checksum_in_name(name: str) -> str | None:
+    """The CRC-32 (hex) that a segment's name promises."""
+    found = _CHECKSUM.search(name)
+    return None if found is None else found[1]
+
+
 def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Fingerprint) -> Segment:
     """One segment, of this version or an earlier one.
 
@@ -111,16 +117,16 @@ def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Finger
     made under other conditions, FileNotFoundError if it is gone.
     """
     where = layout.files.where(f"{SEGMENTS}/{name}")
-    expected = _CHECKSUM.search(name)
+    expected = checksum_in_name(name)
     if expected is None:
         raise CorruptSegmentError(
             f"{where}: the name does not end in the checksum of the content; remove the file"
         )
     content = layout.files.read(f"{SEGMENTS}/{name}")
     found = f"{zlib.crc32(content):08x}"
-    if found != expected[1]:
+    if found != expected:
         raise CorruptSegmentError(
-            f"{where}: damaged: its bytes have checksum {found}, expected {expected[1]}; restore the file "
+            f"{where}: damaged: its bytes have checksum {found}, expected {expected}; restore the file "
             "from a copy, or remove it to lose the updates in it"
         )
     try:

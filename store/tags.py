@@ -75,7 +75,7 @@ def all_tags(layout: Layout) -> list[Tag]:
 
     def read(file: str) -> Tag | None:
         try:
-            return _read(layout, file)
+            return read_tag_file(layout, file)
         except FileNotFoundError:
             return None  # removed since
 
@@ -86,7 +86,7 @@ def all_tags(layout: Layout) -> list[Tag]:
 def read_tag(layout: Layout, name: str) -> Tag:
     """Raises TagNotFoundError, or FormatVersionError if the file is not a tag."""
     try:
-        return _read(layout, tag_file(name))
+        return read_tag_file(layout, tag_file(name))
     except FileNotFoundError as error:
         known = ", ".join(tag_names(layout)) or "none"
         raise TagNotFoundError(f"{layout.location} has no tag {name!r}; its tags: {known}") from error
@@ -105,7 +105,8 @@ def _to_bytes(tag: Tag) -> bytes:
     )
 
 
-def _read(layout: Layout, file: str) -> Tag:
+def read_tag_file(layout: Layout, file: str) -> Tag:
+    """As read_tag, by the file's name. Raises FileNotFoundError, FormatVersionError."""
     where = layout.files.where(file)
     content = read_sealed(layout.files, file, format_name=FORMAT, version=VERSION)
     generation, segments = content.get("generation"), content.get("segments")

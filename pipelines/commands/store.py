@@ -10,7 +10,7 @@ import click
 import numpy as np
 
 from pipelines.commands.common import DATA, FITS, Group, data_folder
-from pipelines.failures import StageError, UsageError
+from pipelines.failures import UsageError
 from store.files import is_url
 
 if TYPE_CHECKING:
@@ -33,19 +33,19 @@ def store() -> None:
     """
 
 
-def _place(data: Path, name: str) -> Path | str:
+def place_of(data: Path, name: str) -> Path | str:
     if is_url(name):
         return name
     return Path(name) if "/" in name else data_folder(data).fits(name)
 
 
-def _open(data: Path, name: str) -> FitStore:
+def open_store(data: Path, name: str) -> FitStore:
     from store.fits import FitStore
 
-    return FitStore.open(_place(data, name), writer="spin-pipe")
+    return FitStore.open(place_of(data, name), writer="spin-pipe")
 
 
-def _show(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
+def show(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
     click.echo(json.dumps(found) if as_json else "\n".join(lines))
 
 
@@ -61,13 +61,13 @@ def info(name: str, data: Path, as_json: bool) -> None:
     Example:
       spin-pipe store info world
     """
-    opened = _open(data, name)
+    opened = open_store(data, name)
     found = {
         "location": opened.location, **opened.summary(), "segment_records": opened.segment_records,
         "retracted": int((opened.fits.epoch > 0).sum()), "runs": sorted(opened.runs.values()),
         "tags": opened.tags(), "fingerprint": opened.fingerprint.to_json(),
     }  # fmt: skip
-    _show(found, as_json, [f"{key.replace('_', ' '):22} {_words(value)}" for key, value in found.items()])
+    show(found, as_json, [f"{key.replace('_', ' '):22} {_words(value)}" for key, value in found.items()])
 
 
 def _words(value: object) -> str:
@@ -90,7 +90,7 @@ def log(name: str, data: Path, as_json: bool) -> None:
     """
     from store.provenance import as_text
 
-    entries = _open(data, name).log()
+    entries = open_store(data, name).log()
     lines = []
     for entry in entries:
         rest = {
@@ -98,36 +98,7 @@ def log(name: str, data: Path, as_json: bool) -> None:
         }
         when = as_text(entry["time_ms"]) or "unknown"
         lines.append(f"{when:19}  {entry['operation']:8} {entry['writer']:12} {_words(rest)}")
-    _show({"log": entries}, as_json, lines)
-
-
-@store.command()
-@NAME
-@DATA
-@FITS
-@JSON
-def verify(name: str, data: Path, as_json: bool) -> None:
-    """Read every byte and name what is damaged or missing; exit code 1 if anything is.
-
-    \b
-    Example:
-      spin-pipe store verify world
-    """
-    from store.verification import verify as run
-
-    place = _place(data, name)
-    found = run(place)
-    content = {
-        "generations": found.generations, "segments": found.segments, "tags": found.tags,
-        "findings": [{"file": f.file, "problem": f.problem} for f in found.findings],
-    }  # fmt: skip
-    lines = [f"{place}: {found.generations} generations, {found.segments} segments, {found.tags} tags read"]
-    lines += [f"  {finding.file}: {finding.problem}" for finding in found.findings]
-    _show(content, as_json, [*lines, *(["  whole"] if found.whole else [])])
-    if not found.whole:
-        raise StageError(
-            f"{place}: {len(found.findings)} files are not what was written; put copies in their place"
-        )
+    show({"log": entries}, as_json, lines)
 
 
 @store.command()
@@ -144,14 +115,14 @@ def tag(name: str, tag: str | None, delete: bool, data: Path, as_json: bool) -> 
     Example:
       spin-pipe store tag world before-cleaning
     """
-    opened = _open(data, name)
+    opened = open_store(data, name)
     if delete and tag is None:
         raise UsageError("--delete: name the TAG to remove")
     if tag is not None and delete:
         opened.untag(tag)
     elif tag is not None:
         opened.tag(tag)
-    _show({"tags": opened.tags()}, as_json, opened.tags() or ["no tags"])
+    show({"tags": opened.tags()}, as_json, opened.tags() or ["no tags"])
 
 
 @store.command()
@@ -167,10 +138,10 @@ def restore(name: str, tag: str, data: Path, as_json: bool) -> None:
     Example:
       spin-pipe store restore world static
     """
-    opened = _open(data, name)
+    opened = open_store(data, name)
     opened.restore(tag)
     found = opened.summary()
-    _show(found, as_json, [f"{opened.location}: as of {tag!r}, now generation {found['generation']}"])
+    show(found, as_json, [f"{opened.location}: as of {tag!r}, now generation {found['generation']}"])
 
 
 @store.command()
@@ -206,10 +177,10 @@ def migrate(name: str, data: Path, as_json: bool) -> None:
 def _compact(name: str, data: Path, as_json: bool) -> None:
     from store.generations import VERSION
 
-    opened = _open(data, name)
+    opened = open_store(data, name)
     number = opened.compact()
     found = {"generation": number, "version": VERSION}
-    _show(found, as_json, [f"{opened.location}: generation {number}, of version {VERSION}, no segments"])
+    show(found, as_json, [f"{opened.location}: generation {number}, of version {VERSION}, no segments"])
 
 
 @store.command()
@@ -225,9 +196,9 @@ def gc(name: str, dry_run: bool, data: Path, as_json: bool) -> None:
     Example:
       spin-pipe store gc world --dry-run
     """
-    names = _open(data, name).gc(dry_run=dry_run)
+    names = open_store(data, name).gc(dry_run=dry_run)
     verb = "would be removed" if dry_run else "removed"
-    _show({"removed": names, "dry_run": dry_run}, as_json, [*names, f"{len(names)} {verb}"])
+    show({"removed": names, "dry_run": dry_run}, as_json, [*names, f"{len(names)} {verb}"])
 
 
 @store.command()
@@ -249,7 +220,7 @@ def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None
     states = []
     for which in (first, second):
         name, _, tag = which.partition("@")
-        opened = _open(data, name)
+        opened = open_store(data, name)
         state: FitStore | FitSnapshot = opened.at(tag) if tag else opened
         states.append(state)
     changes = compare_states(states[0].fits, states[1].fits)
@@ -260,7 +231,7 @@ def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None
     for row in rows:
         cells = "".join(f"{'none' if row[k] is None else format(row[k], '.4g'):>12}" for k in keys)
         lines.append(f"{row['sample']:>10}{cells}")
-    _show({**changes.counts(), "changes": rows}, as_json, lines)
+    show({**changes.counts(), "changes": rows}, as_json, lines)
 
 
 @store.command()
@@ -282,8 +253,8 @@ def reset(name: str, expression: str, dry_run: bool, data: Path, as_json: bool) 
     """
     from store.expressions import matching
 
-    opened = _open(data, name)
+    opened = open_store(data, name)
     ids = np.flatnonzero(matching(expression, opened.fits))
     count = len(ids) if dry_run else opened.reset(ids, where=expression)
     verb = "would be retracted" if dry_run else "retracted"
-    _show({"retracted": count, "dry_run": dry_run}, as_json, [f"{opened.location}: {count} fits {verb}"])
+    show({"retracted": count, "dry_run": dry_run}, as_json, [f"{opened.location}: {count} fits {verb}"])

@@ -138,7 +138,6 @@ def _content(
     evaluations = tables.read_evaluations(run, problems) if run is not None else []
     timings = tables.read_timings(data, run)
     metrics = journal.read(run.metrics) if run is not None else []
-    validation = journal.read(run.validation) if run is not None else []
     histograms = [
         charts.loss_histogram(
             item.name,
@@ -155,7 +154,7 @@ def _content(
         "sets": sets,
         "states": tables.fit_states(sets),
         "histograms": histograms,
-        "curves": charts.training_curves(metrics) + charts.validation_curves(validation),
+        "curves": charts.training_curves(metrics) if metrics else [],
         "evaluations": evaluations,
         "measured": tables.measured(evaluations),
         "protocols": tables.protocols(evaluations),

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import click
+import duckdb
 import numpy as np
 import pytest
 from docs_folder import make_docs_folder
@@ -112,6 +113,10 @@ def test_every_command_works(
         else:
             code = run(words, folder, monkeypatch)
             assert code == 0, f"{page.name}: {line}: {capsys.readouterr().err}"
+    if page.name == "store.md":
+        (query,) = re.findall(r"```sql\n(.*?)```", page.read_text(), re.DOTALL)
+        rows = duckdb.sql(query).fetchall()  # in the folder where the commands ran
+        assert rows and sum(fits for _, fits, _ in rows) > 0
     if page.name == "own-data.md":
         for file in ("sample.png", "mine.csv", "report.html"):
             assert (folder / file).stat().st_size > 100
@@ -172,7 +177,7 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
             option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
         }
         if not isinstance(command, click.Group):
-            for option in (w.partition("=")[0].replace("_", "-") for w in words if w.startswith("--")):
+            for option in (w.partition("=")[0] for w in words if w.startswith("--")):
                 assert option in known | {"--help", "--debug"}, f"{page.name}: {inline}: {option}"
 
 

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import shutil
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
 from fit_samples import FINGERPRINT, changed_fits, random_fits, same_bits
-from fit_workers import SAMPLES, restore_forever, round_updates, write_forever
 
 from store import Fits, FitStore, FitStoreNotFoundError
 from store.table import FitTable
 
+SAMPLES = 200
 ALL = np.arange(SAMPLES)
 STEPS = ("fsync", "replace", "rename", "unlink", "mkdir", "rmdir")
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["store", "fit_workers"])
 
 
 class Crash(BaseException):
@@ -160,92 +156,6 @@ def test_a_segment_is_synced_before_it_is_named_and_its_name_before_it_is_acknow
     at = calls.index(("replace", ".arrow"))
     assert calls[at - 1] == ("fsync", ".tmp-" + calls[at - 1][1][5:]) and calls[at + 1] == ("fsync", "000001")
     assert ("fsync", "segmen") in calls[:at], "the new folder's own name"
-
-
-class Child:
-    """A process of the test's own, killed at the end whatever happens."""
-
-    def __init__(self, target: Callable, folder: Path, reports: Path, *arguments: object) -> None:
-        self.reports = reports
-        self.process = CONTEXT.Process(target=target, args=(folder, reports, *arguments), daemon=True)
-        self.process.start()
-
-    def lines(self) -> list[str]:
-        """Whole lines after 'ready'."""
-        if not self.reports.exists():
-            return []
-        return self.reports.read_text().split("\n")[1:-1]
-
-    def kill_after(self, lines: int, seconds: float) -> None:
-        """Wait for so many reports, so that a slow machine tests as much, then so long, then SIGKILL."""
-        limit = time.monotonic() + 60
-        while len(self.lines()) < lines:
-            assert self.process.is_alive() and time.monotonic() < limit, "the child does not get on"
-            time.sleep(0.001)
-        time.sleep(seconds)
-        self.process.kill()
-        self.process.join()
-
-    def finish(self) -> None:
-        self.process.join(60)
-        assert self.process.exitcode == 0
-
-
-@pytest.fixture
-def empty(tmp_path: Path) -> Iterator[Path]:
-    yield FitStore.create(tmp_path / "fits", samples=SAMPLES, fingerprint=FINGERPRINT).path
-
-
-@pytest.mark.parametrize("compact_every", [0, 1, 4])
-def test_no_acknowledged_update_is_lost_to_sigkill(compact_every: int, empty: Path, tmp_path: Path) -> None:
-    moments = random.Random(compact_every)
-    expected = FitTable.of(Fits.empty(SAMPLES))
-    for seed in range(6):
-        child = Child(write_forever, empty, tmp_path / f"reports{seed}", seed, 100_000, compact_every)
-        child.kill_after(moments.randint(1, 5), moments.uniform(0.0, 0.03))
-        acknowledged = len(child.lines())
-        for number in range(acknowledged):
-            expected.merge(*round_updates(seed, number))
-        found = state(empty)
-        with_unacknowledged = FitTable.of(changed_fits(expected.fits))
-        with_unacknowledged.merge(*round_updates(seed, acknowledged))
-        assert same_bits(found, expected.fits) or same_bits(found, with_unacknowledged.fits)
-        expected = FitTable.of(found)
-
-
-def test_a_restore_is_whole_or_absent_after_sigkill(empty: Path, tmp_path: Path) -> None:
-    store = FitStore.open(empty)
-    tagged = {}
-    for number, name in enumerate(("a", "b")):
-        store.merge(*round_updates(99, number))
-        store.tag(name)
-        tagged[name] = store.get(ALL)
-    moments = random.Random(0)
-    for attempt in range(8):
-        child = Child(restore_forever, empty, tmp_path / f"reports{attempt}", ["a", "b"])
-        child.kill_after(moments.randint(1, 3), moments.uniform(0.0, 0.06))
-        found = state(empty)
-        last = child.lines()[-1:]
-        allowed = [tagged["a"], tagged["b"]]
-        assert any(same_bits(found, fits) for fits in allowed), f"torn; last acknowledged: {last}"
-        for name, fits in tagged.items():
-            assert same_bits(FitStore.open(empty).at(name).get(ALL), fits)
-    assert len(list((empty / "generations").glob("*.zarr"))) <= 4, "interrupted work is cleaned up"
-
-
-def test_processes_that_write_at_once_equal_one_that_writes_alone(empty: Path, tmp_path: Path) -> None:
-    rounds = 40
-    children = [
-        Child(write_forever, empty, tmp_path / f"reports{seed}", seed, rounds, compact_every)
-        for seed, compact_every in ((1, 0), (2, 7), (3, 5))
-    ]
-    for child in children:
-        child.finish()
-    serial = FitTable.of(Fits.empty(SAMPLES))
-    for seed in (3, 1, 2):
-        for number in range(rounds):
-            serial.merge(*round_updates(seed, number))
-    assert same_bits(state(empty), serial.fits)
 
 
 def _files(folder: Path) -> list[Path]:
