@@ -82,8 +82,11 @@ class Task:
     decoders: int
 
     def measurer_of(self, source: Source, annotations: Annotations, device: torch.device) -> Measurer:
-        mesh = BodyMesh(load_body(self.body)).to(device)
-        return Measurer(source, Truth(annotations, self.true_bodies, device), mesh, self.parts, self.protocol)
+        files = {self.body, *self.true_bodies.values()}
+        meshes = {file: BodyMesh(load_body(file)).to(device) for file in files}
+        true = {gender: meshes[file] for gender, file in self.true_bodies.items()}
+        truth = Truth(annotations, true, device)
+        return Measurer(source, truth, meshes[self.body], self.parts, self.protocol)
 
     def measurer(self) -> Measurer:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -146,7 +149,7 @@ def measure_network(
 ) -> Result:
     """A network that is in memory, in this process, on its device: for trainings that measure themselves as they go.
 
-    The network is in eval mode afterwards. StageError as `evaluate`.
+    A copy is measured: the network stays in the mode that it is in. StageError as `evaluate`.
     """
     config = config or EvaluationConfig()
     annotations = Annotations.read(data.annotations(dataset))

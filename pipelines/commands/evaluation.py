@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ import click
 from pipelines.commands.common import (
     ADDRESS,
     DATA,
+    FITS,
     LOG_DIR,
     WORKERS,
     chosen_datasets,
@@ -33,13 +35,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--name", help="The run whose newest checkpoint is measured.")
 @click.option("--checkpoint", type=_FILE, help="A checkpoint file instead, ours or SPIN's.")
 @click.option(
-    "--fits", "fits", is_flag=False, flag_value="", metavar="[TAG]",
+    "--stored-fits", "fits", is_flag=False, flag_value="", metavar="[TAG]",
     help="The data set's fits instead: the best ones, or those of a tag.",
 )  # fmt: skip
 @click.option(
     "--result-in", type=_FILE, help="Somebody's result instead: the published .npz, or one of ours."
 )
 @DATA
+@FITS
 @LOG_DIR
 @WORKERS
 @ADDRESS
@@ -78,43 +81,42 @@ def evaluate(
     Examples:
       spin-pipe eval --name first --dataset world-test
       spin-pipe eval --checkpoint data/model_checkpoint.pt --dataset 3dpw --log-freq 20
-      spin-pipe eval --fits --dataset world-test
+      spin-pipe eval --stored-fits --dataset world-test
       spin-pipe eval --result-in theirs.npz --dataset h36m-p2 --json
     """
     from pipelines import journal
     from pipelines.evaluate import evaluate as run
     from pipelines.evaluation.result import read_json, table
     from pipelines.progress import say
+    from pipelines.ray_session import ray_session
     from spin.evaluation.protocols import ALIASES
 
     folder = data_folder(data)
     if sum(given is not None for given in (name, checkpoint, fits, result_in)) != 1:
-        raise UsageError("give one of --name RUN, --checkpoint FILE, --fits [TAG], --result-in FILE")
+        raise UsageError("give one of --name RUN, --checkpoint FILE, --stored-fits [TAG], --result-in FILE")
     chosen = chosen_datasets(folder, tuple(ALIASES.get(d, d) for d in datasets))
     _check_outputs(out, npz, chosen)
     config = _config(settings)
     say(which_body(folder))
     rows, texts = [], []
-    for dataset in chosen:
-        subject = _subject(folder, dataset, log_dir, name, checkpoint, fits, result_in)
-        output = out or _default_output(folder, dataset, subject)
-        if result_in is not None and (npz or output.with_suffix(".npz")).resolve() == result_in.resolve():
-            raise UsageError(
-                f"{result_in}: would be overwritten by its own measurement; name another file with --out"
-            )
-        about = {k: v for k, v in subject.about.items() if k in ("kind", "file", "tag")}
-        if about.get("kind") == "checkpoint":
-            about["checkpoint"] = about.pop("file")
-        with journal.recorded(folder.journal, "eval", dataset=dataset, **about) as entry:
-            done = run(folder, dataset, subject, output, npz=npz, config=config, address=address)
-            entry |= done.metrics
-        if done.result.left_out:
-            say(
-                f"{dataset}: {len(done.result.left_out)} samples could not be measured and are left out; listed in {output}"
-            )
-        say(f"{output}")
-        rows.append((dataset, done.result.scores.count, done.metrics))
-        texts.append(read_json(output))
+    # Several data sets share one Ray, which takes longer to start than a small one to measure.
+    shared = ray_session(address) if len(chosen) > 1 and config.workers != 1 else nullcontext()
+    with shared:
+        for dataset in chosen:
+            subject = _subject(folder, dataset, log_dir, name, checkpoint, fits, result_in)
+            output = out or _default_output(folder, dataset, subject)
+            _check_overwriting(result_in, npz or output.with_suffix(".npz"))
+            with journal.recorded(folder.journal, "eval", dataset=dataset, **_for_journal(subject)) as entry:
+                done = run(folder, dataset, subject, output, npz=npz, config=config, address=address)
+                entry |= done.metrics
+            left_out = len(done.result.left_out)
+            if left_out:
+                say(
+                    f"{dataset}: {left_out} samples could not be measured and are left out; listed in {output}"
+                )
+            say(f"{output}")
+            rows.append((dataset, done.result.scores.count, done.metrics))
+            texts.append(read_json(output))
     if as_json:
         import json
 
@@ -129,6 +131,20 @@ def _check_outputs(out: Path | None, npz: Path | None, chosen: list[str]) -> Non
             raise UsageError(f"{option} {path}: expected a name that ends in {ending}")
         if path is not None and len(chosen) > 1:
             raise UsageError(f"{option} names one file; give one --dataset with it")
+
+
+def _check_overwriting(result_in: Path | None, npz: Path) -> None:
+    if result_in is not None and npz.resolve() == result_in.resolve():
+        raise UsageError(
+            f"{result_in}: would be overwritten by its own measurement; name another file with --out"
+        )
+
+
+def _for_journal(subject: Subject) -> dict[str, Any]:
+    about = {key: value for key, value in subject.about.items() if key in ("kind", "file", "tag")}
+    if about["kind"] == "checkpoint":
+        about["checkpoint"] = about.pop("file")
+    return about
 
 
 def _config(settings: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from spin.crop import crop_encoded, normalise
 from spin.errors import ImageError
 from spin.images import read_encoded
 from spin.network.hmr import HMR
+from spin.network.inference import for_inference
 from spin.rotations import axis_angle_to_matrix
 from store.annotations import Annotations
 
@@ -57,8 +58,7 @@ class NetworkBodies:
     def __init__(
         self, network: HMR, img_res: int, annotations: Annotations, device: torch.device, threads: int
     ) -> None:
-        # Channels last is how oneDNN and cuDNN compute convolutions; other layouts are turned round at every one.
-        self.network = network.to(device=device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.network = for_inference(network).to(device)
         self.img_res, self.annotations, self.device = img_res, annotations, device
         self.decoders = ThreadPoolExecutor(threads)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pipelines.evaluation.bodies import Bodies, Source
-from pipelines.evaluation.truth import Truth
+from pipelines.evaluation.truth import PosedTruth, Truth
 from spin.body import BodyMesh
 from spin.errors import ImageError, KeypointError
 from spin.evaluation.body_parts import PARTS, SurfaceParts
@@ -78,13 +78,13 @@ class Measurer:
         ]
         usable = np.array([not why for why in problem])
         known = self.truth.known
-        vertices = (posed.vertices_m + bodies.translation_m[:, None]).cpu().numpy()
-        mask, part = self._segmentation(rows, bodies, vertices, usable, problem)
+        true = self.truth.bodies(rows)
+        mask, part = self._segmentation(rows, bodies, posed.vertices_m, usable, problem)
         scores = Scores(
             self.protocol,
             len(rows),
-            self._pose(rows, joints, usable) if known.pose.any() else None,
-            self._vertices(rows, posed.vertices_m, joints, usable) if known.body.any() else None,
+            self._pose(rows, true, joints, usable) if known.pose.any() else None,
+            self._vertices(true, posed.vertices_m, joints, usable) if known.body.any() else None,
             mask if known.mask.any() else None,
             part if known.part.any() else None,
         )
@@ -98,8 +98,10 @@ class Measurer:
             scores,
         )
 
-    def _pose(self, rows: np.ndarray, joints_m: np.ndarray, usable: np.ndarray) -> PoseErrors:
-        true = self.truth.joints17_m(rows)
+    def _pose(
+        self, rows: np.ndarray, bodies: list[PosedTruth], joints_m: np.ndarray, usable: np.ndarray
+    ) -> PoseErrors:
+        true = self.truth.joints17_m(rows, bodies)
         chosen = usable & np.isfinite(true).all((1, 2))
         out = PoseErrors(*np.full((2, len(rows), len(self.protocol.joints)), np.nan))
         errors = pose_errors(joints_m[chosen], true[chosen], self.protocol)
@@ -107,12 +109,16 @@ class Measurer:
         return out
 
     def _vertices(
-        self, rows: np.ndarray, vertices_m: Float[Tensor, "n V 3"], joints_m: np.ndarray, usable: np.ndarray
+        self,
+        true_bodies: list[PosedTruth],
+        vertices_m: Float[Tensor, "n V 3"],
+        joints_m: np.ndarray,
+        usable: np.ndarray,
     ) -> Float[np.ndarray, " n"]:
         """Mean distance of vertices, both bodies with their pelvis (the protocol's) at the origin."""
-        out = np.full(len(rows), np.nan)
+        out = np.full(len(joints_m), np.nan)
         pelvis = torch.from_numpy(joints_m[:, self.protocol.pelvis]).to(vertices_m)
-        for at, true in self.truth.bodies(rows):
+        for at, true in true_bodies:
             mine = vertices_m[at] - pelvis[at, None]
             theirs = true.vertices_m - true.joints17_m[:, self.protocol.pelvis, None]
             out[at] = MM_PER_M * (mine - theirs).norm(dim=-1).mean(1).cpu().numpy()
@@ -123,7 +129,7 @@ class Measurer:
         self,
         rows: np.ndarray,
         bodies: Bodies,
-        vertices_cam_m: np.ndarray,
+        vertices_m: Float[Tensor, "n V 3"],
         usable: np.ndarray,
         problem: list[str],
     ) -> tuple[PixelCounts, PixelCounts]:
@@ -133,7 +139,7 @@ class Measurer:
         for i in np.flatnonzero(usable & (known.mask | known.part)[rows]).tolist():
             row = int(rows[i])
             seen = silhouette(
-                vertices_cam_m[i],
+                (vertices_m[i] + bodies.translation_m[i]).cpu().numpy(),
                 self.mesh.faces,
                 self.parts,
                 focal_px=float(bodies.focal_px[i]),

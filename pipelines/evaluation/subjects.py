@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RESULT_FILE = (
     "an evaluation's result .npz with pred_joints (n, 17, 3), pose (n, 72), betas (n, 10), camera (n, 3)"
 )
-_OPTIONAL = ("rows", "measured", "images")  # beyond the published ones, in files of ours
+_OPTIONAL = ("rows", "measured", "images", "dataset")  # beyond the published ones, in files of ours
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,9 @@ def _check_frames(
     """A file that says which frames it is of must be of these."""
     fits = rows.dtype.kind in "iu" and rows.ndim == 1 and measured.shape == rows.shape
     if not fits or (len(rows) and not (rows.min() >= 0 and rows.max() < len(annotations))):
+        whose = f"; it is of data set {found['dataset']}" if "dataset" in found else ""
         raise StageError(
-            f"{file}: its rows are not rows of data set {annotations.name}, which has {len(annotations)}"
+            f"{file}: its rows are not rows of data set {annotations.name}, which has {len(annotations)}{whose}"
         )
     if len(np.unique(rows)) != len(rows) or (np.diff(rows) < 0).any():
         raise StageError(f"{file}: its rows are not in order, each once")

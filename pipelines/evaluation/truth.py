@@ -12,7 +12,7 @@ import torch
 
 from pipelines.failures import StageError
 from pipelines.layout import DataFolder
-from spin.body import BodyMesh, load_body
+from spin.body import BodyMesh
 from spin.body.mesh import MeshOutput
 from spin.body.model_file import OPEN_BODY
 from spin.errors import ImageError
@@ -22,6 +22,8 @@ from store.annotations import Annotations
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt8
 
+PosedTruth = tuple["Int[np.ndarray, ' k']", MeshOutput]
+"""Places in a list of rows, and the bodies of these, posed."""
 _OF_SUPERSET = np.array(JOINTS.h36m) - JOINTS.superset.start
 
 
@@ -73,28 +75,36 @@ def true_body_files(data: DataFolder, annotations: Annotations, *, neutral: bool
 
 
 class Truth:
-    """Looks up what is true. Bodies are posed on `device`."""
+    """Looks up what is true. `bodies`: of each gender, the body that true poses are put on, on the device."""
 
-    def __init__(self, annotations: Annotations, bodies: dict[str, Path], device: torch.device) -> None:
+    def __init__(self, annotations: Annotations, bodies: dict[str, BodyMesh], device: torch.device) -> None:
         self.annotations, self.known, self.device = annotations, known(annotations), device
-        meshes = {path: BodyMesh(load_body(path)).to(device) for path in set(bodies.values())}
-        self._mesh_of = {gender: meshes[path] for gender, path in bodies.items()}
+        self.bodies_of = bodies
 
-    def joints17_m(self, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 17 3"]:
-        """Human3.6M's joints: the data set's own, else those regressed from the true body. NaN where neither is known."""
+    def joints17_m(
+        self, rows: Int[np.ndarray, " n"], bodies: list[PosedTruth]
+    ) -> Float[np.ndarray, "n 17 3"]:
+        """Human3.6M's joints: the data set's own, else those of the true `bodies`. NaN where neither is known."""
         a = self.annotations
         out = np.full((len(rows), 17, 3), np.nan)
         own, superset = a.has_joints17[rows], self.known.joints[rows] & ~a.has_joints17[rows]
         out[own] = a.joints17_m[rows[own]]
         out[superset] = a.joints3d_m[rows[superset]][:, _OF_SUPERSET, :3]
-        regressed = np.flatnonzero(self.known.body[rows] & ~self.known.joints[rows])
-        for at, posed in self._posed(rows, regressed):
-            out[at] = posed.joints17_m.cpu().numpy()
+        for at, posed in bodies:
+            regressed = ~self.known.joints[rows[at]]
+            out[at[regressed]] = posed.joints17_m.cpu().numpy()[regressed]
         return out
 
-    def bodies(self, rows: Int[np.ndarray, " n"]) -> list[tuple[Int[np.ndarray, " k"], MeshOutput]]:
-        """Places in `rows` whose true body is known, with the posed meshes; a gender at a time."""
-        return self._posed(rows, np.flatnonzero(self.known.body[rows]))
+    def bodies(self, rows: Int[np.ndarray, " n"]) -> list[PosedTruth]:
+        """The true bodies that are known, a gender at a time."""
+        a, out = self.annotations, []
+        for gender, mesh in self.bodies_of.items():
+            at = np.flatnonzero([self.known.body[row] and a.gender[row] == gender for row in rows])
+            if len(at):
+                arrays = (torch.from_numpy(x[rows[at]]).to(self.device) for x in (a.pose, a.betas))
+                with torch.inference_mode():
+                    out.append((at, mesh(*arrays)))
+        return out
 
     def mask(self, row: int) -> UInt8[np.ndarray, "H W"]:
         """1 where the person is. ImageError if the picture can't be read."""
@@ -103,16 +113,6 @@ class Truth:
     def part(self, row: int) -> UInt8[np.ndarray, "H W"]:
         """Labels 0 to 6, 255 undecided. ImageError if the picture can't be read."""
         return self._picture(self.annotations.part[row])
-
-    def _posed(self, rows: np.ndarray, places: np.ndarray) -> list[tuple[np.ndarray, MeshOutput]]:
-        a, out = self.annotations, []
-        for gender, mesh in self._mesh_of.items():
-            at = places[[a.gender[rows[place]] == gender for place in places]] if len(places) else places
-            if len(at):
-                arrays = (torch.from_numpy(x[rows[at]]).to(self.device) for x in (a.pose, a.betas))
-                with torch.inference_mode():
-                    out.append((at, mesh(*arrays)))
-        return out
 
     def _picture(self, name: str) -> UInt8[np.ndarray, "H W"]:
         path = Path(self.annotations.image_root) / name

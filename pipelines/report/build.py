@@ -138,6 +138,7 @@ def _content(
     evaluations = tables.read_evaluations(run, problems) if run is not None else []
     timings = tables.read_timings(data, run)
     metrics = journal.read(run.metrics) if run is not None else []
+    validation = journal.read(run.validation) if run is not None else []
     histograms = [
         charts.loss_histogram(
             item.name,
@@ -154,7 +155,7 @@ def _content(
         "sets": sets,
         "states": tables.fit_states(sets),
         "histograms": histograms,
-        "curves": charts.training_curves(metrics) if metrics else [],
+        "curves": charts.training_curves(metrics) + charts.validation_curves(validation),
         "evaluations": evaluations,
         "measured": tables.measured(evaluations),
         "protocols": tables.protocols(evaluations),

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spin.evaluation.scores import METRICS
+
 if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
@@ -71,6 +73,18 @@ def training_curves(rows: list[dict[str, Any]]) -> list[Chart]:
         _stacked("Time of a step", columns, _named(columns, "seconds/")),
     ]
     return [chart for chart in charts if chart is not None]
+
+
+def validation_curves(rows: list[dict[str, Any]]) -> list[Chart]:
+    """What validation found beside the training, of each data set: the errors in mm."""
+    columns = _thinned(_columns(rows))
+    names = {}
+    for name in columns:
+        dataset, _, metric = name.rpartition("/")
+        if metric in METRICS and METRICS[metric].unit == "mm":
+            names[f"{dataset}, {METRICS[metric].label}"] = name
+    chart = _lines("Measured during training", columns, names, "mm")
+    return [chart] if chart is not None else []
 
 
 def compared_curves(names: tuple[str, str], runs: tuple[list[dict[str, Any]], ...]) -> list[Chart]:
@@ -152,7 +166,7 @@ def _lines(
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         axes.set_xlabel("step")
         axes.set_ylabel(unit)
-        if len(names) > 1 or share:
+        if len(names) > 1 or share or unit == "mm":
             axes.legend()
     ends = "; ".join(
         f"{label} {columns[name][0]:.3g} to {columns[name][-1]:.3g}" for label, name in names.items()

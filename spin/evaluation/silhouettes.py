@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from spin.camera import CROP_PX
+from spin.errors import KeypointError
 from spin.evaluation.body_parts import SurfaceParts
 from spin.rendering.raycast import Mesh, Pinhole, Scene
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
+_LARGEST_BOX_PX = 1_000_000
 RASTER = f"{CROP_PX} × {CROP_PX} px over the crop, a ray through each pixel's centre; nearest neighbour to the image"
 
 
@@ -55,7 +57,7 @@ def to_image(
     """A crop's labels in an image of `size` (height, width), 0 outside the crop.
 
     As published (SPIN's `uncrop`): the box's corners are cut to whole pixels towards 0, and each pixel of the image takes the
-    label of the crop's pixel that its centre falls in.
+    label of the crop's pixel that its centre falls in. KeypointError if the box is a million pixels large.
     """
     out = np.zeros(size, np.uint8)
     side = 200.0 * scale
@@ -83,4 +85,6 @@ def _corners(center: float, side: float, crop_px: int) -> tuple[int, int]:
 def _nearest(count: int, of: int) -> Int[np.ndarray, " n"]:
     """Which of `of` pixels each of `count` takes, by the sums of Pillow's resize: some centres lie on an edge."""
     step = of / count
+    if count > _LARGEST_BOX_PX:
+        raise KeypointError(f"its box is {count} px wide or high; expected at most {_LARGEST_BOX_PX}")
     return np.cumsum(np.r_[step / 2, np.full(count - 1, step)]).astype(int)

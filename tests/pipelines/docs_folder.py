@@ -16,6 +16,7 @@ from pipelines.layout import DataFolder, RunFolder
 from pipelines.preprocess import preprocess
 from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
+from pipelines.synth_layout import synthesize_layout
 from pipelines.train_config import TrainConfig
 from spin.fitting.prior import load_pose_prior
 from spin.joints import OPENPOSE_NAMES
@@ -27,15 +28,22 @@ IMG_RES = 64
 
 
 def make_docs_folder(folder: Path, world: Path) -> None:
-    """`world` lies in raw/world and is preprocessed as world, coco and world-test; a run "first" has a tiny network."""
+    """The world lies in raw/world; its people are the data sets world and coco, its test people those that are measured on.
+
+    Of LSP, which has masks, there is a made-up tree. A run "first" has a tiny network, which the published one's file has, too.
+    """
     (folder / "raw").mkdir(parents=True)
     (folder / "raw" / "world").symlink_to(world)
     (folder / "raw" / "coco").symlink_to(world)
     data = DataFolder(folder / "data")
     for name, split in (("world", "train2014"), ("world-test", "val2014")):
         preprocess(data, DATASETS["coco"], world, name, ReaderOptions(split))
-    annotations = Annotations.read(data.annotations("world"))
+    annotations, test = (Annotations.read(data.annotations(name)) for name in ("world", "world-test"))
     replace(annotations, name="coco").write(data.annotations("coco"))
+    for name in ("h36m-p1", "h36m-p2", "3dpw", "mpi-inf-3dhp-valid"):
+        replace(test, name=name).write(data.annotations(name))
+    synthesize_layout(folder / "raw" / "lsp", "lsp", people=2, seed=0)
+    preprocess(data, DATASETS["lsp"], folder / "raw" / "lsp", "lsp", ReaderOptions(""))
     _own_data(folder, world)
     _network(folder, data)
     (folder / "static_fits").mkdir()

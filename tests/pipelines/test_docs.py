@@ -177,7 +177,7 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
             option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
         }
         if not isinstance(command, click.Group):
-            for option in (w.partition("=")[0] for w in words if w.startswith("--")):
+            for option in (w.partition("=")[0].replace("_", "-") for w in words if w.startswith("--")):
                 assert option in known | {"--help", "--debug"}, f"{page.name}: {inline}: {option}"
 
 

@@ -495,10 +495,10 @@ def test_the_commands_with_their_published_options(
     ("arguments", "message"),
     [
         ((), "give one of"),
-        (("--checkpoint", "x.pt", "--fits"), "give one of"),
-        (("--fits", "--protocol", "coco"), "--protocol coco: not known"),
-        (("--fits", "--out", "x.txt"), "--out x.txt: expected a name that ends in .json"),
-        (("--fits", "--result", "x.json"), "--result x.json: expected a name that ends in .npz"),
+        (("--checkpoint", "x.pt", "--stored-fits"), "give one of"),
+        (("--stored-fits", "--protocol", "coco"), "--protocol coco: not known"),
+        (("--stored-fits", "--out", "x.txt"), "--out x.txt: expected a name that ends in .json"),
+        (("--stored-fits", "--result", "x.json"), "--result x.json: expected a name that ends in .npz"),
     ],
 )
 def test_wrong_commands_are_refused(run, folder: Path, arguments: tuple[str, ...], message: str) -> None:

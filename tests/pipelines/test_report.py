@@ -496,6 +496,15 @@ def test_charts_are_text_in_the_pages_colour(count):
     assert not charts.training_curves([{"step": 1}])
 
 
+def test_validation_is_a_curve_for_each_error(world):
+    rows = [{"step": s, "a/pa_mpjpe_mm": 90.0 - s, "b/pa_mpjpe_mm": 50.0, "a/mask_f1": 0.5} for s in (10, 20)]
+    (chart,) = charts.validation_curves(rows)
+    assert chart.text == "Measured during training by step: a, PA-MPJPE 80 to 70; b, PA-MPJPE 50 to 50"
+    assert charts.validation_curves([]) == []
+    world.run.validation.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert "Measured during training" in build(world, world.run)[1].words
+
+
 def test_terms_that_are_never_used_have_no_curve():
     terms = charts.training_curves([metrics(1), metrics(2)])[1]
     assert "keypoints" in terms.text

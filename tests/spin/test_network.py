@@ -20,6 +20,7 @@ from spin.network.checkpoints import (
     save_checkpoint,
 )
 from spin.network.hmr import HMR, MeanParameters
+from spin.network.inference import for_inference
 from spin.rotations import axis_angle_to_matrix
 
 
@@ -321,3 +322,24 @@ def test_imagenet_weights_load_into_the_backbone_alone(tmp_path: Path, mean: Mea
 def test_every_backbone_is_recognised_by_its_names() -> None:
     assert {identify_backbone(ResNetFeatures(name).state_dict()) for name in BACKBONES} == set(BACKBONES)
     assert identify_backbone(["encoder.weight", "layer1.0.conv1.weight"]) is None
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_a_network_for_inference_predicts_the_same_and_leaves_the_other_alone(backbone: str) -> None:
+    torch.manual_seed(3)
+    network = HMR(backbone, mean=MeanParameters.from_body_pose(torch.zeros(69))).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 2)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0, 0.1)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    quick, images = for_inference(network), torch.randn(2, 3, 64, 64)
+    assert network.training
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in quick.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    with torch.no_grad():
+        mine, theirs = network.eval()(images), quick(images)
+    for name in ("rotations", "betas", "weak_camera"):
+        assert torch.allclose(getattr(mine, name), getattr(theirs, name), atol=2e-5)

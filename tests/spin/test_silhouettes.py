@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from spin.camera import CROP_PX, FOCAL_PX, weak_to_translation
-from spin.errors import BodyFileError
+from spin.errors import BodyFileError, KeypointError
 from spin.evaluation.body_parts import PARTS, SkinnedParts, TexturedParts, surface_parts
 from spin.evaluation.silhouettes import Silhouette, silhouette, to_image
 
@@ -117,6 +117,8 @@ def test_a_box_far_off_the_image_leaves_it_empty() -> None:
     crop = np.ones((CROP_PX, CROP_PX), np.uint8)
     assert not to_image(crop, np.array([-5000.0, 10.0]), 1.0, (20, 30)).any()
     assert not to_image(crop, np.array([10.2, 10.3]), 1e-4, (20, 30)).any()
+    with pytest.raises(KeypointError, match="its box is 20000000 px"):
+        to_image(crop, np.array([10.0, 10.0]), 1e5, (20, 30))
 
 
 def test_textures_are_blended_and_looked_up() -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 
+import cv2
 import pytest
 import torch
 
 from spin.fitting.evidence import Evidence
-from tools.bench import fit, score_rules, store
+from tools.bench import evaluate, fit, score_rules, store
 from tools.bench.fit_accuracy import by_default, by_start
 from tools.bench.held_out import DEFAULT_CLIPS, four_views, keypoints_of, open_lab, with_joints3d
 
@@ -91,3 +92,21 @@ def test_the_store_benchmark_prints_one_line(actor: bool, monkeypatch, capsys) -
     assert wanted | ({"actor_pairs_per_s_2_clients"} if actor else set()) <= set(found)
     assert found["write_amplification"] <= 1.2
     assert found["sizes"]["5000"]["floor_inprocess_pairs_per_s"] > found["inprocess_pairs_per_s"] > 100
+
+
+def test_the_benchmark_of_evaluation_prints_one_line(monkeypatch, capsys) -> None:
+    arguments = ["evaluate", "--images", "4", "--runs", "1", "--backbone", "resnet18"]
+    monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(evaluate, "SIZES", {"1920": (540, 960)})
+    monkeypatch.setattr(evaluate, "LSP_IMAGES", 3)
+    threads = cv2.getNumThreads()
+    try:
+        evaluate.main()
+    finally:
+        cv2.setNumThreads(threads)
+    found = json.loads(capsys.readouterr().out)
+    wanted = "procrustes_ratio eval_ratio eval_ratio_besides_1920 mask_part_images_per_s network_share_1920"
+    assert set(wanted.split()) <= set(found)
+    assert found["procrustes_ratio"] > 10
+    assert found["eval_ratio"] > 1
+    assert found["mask_part_images_per_s_39264_faces"] > 2

@@ -1,0 +1,28 @@
+"""A network that only predicts: the same function, in nearly half the time on a CPU."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from spin.network.hmr import HMR
+
+_PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))  # the last: of a shortcut
+
+
+def for_inference(network: HMR) -> HMR:
+    """A copy in eval mode whose normalisations are part of its convolutions; the network itself stays as it is.
+
+    Equal up to rounding. In the layout in which oneDNN and cuDNN compute: images may come in any.
+    """
+    out = copy.deepcopy(network).eval()
+    for module in list(out.modules()):
+        for convolution, normalisation in _PAIRS:
+            first, second = getattr(module, convolution, None), getattr(module, normalisation, None)
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, convolution, fuse_conv_bn_eval(first, second))
+                setattr(module, normalisation, nn.Identity())
+    return out.requires_grad_(False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
