@@ -77,7 +77,11 @@ def prepared(world: Path, ray_running: None, tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("docs") / "folder"
     make_docs_folder(folder, world)
     with pytest.MonkeyPatch.context() as patch:
-        for line in ("fit-static world", "export-annotations coco --out coco_2014_train.npz"):
+        for line in (
+            "fit-static world",
+            "export-annotations coco --out coco_2014_train.npz",
+            "eval --name first --dataset world-test --out untrained.json",
+        ):
             assert run(["spin-pipe", *line.split()], folder, patch) == 0
     return folder
 
