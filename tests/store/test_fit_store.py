@@ -65,14 +65,28 @@ class FitStoreMachine(RuleBasedStateMachine):
         self.stores.append(FitStore.open(self.folder, fingerprint=FINGERPRINT))
         self.known = [self.durable, self.durable]
         self.tagged: dict[str, Fits] = {}
+        self.sent: list[tuple[np.ndarray, Fits]] = []
 
-    @rule(who=st.integers(0, 1), seed=st.integers(0, 30), count=st.integers(0, 30))
-    def merge(self, who: int, seed: int, count: int) -> None:
+    @rule(who=st.integers(0, 1), seed=st.integers(0, 30), count=st.integers(0, 30), late=st.booleans())
+    def merge(self, who: int, seed: int, count: int, late: bool) -> None:
+        """Of fits begun now, or before any retraction."""
         rng = np.random.default_rng(seed)
         ids, fits = rng.integers(0, SAMPLES, count), random_fits(count, rng)
         if count > 3:
             fits.score[0], fits.betas[1] = np.nan, 4
             fits.score[2:] = np.round(fits.score[2:] / 300)
+        if not late:
+            fits.epoch[:] = self.stores[who].get(ids).epoch
+        self.sent.append((ids, fits))
+        self._merge(who, ids, fits)
+
+    @precondition(lambda self: self.sent)
+    @rule(who=st.integers(0, 1), data=st.data())
+    def deliver_again(self, who: int, data: st.DataObject) -> None:
+        """To the same handle or the other, now or after whatever has happened since."""
+        self._merge(who, *data.draw(st.sampled_from(self.sent[-5:])))
+
+    def _merge(self, who: int, ids: np.ndarray, fits: Fits) -> None:
         before = self.known[who]
         accepted = self.stores[who].merge(ids, fits)
         for row, sample in enumerate(ids):
@@ -101,6 +115,19 @@ class FitStoreMachine(RuleBasedStateMachine):
         """As after a crash: what was not flushed is gone."""
         self.stores[who] = FitStore.open(self.folder, fingerprint=FINGERPRINT)
         self.known[who] = self.durable
+
+    @rule(who=st.integers(0, 1), first=st.integers(0, SAMPLES - 1), count=st.integers(1, SAMPLES))
+    def reset(self, who: int, first: int, count: int) -> None:
+        ids = ALL[first : first + count]
+        retracted = self.stores[who].reset(ids)
+        left = changed_fits(join(self.durable, self.known[who]))
+        gone = ids[left.source[ids] != 0]
+        for name, column in COLUMNS.items():
+            if name != "epoch":
+                getattr(left, name)[gone] = column.empty
+        left.epoch[gone] += 1
+        assert retracted == len(gone)
+        self.durable = self.known[who] = left
 
     @rule(who=st.integers(0, 1))
     def compact(self, who: int) -> None:
@@ -142,12 +169,14 @@ class FitStoreMachine(RuleBasedStateMachine):
             assert same_bits(self.stores[0].at(name).get(ALL), tagged)
 
 
+@pytest.mark.parametrize("examples", [20, pytest.param(400, marks=pytest.mark.slow)])
 def test_any_interleaving_equals_a_plain_list_of_records(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, examples: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power fails here
     monkeypatch.setenv("FIT_STORE_MACHINE", place.top)
     machine = FitStoreMachine.TestCase
-    machine.settings = settings(max_examples=20, stateful_step_count=12, deadline=None, database=None)
+    machine.settings = settings(max_examples=examples, stateful_step_count=12, deadline=None, database=None)
     machine("runTest").runTest()
 
 
