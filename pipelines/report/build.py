@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from spin.body import BodyData
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("fits.js", "drawing.js", "explorer.js")
+_SCRIPTS = ("fits.js", "drawing.js", "one_fit.js", "explorer.js")
 SHEET_PANEL_PX = 240
 
 

@@ -33,6 +33,7 @@ ONLY_READ = {
     r"spin-pipe preprocess .*raw/3dpw": "licensed files; tests/pipelines/test_preprocess.py reads made-up ones",
     r"spin-pipe preprocess --train-files .*--root coco=raw/coco": "the same, of several data sets",
     r"spin-pipe import-fits coco static_fits": "SMPL's bodies; tests/pipelines/test_exchange_commands.py has some",
+    r"spin-pipe eval --checkpoint.data/model_checkpoint.pt --dataset.(h36m-p2|3dpw)$": "as h36m-p1, which runs",
     r"spin-pipe synth --out raw/world": "hundreds of people; tests/pipelines/test_synth.py draws fewer",
 }
 # Other programs, and those that take long or are no part of this; what they are given is not looked at.
