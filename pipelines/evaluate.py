@@ -37,6 +37,7 @@ from store.annotations import Annotations
 if TYPE_CHECKING:
     from jaxtyping import Int
 
+_DECODERS = 2  # threads that read images, at least: one waits for the disk while another computes
 _SHARD = 8  # batches that are handed to a worker at once, so that it can decode ahead
 
 
@@ -44,13 +45,14 @@ _SHARD = 8  # batches that are handed to a worker at once, so that it can decode
 class EvaluationConfig:
     """How an evaluation runs, and by which protocol.
 
-    `limit`: at most so many rows, evenly spread; the card says which. `decoders`: threads of each worker that read images.
+    `limit`: at most so many rows, evenly spread; the card says which. `decoders`: threads of each worker that read images
+    (None: one for each core that it may use, two at least).
     """
 
     protocol: Protocol | None = None  # None: the data set's own
     workers: int | None = None
     batch: int = 32
-    decoders: int = 2
+    decoders: int | None = None
     limit: int | None = None
     neutral_truth: bool = False
     log_every: int | None = None  # batches between lines that say how it stands
@@ -79,7 +81,7 @@ class Task:
     parts: SurfaceParts
     protocol: Protocol
     bodies: Path | StoredBodies  # a checkpoint's file, or the bodies themselves
-    decoders: int
+    decoders: int | None
 
     def measurer_of(self, source: Source, annotations: Annotations, device: torch.device) -> Measurer:
         files = {self.body, *self.true_bodies.values()}
@@ -88,7 +90,7 @@ class Task:
         truth = Truth(annotations, true, device)
         return Measurer(source, truth, meshes[self.body], self.parts, self.protocol)
 
-    def measurer(self) -> Measurer:
+    def measurer(self, threads: int) -> Measurer:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         annotations = Annotations.read(self.annotations)
         if isinstance(self.bodies, StoredBodies):
@@ -97,7 +99,8 @@ class Task:
             loaded = load_checkpoint(self.bodies)
             network = network_from_checkpoint(loaded, str(self.bodies))
             crop_px = int(loaded.config.get("img_res", CROP_PX))
-            source = NetworkBodies(network, crop_px, annotations, device, self.decoders)
+            decoders = self.decoders or max(_DECODERS, threads)
+            source = NetworkBodies(network, crop_px, annotations, device, decoders)
         return self.measurer_of(source, annotations, device)
 
 
@@ -106,7 +109,7 @@ class Worker:
 
     def __init__(self, task: Task, threads: int) -> None:
         torch.set_num_threads(threads)
-        self.measurer = task.measurer()
+        self.measurer = task.measurer(threads)
 
     def measure(self, batches: list[np.ndarray]) -> Measured:
         return self.measurer.measure(batches)
@@ -155,7 +158,7 @@ def measure_network(
     annotations = Annotations.read(data.annotations(dataset))
     task = _task(data, annotations, Path(), config)
     device = next(network.parameters()).device
-    source = NetworkBodies(network, img_res, annotations, device, config.decoders)
+    source = NetworkBodies(network, img_res, annotations, device, config.decoders or _DECODERS)
     rows = rows_to_measure(annotations, None, config.limit)
     measured = task.measurer_of(source, annotations, device).measure(_batches(rows, config.batch))
     return _result(task, annotations, measured, {"kind": "network", "crop_px": img_res})
@@ -249,7 +252,7 @@ def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str 
     A single worker needs no Ray: it is this process.
     """
     if workers == 1 and address is None:
-        measurer = task.measurer()
+        measurer = task.measurer(cpu_count())
         yield from map(measurer.measure, shards)
         return
     with ray_session(address):

@@ -48,8 +48,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @ADDRESS
 @click.option("--batch-size", "--batch_size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
-    "--num-workers", "--num_workers", "decoders", type=click.IntRange(1), default=2, show_default=True,
-    help="Threads of each process that read images.",
+    "--num-workers", "--num_workers", "decoders", type=click.IntRange(1),
+    help="Threads of each process that read images. Default: one for each core that it has, two at least.",
 )  # fmt: skip
 @click.option(
     "--log-freq", "--log_freq", type=click.IntRange(1), help="Batches between lines that say how it stands."

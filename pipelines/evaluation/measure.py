@@ -19,6 +19,7 @@ from spin.evaluation.protocols import PoseErrors, Protocol, pose_errors
 from spin.evaluation.scores import Scores, concatenate
 from spin.evaluation.segmentation import PixelCounts, count_pixels
 from spin.evaluation.silhouettes import silhouette, to_image
+from spin.rendering import MeshError
 from spin.rotations import matrix_to_axis_angle
 
 if TYPE_CHECKING:
@@ -138,19 +139,19 @@ class Measurer:
         mask, part = (_no_pixels(len(rows), classes) for classes in (2, 1 + len(PARTS)))
         for i in np.flatnonzero(usable & (known.mask | known.part)[rows]).tolist():
             row = int(rows[i])
-            seen = silhouette(
-                (vertices_m[i] + bodies.translation_m[i]).cpu().numpy(),
-                self.mesh.faces,
-                self.parts,
-                focal_px=float(bodies.focal_px[i]),
-                principal_px=tuple(bodies.principal_px[i].tolist()),
-            )
             try:
+                seen = silhouette(
+                    (vertices_m[i] + bodies.translation_m[i]).cpu().numpy(),
+                    self.mesh.faces,
+                    self.parts,
+                    focal_px=float(bodies.focal_px[i]),
+                    principal_px=tuple(bodies.principal_px[i].tolist()),
+                )
                 if known.mask[row]:
                     _count(mask, i, seen.mask, self.truth.mask(row), self._box(row))
                 if known.part[row]:
                     _count(part, i, seen.part, self.truth.part(row), self._box(row))
-            except (ImageError, KeypointError) as error:
+            except (ImageError, KeypointError, MeshError) as error:
                 problem[i], usable[i] = str(error), False
                 for counts in (mask, part):
                     counts.by_class[i], counts.right[i], counts.all[i] = 0, 0, 0

@@ -27,7 +27,7 @@ from spin.crop import crop_encoded, normalise
 from spin.errors import ModelFileError
 from spin.evaluation.protocols import PROTOCOLS
 from spin.images import read_encoded
-from spin.joints import H36M_TO_J14
+from spin.joints import H36M_TO_J14, JOINTS
 from spin.network.checkpoints import Checkpoint, save_checkpoint
 from spin.network.hmr import HMR, MeanParameters
 from store.annotations import Annotations
@@ -213,6 +213,11 @@ def test_masks_and_parts_of_the_true_body_are_nearly_right(
     metrics = evaluate(data, "lsp", away, tmp_path / "away.json", config=CONFIG).metrics
     assert metrics["mask_f1"] < 0.5
     assert metrics["part_f1"] < 0.2
+    changes["camera"][0] = np.nan
+    nowhere = result_subject(save_result(tmp_path / "nowhere.npz", blank, **changes), people)
+    listed = evaluate(data, "lsp", nowhere, tmp_path / "nowhere.json", config=CONFIG).result.left_out
+    assert [entry["row"] for entry in listed] == [0]
+    assert "not finite numbers" in listed[0]["reason"]
     assert "raster" in done.result.card
     assert "joints" not in done.result.card
 
@@ -250,6 +255,31 @@ def true_fits(people: Annotations, rows: np.ndarray) -> Fits:
         score=ones,
         source=source,
     )
+
+
+def test_joints_of_an_imported_file_are_those_of_spins_superset(
+    data: DataFolder, mesh, tmp_path: Path
+) -> None:
+    """SPIN's data set files have S alone: 24 joints with confidences."""
+    people = with_joints(data, mesh, "mine")
+    joints3d = np.zeros((len(people), 24, 4), np.float32)
+    place = np.array(JOINTS.h36m) - JOINTS.superset.start
+    joints3d[:, place, :3], joints3d[:, place, 3] = people.joints17_m, 1
+    joints3d[1, place[3], 3] = 0  # without this joint the row's truth is its body
+    known = np.ones(len(people), bool)
+    imported = replace(
+        people, has_joints17=~known, joints17_m=people.joints17_m * 0, has_joints3d=known, joints3d_m=joints3d
+    )
+    imported.write(data.annotations("mine"))
+    subject = result_subject(save_result(tmp_path / "x.npz", people, pred_joints=people.joints17_m), people)
+    done = evaluate(data, "mine", subject, tmp_path / "out.json", config=CONFIG)
+    assert done.result.card["true joints"] == {
+        "of the data set": len(people) - 1, "regressed from the true body": 1
+    }  # fmt: skip
+    assert done.result.scores.pose is not None
+    errors = done.result.scores.pose.mpjpe_mm
+    assert errors[1] > 5
+    assert np.delete(errors, 1) == pytest.approx(0, abs=1e-3)
 
 
 # ---- whose body is true -------------------------------------------------------------------------------------------------
