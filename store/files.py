@@ -1,7 +1,7 @@
 """What a fit store asks of the place where its files lie: a local folder, or an object store.
 
-What every place promises: a file appears whole and durable or not at all; nothing but the pointer CURRENT (and a fence) is ever replaced,
-and CURRENT only while it is what it was expected to be; a listing names whatever was finished before it began.
+What every place promises: a file appears whole and durable or not at all; nothing but the pointer CURRENT and fences is ever
+replaced, and CURRENT only while it is what it was expected to be; a listing names whatever was finished before it began.
 Names are relative, with '/'.
 """
 

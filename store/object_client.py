@@ -76,13 +76,18 @@ class ObjectClient:
             "retry_timeout": _TIMEOUT,
             "backoff": {"init_backoff": _FIRST_BACKOFF, "max_backoff": _LONGEST_BACKOFF, "base": 2},
         }
-        return S3Store(
-            self._bucket,
-            prefix=self._prefix or None,
-            config=settings,  # type: ignore[arg-type]
-            client_options={"allow_http": _endpoint().startswith("http://"), "timeout": _TIMEOUT},
-            retry_config=retry,
-        )
+        try:
+            return S3Store(
+                self._bucket,
+                prefix=self._prefix or None,
+                config=settings,  # type: ignore[arg-type]
+                client_options={"allow_http": _endpoint().startswith("http://"), "timeout": _TIMEOUT},
+                retry_config=retry,
+            )
+        except BaseError as error:
+            raise ObjectStoreAccessError(
+                f"{self.location}: what AWS_… and the files of `aws configure` say is not enough ({_first_line(error)})"
+            ) from error
 
     def _ours(self, error: Exception, place: str) -> OSError:
         text = str(error)
@@ -102,11 +107,15 @@ class ObjectClient:
             )
         if "redirect" in text.lower():
             return ObjectStoreError(f"{place}: the bucket is in another region; set AWS_REGION to it")
-        reason = code[1] if code else text.partition("\n")[0].rpartition(" - ")[2].strip()
+        reason = code[1] if code else _first_line(error)
         return ObjectStoreError(
             f"{place}: {_endpoint()} does not answer as it should ({reason}); look at AWS_ENDPOINT_URL and the network, "
             "and run the same command again"
         )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rpartition(" - ")[2].removeprefix("Generic S3 error: ").strip()
 
 
 def from_files(environment: Mapping[str, str]) -> dict[str, str]:

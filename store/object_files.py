@@ -138,11 +138,11 @@ class ObjectFiles:
         before = time.time() - older_than_s
         there = self._list("generations", deep=False)
         stems = [
-            name.removesuffix(_CLAIM) for name in there if name.endswith(_CLAIM) and there[name] <= before
+            n.removesuffix(_CLAIM)
+            for n, modified in there.items()
+            if n.endswith(_CLAIM) and modified <= before
         ]
-        return sorted(
-            f"generations/{stem}" for stem in stems if f"{stem.removesuffix('.zarr')}.json" not in there
-        )
+        return sorted(f"generations/{stem}.zarr" for stem in stems if f"{stem}.json" not in there)
 
     def write_tree(self, tree: str, inventory: str, fill: Callable[[Put], bytes]) -> None:
         """Nobody looks at a tree before it has its inventory, which comes last."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -52,4 +53,7 @@ def s3(s3_running: S3, tmp_path: Path) -> Iterator[S3]:
             patch.setenv(name, str(tmp_path / "none"))
         for name, value in s3_running.environment.items():
             patch.setenv(name, value)
+        # Nobody waits long for a server that fails on purpose.
+        patch.setattr("store.object_client._RETRIES", 4)
+        patch.setattr("store.object_client._FIRST_BACKOFF", timedelta(milliseconds=1))
         yield s3_running
