@@ -172,7 +172,8 @@ def rows_to_measure(
     if not len(rows):
         raise StageError(
             f"data set {annotations.name}: nothing is known to be true of its samples (3D joints, bodies, masks); "
-            "name one that has some (a test split)"
+            "name one that has some (a test split). SMPL bodies, 3DPW's truth, are known only if SMPL's files were in the "
+            "data folder when it was preprocessed"
         )
     if available is not None:
         rows = np.intersect1d(rows, available)
