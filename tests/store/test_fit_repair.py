@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fit_samples import FINGERPRINT, changed_fits, random_fits, same_bits
+from places import Place
 
 from store import Fits, FitStore
+from store.files import open_files
 from store.mending import one_bit_turned_back
 from store.repair import Outcome, ranges, repair
 from store.verification import verify
@@ -259,3 +261,27 @@ def test_one_bit_is_found_by_its_checksum_alone() -> None:
         changed[place] ^= 0x10
         assert one_bit_turned_back(bytes(changed), checksum) == (content, place)
     assert one_bit_turned_back(smeared(content), checksum) is None
+
+
+def test_wherever_a_store_lies_it_is_mended_from_a_copy_or_by_itself(place: Place) -> None:
+    rng = np.random.default_rng(2)
+    store = FitStore.create(place.location("fits"), samples=SAMPLES, fingerprint=FINGERPRINT)
+    store.merge(ALL, random_fits(SAMPLES, rng))
+    store.compact()
+    store.merge(ALL, random_fits(SAMPLES, rng))
+    store.tag("now")
+    place.put(place.location("copy"), "note", b"of today")
+    files, copy = open_files(store.location), open_files(place.location("copy"))
+    names = [name for name in files.descendants("") if name != "lock" and not name.endswith(".claim")]
+    written = {name: files.read(name) for name in names}
+    for name, content in written.items():
+        copy.write(name, content)
+    for name, content in written.items():
+        files.write(name, smeared(content))
+    outcomes = repair(store.location, copy=copy.location)
+    assert {outcome.action for outcome in outcomes} == {"mended"} and verify(store.location).whole
+    assert {name: files.read(name) for name in names} == written
+    for name in ("CURRENT", "tags/now.json", "generations/000001.json"):
+        files.write(name, flipped(written[name]))
+        assert [(o.file, o.action) for o in repair(store.location)] == [(name, "mended")]
+    assert {name: files.read(name) for name in names} == written
