@@ -151,6 +151,15 @@ class RunFolder:
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
 
+    def all_checkpoints(self) -> list[Path]:
+        """The oldest first."""
+        return sorted(self.checkpoints.glob("step_*.pt"))
+
     def latest_checkpoint(self) -> Path | None:
-        found = sorted(self.checkpoints.glob("step_*.pt"))
+        found = self.all_checkpoints()
         return found[-1] if found else None
+
+    @property
+    def superseded(self) -> Path:
+        """Later checkpoints than one that the run went back to."""
+        return self.checkpoints / "superseded"

@@ -11,7 +11,7 @@ import atexit
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -136,6 +136,13 @@ class FitService:
 
     def tags(self) -> list[str]:
         return self.store.tags()
+
+    def untag(self, names: Sequence[str]) -> None:
+        """Gives up names, as far as they are there; compaction then frees what only they needed."""
+        known = set(self.store.tags())
+        for name in names:
+            if name in known:
+                self.store.untag(name)
 
     def compact(self) -> None:
         self.store.compact()

@@ -19,7 +19,7 @@ from pipelines.pack import made_for, open_crops
 from pipelines.progress import say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import start_service
-from pipelines.train_config import TrainConfig, plan_of
+from pipelines.train_config import TrainConfig, last_step, plan_of
 from pipelines.train_watch import watched
 from pipelines.validation import validated
 from spin.network.checkpoints import load_checkpoint
@@ -77,8 +77,9 @@ def train(
     plan = plan_of(config, sizes, config.workers)
     if len(sets) > 1:
         say("mix: " + ", ".join(f"{name} {share:.1%}" for name, share in zip(config.datasets, plan.shares)))
-    steps = config.epochs * plan.batches_per_epoch
-    steps = steps if config.max_steps is None else min(steps, config.max_steps)
+    steps = last_step(config, plan)
+    if steps < 1:
+        raise UsageError(f"--accumulate {config.accumulate}: the training has fewer batches than that")
     files = FittingFiles.of(data, config.fitting)
     if config.run_smplify:
         compile_solver(files, config.fitting)
@@ -200,8 +201,7 @@ def go_back_to(run: RunFolder, checkpoint: Path) -> None:
             f"--checkpoint {checkpoint}: expected a file in {run.checkpoints}, as --resume goes on with that run; "
             "--pretrained-checkpoint starts a new run from any network"
         )
-    aside = run.checkpoints / "superseded"
-    for path in sorted(run.checkpoints.glob("step_*.pt")):
+    for path in run.all_checkpoints():
         if path.name > checkpoint.name:
-            aside.mkdir(exist_ok=True)
-            path.rename(aside / path.name)
+            run.superseded.mkdir(exist_ok=True)
+            path.rename(run.superseded / path.name)

@@ -14,6 +14,7 @@ from spin.fitting.fitter import FitConfig
 from spin.fitting.objective import OBJECTIVES, Objective
 from spin.network.backbone import BACKBONES
 from spin.training.config import AugmentationConfig, LossWeights, StepConfig
+from spin.training.device import PRECISIONS
 from store.durable import write_file
 
 
@@ -29,6 +30,9 @@ class TrainConfig:
     epochs: int = 50
     max_steps: int | None = None
     batch_size: int = 64  # of each worker
+    accumulate: int = 1  # batches an optimiser step
+    precision: str = "auto"  # of the convolutions
+    channels_last: bool = True
     lr: float = 5e-5
     seed: int = 0
     workers: int = 1
@@ -46,6 +50,7 @@ class TrainConfig:
     ignore_3d: bool = False
     summary_steps: int = 10
     checkpoint_steps: int = 1000
+    keep: int = 5  # newest checkpoints; 0: all
     test_steps: int = 1000  # between validations, where there are data sets for it
     eval_datasets: tuple[str, ...] = ()
     eval_images: int = 500  # of each, at most
@@ -58,6 +63,13 @@ class TrainConfig:
             raise UsageError(f"--backbone {self.backbone}: expected one of {', '.join(BACKBONES)}")
         if not 32 <= self.img_res <= 512:
             raise UsageError(f"--img-res {self.img_res}: expected 32 to 512 px")
+        if self.checkpoint_steps % self.accumulate:
+            raise UsageError(
+                f"--checkpoint-steps {self.checkpoint_steps}: expected a multiple of --accumulate {self.accumulate}, "
+                "as a checkpoint holds no half of an optimiser's step"
+            )
+        if self.precision not in ("auto", *PRECISIONS):
+            raise UsageError(f"--precision {self.precision}: expected auto, {' or '.join(PRECISIONS)}")
         if self.seed < 0:
             raise UsageError(f"--seed {self.seed}: expected 0 or more")
         if self.objective not in OBJECTIVES:
@@ -108,7 +120,7 @@ class TrainConfig:
         # Not the number of workers: which samples a step takes depends on it.
         free = {
             "epochs", "max_steps", "summary_steps", "checkpoint_steps", "test_steps", "eval_datasets", "eval_images",
-            "picture_steps", "num_workers", "pin_memory", "time_to_run",
+            "picture_steps", "keep", "num_workers", "pin_memory", "time_to_run",
         }  # fmt: skip
         for name, value in given.items():
             if name not in free and self._setting(name) != value:
@@ -159,6 +171,13 @@ def plan_of(config: TrainConfig, sizes: list[int], world: int = 1, rank: int = 0
         tuple(shares.values()),
         config.shuffle_train,
     )
+
+
+def last_step(config: TrainConfig, plan: Plan) -> int:
+    """The number of batches of each worker in the whole training; no optimiser's step is left half done."""
+    steps = config.epochs * plan.batches_per_epoch
+    steps = steps if config.max_steps is None else min(steps, config.max_steps)
+    return steps - steps % config.accumulate
 
 
 # Published options (utils/train_options.py) of nested settings: option -> part, and its name there.

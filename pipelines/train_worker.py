@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,9 +26,11 @@ from pipelines.loop_fits import LoopFitter, NewFits, stored_fits
 from pipelines.metrics_log import MetricsLog
 from pipelines.pack import made_for, open_crops
 from pipelines.rendezvous import incarnation
-from pipelines.train_config import TrainConfig, plan_of
+from pipelines.train_checkpoints import keep_checkpoint, new_tag, prune
+from pipelines.train_config import TrainConfig, last_step, plan_of
 from pipelines.train_pictures import Pictures
 from spin.body import BodyMesh, CompactBody, load_body
+from spin.errors import TrainingError
 from spin.fitting.prior import load_pose_prior
 from spin.network.checkpoints import (
     Checkpoint,
@@ -39,13 +40,15 @@ from spin.network.checkpoints import (
     save_checkpoint,
 )
 from spin.network.hmr import HMR, MeanParameters
-from spin.training.device import to_device
-from spin.training.step import StepResult, train_step
+from spin.training.device import best_precision, to_device
+from spin.training.step import Accumulation, StepResult, train_step
 from store.annotations import Annotations
 from store.records import Fits
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from spin.fitting.evidence import Views
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,7 @@ class Trainer:
 
     @property
     def last_step(self) -> int:
-        steps = self.config.epochs * self.plan.batches_per_epoch
-        return steps if self.config.max_steps is None else min(steps, self.config.max_steps)
+        return last_step(self.config, self.plan)
 
     def _is_checkpoint(self, steps: int) -> bool:
         """Whether the state after so many steps is kept."""
@@ -156,7 +158,7 @@ class Trainer:
                 }
                 log.add(step, item, result, seconds, images=self.config.batch_size * self.world)
             self._show(log, step + 1)
-            over = self._time_is_up()
+            over = self._time_is_up() and self._accumulation(step).is_last
             if over or self._is_checkpoint(step + 1):
                 self._checkpoint(step + 1)
             if over:
@@ -207,6 +209,14 @@ class Trainer:
         # Dropout's numbers are a function of (seed, step, rank) too.
         torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.rank)
         views = self.data.crops.take(torch.from_numpy(item.sample))
+        try:
+            return self._train_step(item, records, views, step)
+        except TrainingError as error:
+            kept = self.settings.run.root / f"failed-batch-step{step}-worker{self.rank}.pt"
+            torch.save({"step": step, "batch": _as_plain(item.batch)}, kept)
+            raise TrainingError(f"{error}; the batch is kept in {kept}") from error
+
+    def _train_step(self, item: LoadedBatch, records: Fits, views: Views, step: int) -> StepResult:
         return train_step(
             self.network,
             self.optimiser,
@@ -217,7 +227,11 @@ class Trainer:
             self.config.step,
             step=step,
             mesh=self.mesh,
+            accumulation=self._accumulation(step),
         )
+
+    def _accumulation(self, step: int) -> Accumulation:
+        return Accumulation(self.config.accumulate, step % self.config.accumulate)
 
     def _offer(self, item: LoadedBatch, before: Fits, result: StepResult, step: int) -> None:
         """Sends the fits that beat the stored ones."""
@@ -262,6 +276,14 @@ class Trainer:
             weights = load_backbone_weights(config.backbone_weights)
             apply_weights(self.bare, weights, config.backbone_weights, only_backbone=True)
         self.bare.to(self.device)
+        if config.channels_last:
+            self.bare = self.bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.precision = config.precision
+        if self.precision == "auto":
+            # A run goes on as it began, on whatever machine.
+            begun = {} if checkpoint is None else checkpoint.config
+            self.precision = begun.get("precision_used") or best_precision(self.device)
+        self.bare.features_dtype = getattr(torch, self.precision)
         self.optimiser = torch.optim.Adam(self.bare.parameters(), lr=config.lr)
         if checkpoint is not None and checkpoint.optimizer is not None:
             self.optimiser.load_state_dict(dict(checkpoint.optimizer))
@@ -281,11 +303,12 @@ class Trainer:
         self.fits.settle()
         self._barrier()
         if self.rank == 0:
-            tag = f"{self.settings.run.root.name}.step{step}.{uuid.uuid4().hex[:8]}"
-            ray.get([service.tag.remote(tag) for service in self.settings.services.values()])
+            services = self.settings.services
+            tag = new_tag(self.settings.run, step)
+            ray.get([service.tag.remote(tag) for service in services.values()])
             epoch, batch = divmod(step, self.plan.batches_per_epoch)
-            save_checkpoint(
-                self.settings.run.checkpoint(step),
+            keep_checkpoint(
+                self.settings.run,
                 Checkpoint(
                     model=self.bare.state_dict(),
                     optimizer=self.optimiser.state_dict(),
@@ -293,12 +316,18 @@ class Trainer:
                     step=step,
                     batch_idx=batch,
                     seed=self.config.seed,
-                    tag=dict.fromkeys(self.settings.services, tag),
-                    config=json.loads(json.dumps(asdict(self.config))),
+                    tag=dict.fromkeys(services, tag),
+                    config=json.loads(json.dumps(asdict(self.config))) | {"precision_used": self.precision},
                 ),
             )
+            prune(self.settings.run, services, self.config.keep)
         self._barrier()
 
     def _barrier(self) -> None:
         if self.world > 1:
             torch.distributed.barrier()
+
+
+def _as_plain(batch: Any) -> Any:
+    """Dataclasses as dicts: `torch.load(weights_only=True)` reads those back."""
+    return {name: _as_plain(value) for name, value in vars(batch).items()} if is_dataclass(batch) else batch

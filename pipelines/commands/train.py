@@ -121,6 +121,8 @@ _WATCH, _COST = "What is watched", "Machine"
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Of each worker.")
 @click.option("--lr", type=float, default=5e-5, show_default=True, help="Adam's step size.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--keep", type=click.IntRange(0), default=5, show_default=True,
+              help="Newest checkpoints that are kept, with the fits' states they belong to; 0: all.")  # fmt: skip
 @click.option("--checkpoint-steps", type=click.IntRange(1), default=1000, show_default=True)
 @_option(
     "--backbone",
@@ -205,6 +207,16 @@ _WATCH, _COST = "What is watched", "Machine"
     cls=_Option,
     heading=_COST,
     help="A running Ray cluster to use, instead of this machine alone.",
+)
+@_option("--accumulate", type=click.IntRange(1), default=1, heading=_COST,
+         help="Batches an optimiser step: 8 with one worker is the batch of 8 workers.")  # fmt: skip
+@_option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", heading=_COST,
+         help="Of the convolutions. auto: bfloat16 where the processor multiplies it (new GPUs, CPUs with AMX).")  # fmt: skip
+@_option(
+    "--channels-last/--no-channels-last",
+    default=True,
+    heading=_COST,
+    help="How images lie in memory; faster.",
 )
 @_option(
     "--num-workers",

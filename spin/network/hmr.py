@@ -84,11 +84,13 @@ class MeanParameters:
 class HMR(ResNetFeatures):
     """Images (B, 3, H, W), normalised with ImageNet's statistics, to a `Prediction`.
 
-    At 224 px this is the published network; smaller images work, from 32 px.
+    At 224 px this is the published network; smaller images work, from 32 px. `features_dtype`: what the convolutions compute
+    in; weights, and the regressor's iterations, are float32 always.
     """
 
     def __init__(self, backbone: str = "resnet50", *, mean: MeanParameters) -> None:
         super().__init__(backbone)
+        self.features_dtype = torch.float32
         self.fc1 = nn.Linear(self.feature_count + POSE_6D + BETAS + CAMERA, HIDDEN)
         self.drop1 = nn.Dropout()
         self.fc2 = nn.Linear(HIDDEN, HIDDEN)
@@ -107,7 +109,10 @@ class HMR(ResNetFeatures):
         self.register_buffer("init_cam", mean.weak_camera.reshape(1, CAMERA).clone())
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Prediction:
-        features = self.features(images)
+        mixed = self.features_dtype != torch.float32
+        with torch.autocast(images.device.type, self.features_dtype if mixed else None, enabled=mixed):
+            features = self.features(images)
+        features = features.float()
         count = len(features)
         pose = self.init_pose.expand(count, -1)
         betas = self.init_shape.expand(count, -1)

@@ -1,4 +1,4 @@
-"""Moving what a train step takes to where the network is."""
+"""Where the network is, and how exactly it computes there; moving what a train step takes to it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,21 @@ import torch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+PRECISIONS = ("float32", "bfloat16")
+
+
+def best_precision(device: torch.device) -> str:
+    """bfloat16 where the processor multiplies matrices of it: on such GPUs, and on CPUs with AMX (2.6 times as fast)."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float32"
+    return "bfloat16" if device.type == "cpu" and _has_amx() else "float32"
+
+
+def _has_amx() -> bool:
+    capabilities: Mapping[str, object] = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("amx_bf16", False))
+
 
 Record = TypeVar("Record")
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from spin.camera import project, weak_to_translation
 from spin.errors import TrainingError
@@ -55,6 +57,25 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Accumulation:
+    """One of `count` batches whose mean gradient the optimiser follows: the batch of several workers on one.
+
+    BatchNorm sees each batch by itself, as each of the workers would; its running statistics follow all of them.
+    """
+
+    count: int = 1
+    place: int = 0
+
+    @property
+    def is_first(self) -> bool:
+        return self.place == 0
+
+    @property
+    def is_last(self) -> bool:
+        return self.place == self.count - 1
+
+
+@dataclass(frozen=True)
 class StepResult:
     """What a step did."""
 
@@ -85,11 +106,13 @@ def train_step(
     *,
     step: int,
     mesh: BodyMesh | None = None,
+    accumulation: Accumulation = Accumulation(),
 ) -> StepResult:
     """Takes one optimiser step on the network; changes nothing else. Without a fitter, stored fits teach it.
 
-    `mesh` is needed for the per-vertex loss only. `step` is named in errors. Raises TrainingError, before the
-    optimiser is touched, if the batch is empty or a prediction, the loss or a gradient is not a number.
+    `mesh` is needed for the per-vertex loss only. `step` is named in errors. With `accumulation`, the optimiser moves at the
+    last of its batches. Raises TrainingError, before the optimiser is touched, if the batch is empty or a prediction, the
+    loss or a gradient is not a number.
     """
     if not batch.sample_ids:
         raise TrainingError(
@@ -97,18 +120,19 @@ def train_step(
         )
     clock = _Clock(batch.images.device)
     network.train()
-    prediction: Prediction = network(batch.images)
-    _require_finite(prediction, batch, step)
-    points_m = body.from_rotations(prediction.rotations, prediction.betas)
-    clock.lap("forward")
+    with _averaged_when_complete(network, accumulation):
+        prediction: Prediction = network(batch.images)
+        _require_finite(prediction, batch, step)
+        points_m = body.from_rotations(prediction.rotations, prediction.betas)
+        clock.lap("forward")
 
-    new_fits = None if fitter is None else _fit_prediction(fitter, prediction, points_m, batch)
-    targets = select_targets(stored, new_fits, batch.truth, config)
-    clock.lap("fit")
+        new_fits = None if fitter is None else _fit_prediction(fitter, prediction, points_m, batch)
+        targets = select_targets(stored, new_fits, batch.truth, config)
+        clock.lap("fit")
 
-    losses = step_losses(body, prediction, points_m, targets, batch, config, mesh)
-    gradient_norm = _descend(network, optimiser, losses, batch.sample_ids, step)
-    clock.lap("backward")
+        losses = step_losses(body, prediction, points_m, targets, batch, config, mesh)
+        gradient_norm = _descend(network, optimiser, losses, batch.sample_ids, step, accumulation)
+        clock.lap("backward")
     return StepResult(
         losses=losses.as_floats(),
         gradient_norm=gradient_norm,
@@ -117,6 +141,13 @@ def train_step(
         valid=targets.valid,
         timings_s=clock.seconds,
     )
+
+
+def _averaged_when_complete(network: nn.Module, accumulation: Accumulation) -> AbstractContextManager[None]:
+    """In it, DistributedDataParallel averages gradients over workers at the last of several batches only."""
+    if accumulation.is_last or not isinstance(network, DistributedDataParallel):
+        return nullcontext()
+    return network.no_sync()
 
 
 def step_losses(
@@ -177,21 +208,24 @@ def _descend(
     losses: terms.Losses,
     sample_ids: Sequence[str],
     step: int,
+    accumulation: Accumulation,
 ) -> float:
-    """Backward and one optimiser step; the norm of the gradient."""
+    """Backward, and at the last batch of several one optimiser step; the norm of the gradient so far."""
     if not torch.isfinite(losses.total):
         wrong = [f"{name} {value}" for name, value in losses.as_floats().items() if not math.isfinite(value)]
         raise TrainingError(
             f"step {step}: loss is not a number ({', '.join(wrong)}); samples {_some(sample_ids)}"
         )
-    optimiser.zero_grad(set_to_none=True)
-    losses.total.backward()
+    if accumulation.is_first:
+        optimiser.zero_grad(set_to_none=True)
+    (losses.total / accumulation.count).backward()
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     norm = float(torch.linalg.vector_norm(torch.stack([g.norm() for g in gradients])))
     if not math.isfinite(norm):
         optimiser.zero_grad(set_to_none=True)
         raise TrainingError(f"step {step}: the gradient is not a number; samples {_some(sample_ids)}")
-    optimiser.step()
+    if accumulation.is_last:
+        optimiser.step()
     return norm
 
 

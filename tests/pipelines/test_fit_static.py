@@ -31,6 +31,7 @@ from store.annotations import Annotations
 from store.errors import FingerprintMismatchError
 from store.fits import FitStore
 from store.records import Fits, Source
+from tests.pipelines.processes import processes_of
 from tests.store.test_annotations import some_annotations
 
 pytestmark = pytest.mark.usefixtures("ray_running")
@@ -146,19 +147,6 @@ def start(data: DataFolder) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(data.root)], stderr=subprocess.DEVNULL, start_new_session=True
     )
-
-
-def processes_of(session: int) -> dict[int, str]:
-    """Command lines of a session's processes, by pid."""
-    out = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if os.getsid(int(entry.name)) == session:
-                    out[int(entry.name)] = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:
-                continue
-    return out
 
 
 def fitted(data: DataFolder) -> int:

@@ -1,0 +1,179 @@
+"""What a training survives: a killed worker, a stop at any step, a full disk, a batch that it can't learn from."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import pipelines.train_checkpoints
+from pipelines.failures import StageError, cause
+from pipelines.fit_static import fit_static
+from pipelines.layout import DataFolder, RunFolder
+from pipelines.train import train
+from pipelines.train_config import TrainConfig
+from spin.errors import TrainingError
+from spin.fitting.fitter import FitConfig
+from spin.network.checkpoints import load_checkpoint
+from store.fits import FitStore
+from tests.pipelines.processes import descendants_of
+
+CONFIG = TrainConfig(
+    datasets=("world",), backbone="resnet18", img_res=32, batch_size=4, max_steps=9, summary_steps=1, picture_steps=99,
+    checkpoint_steps=3, smplify_iterations=2, workers=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fitted(ray_running: None, preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = DataFolder(shutil.copytree(preprocessed, tmp_path_factory.mktemp("fitted") / "data"))
+    fit_static(data, "world", FitConfig("lm", 2), workers=1)
+    return data.root
+
+
+def place(fitted: Path, folder: Path) -> tuple[DataFolder, RunFolder]:
+    return DataFolder(shutil.copytree(fitted, folder / "data")), RunFolder.of(folder, "run")
+
+
+def state(data: DataFolder, run: RunFolder) -> dict[str, Any]:
+    """Everything that the next step depends on."""
+    newest = run.latest_checkpoint()
+    assert newest is not None
+    checkpoint = load_checkpoint(newest)
+    fits = FitStore.open(data.fits("world")).at(checkpoint.tag["world"]).fits
+    assert checkpoint.optimizer is not None
+    moments = checkpoint.optimizer["state"]
+    return {
+        "step": checkpoint.step,
+        **dict(checkpoint.model),
+        **{f"adam {i} {name}": value for i, entry in moments.items() for name, value in entry.items()},
+        **{
+            name: torch.from_numpy(getattr(fits, name))
+            for name in ("pose", "betas", "camera", "score", "step")
+        },
+    }
+
+
+def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    assert found.keys() == wanted.keys()
+    for name, value in wanted.items():
+        same = torch.equal(found[name], value) if isinstance(value, torch.Tensor) else found[name] == value
+        assert same, name
+
+
+@pytest.fixture(scope="module")
+def undisturbed(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    data, run = place(fitted, tmp_path_factory.mktemp("undisturbed"))
+    train(data, run, CONFIG, resume=False)
+    return state(data, run)
+
+
+@pytest.mark.slow  # a killed worker, below, goes the same way, and further
+def test_two_workers_stopped_and_resumed_equal_two_undisturbed(
+    fitted: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    """Weights, moments and fits, bit for bit. The stop is not at a checkpoint's step of the whole run."""
+    data, run = place(fitted, tmp_path)
+    train(data, run, replace(CONFIG, max_steps=5), resume=False)
+    train(data, run, CONFIG, resume=True)
+    assert_same(state(data, run), undisturbed)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(
+    fitted: Path, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    data, run = place(fitted, tmp_path)
+    killed = []
+
+    def kill() -> None:
+        while not killed:
+            time.sleep(0.02)
+            if run.checkpoint(3).exists():
+                workers = [
+                    pid for pid, line in descendants_of(os.getpid()).items() if "RayTrainWorker" in line
+                ]
+                if workers:
+                    os.kill(workers[0], signal.SIGKILL)
+                    killed.append(workers[0])
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    train(data, run, CONFIG, resume=False)
+    killed.append(0)
+    thread.join()
+    assert killed[0], "no worker was found, so nothing was tested"
+    assert_same(state(data, run), undisturbed)
+
+
+def test_old_checkpoints_go_with_their_tags_and_others_stay(fitted: Path, tmp_path: Path) -> None:
+    data, run = place(fitted, tmp_path)
+    config = replace(CONFIG, workers=1, max_steps=5, checkpoint_steps=1)
+    train(data, run, replace(config, keep=2), resume=False, in_process=True)
+    assert run.all_checkpoints() == [run.checkpoint(4), run.checkpoint(5)]
+    store = FitStore.open(data.fits("world"))
+    kept = {load_checkpoint(path).tag["world"] for path in run.all_checkpoints()}
+    assert {tag for tag in store.tags() if tag.startswith("run.")} == kept
+    assert "static" in store.tags()
+    train(data, run, replace(config, keep=0, max_steps=8), resume=True, in_process=True)
+    assert len(run.all_checkpoints()) == 5
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(
+    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, run = place(fitted, tmp_path)
+    config = replace(CONFIG, workers=1, max_steps=4, checkpoint_steps=2)
+    save = pipelines.train_checkpoints.save_checkpoint
+
+    def full(path: Path, checkpoint: Any) -> None:
+        if checkpoint.step == 4:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(path, checkpoint)
+
+    monkeypatch.setattr(pipelines.train_checkpoints, "save_checkpoint", full)
+    with pytest.raises(Exception) as raised:
+        train(data, run, config, resume=False, in_process=True)
+    assert isinstance(cause(raised.value), StageError)
+    assert "step 4 can't be written, No space left on device; the last good one is step_00000002.pt" in str(
+        cause(raised.value)
+    )
+    monkeypatch.undo()
+    assert train(data, run, config, resume=True, in_process=True).steps == 4
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_batch(fitted: Path, tmp_path: Path) -> None:
+    data, run = place(fitted, tmp_path)
+    config = replace(CONFIG, workers=1, max_steps=40, lr=1e30)
+    with pytest.raises(Exception) as raised:
+        train(data, run, config, resume=False, in_process=True)
+    error = cause(raised.value)
+    assert isinstance(error, TrainingError)
+    (kept,) = run.root.glob("failed-batch-*.pt")
+    assert str(kept) in str(error)
+    content = torch.load(kept, weights_only=True)
+    assert content["batch"]["images"].shape == (4, 3, 32, 32)
+    assert len(content["batch"]["sample_ids"]) == 4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_both_precisions_train_and_are_recorded(precision: str, fitted: Path, tmp_path: Path) -> None:
+    data, run = place(fitted, tmp_path)
+    config = replace(
+        CONFIG, workers=1, max_steps=1, precision=precision, channels_last=precision == "float32"
+    )
+    train(data, run, config, resume=False, in_process=True)
+    checkpoint = load_checkpoint(run.checkpoint(1))
+    assert checkpoint.config["precision_used"] == precision
+    assert all(t.dtype in (torch.float32, torch.int64) for t in checkpoint.model.values())
+    assert np.isfinite(checkpoint.model["conv1.weight"].numpy()).all()
