@@ -53,7 +53,7 @@ def test_the_optimiser_follows_the_mean_gradient_at_the_last_batch(count: int, c
             train_step(
                 network,
                 optimiser,
-                body,
+                compact,
                 batches[number],
                 None,
                 true_fits(1.0),
