@@ -8,9 +8,7 @@ aside in the store's folder `damaged`; samples whose records are gone have no fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +16,10 @@ import numpy as np
 import pyarrow as pa
 
 from store import mending
-from store.errors import FitStoreNotFoundError, FormatVersionError, StoreError
+from store.errors import FitStoreNotFoundError, FormatVersionError, RecordError, StoreError
 from store.fences import FENCES
 from store.files import open_files
+from store.fingerprint import require_same
 from store.generations import Inventory, group_metadata, read_inventory
 from store.generations_before import load_earlier
 from store.layout import (
@@ -36,6 +35,7 @@ from store.layout import (
     read_current,
     read_manifest,
 )
+from store.repair_files import GIVE_COPY, Outcome, RepairFiles, ranges
 from store.repair_state import manifest_from_generations, rebuilt_chunk, salvaged
 from store.segments import checksum_in_name, read_segment
 from store.tags import Tag, read_tag_file, tag_file
@@ -43,27 +43,14 @@ from store.tags import Tag, read_tag_file, tag_file
 if TYPE_CHECKING:
     from store.files import Files
 
-DAMAGED = "damaged"
-GIVE_COPY = "give a copy of the store with --from PATH"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one damaged or missing file: 'mended', as it was written; 'removed', as nothing needs it; 'lost', with
-    what is lost; 'refused', with what would be and what can be done. samples: those concerned, where they are known."""
-
-    file: str
-    action: str
-    text: str
-    samples: tuple[int, ...] = ()
-
 
 def repair(
     location: str | Path, *, copy: str | Path | None = None, accept_loss: bool = False
 ) -> list[Outcome]:
     """Mends what verify finds. `copy` is a copy of the store, of whatever age. Writers may go on.
 
-    Raises FitStoreNotFoundError, or FormatVersionError if store.json is beyond mending: then nothing can be judged.
+    Raises FitStoreNotFoundError; FormatVersionError if store.json is beyond mending: then nothing can be judged;
+    FingerprintMismatchError or RecordError if the copy is of another store.
     """
     files = open_files(location)
     if not files.exists(MANIFEST) and not files.children("generations"):
@@ -72,19 +59,19 @@ def repair(
         return _Repair(files, None if copy is None else open_files(copy), accept_loss).run()
 
 
-class _Repair:
+class _Repair(RepairFiles):
     """One run, in the order in which later parts rely on earlier ones."""
 
     def __init__(self, files: Files, copy: Files | None, accept_loss: bool) -> None:
-        self.files, self.copy, self.accept_loss = files, copy, accept_loss
-        self.layout = Layout(files)
-        self.outcomes: list[Outcome] = []
+        super().__init__(files, copy, accept_loss)
         self.tags: dict[str, Tag] = {}
         self.inventories: dict[int, Inventory] = {}
         self.manifest: Manifest
 
     def run(self) -> list[Outcome]:
         self.manifest = self._mend_manifest()
+        if self.copy is not None:
+            self._check_copy(self.copy)
         self._mend_tags()
         self._mend_fences()
         self._mend_inventories()
@@ -94,6 +81,14 @@ class _Repair:
         if current in self.inventories:
             self._mend_segments(current)
         return self.outcomes
+
+    def _check_copy(self, copy: Files) -> None:
+        other = read_manifest(Layout(copy))
+        require_same(self.manifest.fingerprint, other.fingerprint, where=copy.location)
+        if other.samples != self.manifest.samples:
+            raise RecordError(
+                f"{copy.location}: a copy of another store: it has {other.samples} samples, expected {self.manifest.samples}"
+            )
 
     # ---- small files ------------------------------------------------------------------------------------------------
 
@@ -206,17 +201,6 @@ class _Repair:
                 note = f"; if the restore of tag {entry.get('tag')!r} had been finished, do it again"
             self._put(CURRENT, current_line(number), f"points to generation {number}, the newest{note}")
         return read_current(self.layout)
-
-    def _mend_sealed(self, name: str, content: bytes) -> bool:
-        """A JSON object with its checksum inside."""
-        found = self._copied(name)
-        if found is not None and mending.holds_sealed(found) and self._fits_here(name, found):
-            self._put(name, found, "taken from the copy")
-            return True
-        flipped = mending.sealed_with_one_bit_turned_back(content)
-        if flipped is not None:
-            self._put(name, flipped[0], f"one flipped bit turned back (byte {flipped[1]})")
-        return flipped is not None
 
     def _fits_here(self, name: str, content: bytes) -> bool:
         """Whether a copy's inventory is of the generation that is here: most of it, or of what it names, is here."""
@@ -357,59 +341,11 @@ class _Repair:
         elif content:
             self._give_up(f"{SEGMENTS}/{name}", f"updates {of}, which only tags need", samples)
 
-    # ---- what is done to files --------------------------------------------------------------------------------------
-
-    def _bytes(self, name: str) -> bytes:
-        """A file's content, empty if there is none."""
-        try:
-            return self.files.read(name)
-        except (FileNotFoundError, NotADirectoryError):
-            return b""
-
-    def _copied(self, name: str) -> bytes | None:
-        if self.copy is None:
-            return None
-        try:
-            return self.copy.read(name)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-
-    def _put_if(self, name: str, content: bytes, check: mending.Check, how: str) -> bool:
-        right = check(content)
-        if right:
-            self._put(name, content, how)
-        return right
-
-    def _put(self, name: str, content: bytes, how: str) -> None:
-        self.files.write(name, content)
-        self._say(name, "mended", how)
-
-    def _remove(self, name: str, why: str) -> None:
-        self.files.remove(name)
-        self._say(name, "removed", why)
-
-    def _give_up(self, name: str, what: str, samples: tuple[int, ...] = ()) -> None:
-        """Refuses to lose something, or loses it."""
-        if self.accept_loss:
-            self._set_aside(name, "lost", what, samples)
-        else:
-            text = f"lost would be: {what}; {GIVE_COPY}, or --accept-loss sets the file aside"
-            self._say(name, "refused", text, samples)
-
     def _give_up_tags(self, names: list[str], why: str) -> None:
         for name in names:
             self._give_up(tag_file(name), f"tag {name!r} can't be restored: {why}")
             if self.accept_loss:
                 del self.tags[name]
-
-    def _set_aside(self, name: str, action: str, text: str, samples: tuple[int, ...] = ()) -> None:
-        aside = f"{DAMAGED}/{name.replace('/', '--')}"
-        self.files.write(aside, self._bytes(name))
-        self.files.remove(name)
-        self._say(name, action, f"{text}; its bytes are in {aside}", samples)
-
-    def _say(self, file: str, action: str, text: str, samples: tuple[int, ...] = ()) -> None:
-        self.outcomes.append(Outcome(file, action, text, samples))
 
 
 def _stem(file: str) -> str:
@@ -423,14 +359,3 @@ def _readable_ids(content: bytes, samples: int) -> tuple[int, ...]:
     except (pa.ArrowException, KeyError, ValueError, OSError):
         return ()
     return tuple(np.unique(ids[(ids >= 0) & (ids < samples)]).tolist())
-
-
-def ranges(samples: tuple[int, ...]) -> str:
-    """Ascending numbers for people: '3, 5-9'; 'none'."""
-
-    def runs() -> Iterator[str]:
-        ids = np.array(samples)
-        for run in np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1):
-            yield str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}"
-
-    return ", ".join(runs()) if samples else "none"

@@ -7,6 +7,7 @@ import random
 import shutil
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,11 @@ import pytest
 from fit_samples import FINGERPRINT, changed_fits, random_fits, same_bits
 from places import Place
 
-from store import Fits, FitStore
+from store import FingerprintMismatchError, Fits, FitStore, FitStoreNotFoundError, RecordError
 from store.files import open_files
 from store.mending import one_bit_turned_back
-from store.repair import Outcome, ranges, repair
+from store.repair import repair
+from store.repair_files import Outcome, ranges
 from store.verification import verify
 
 SAMPLES = 50
@@ -233,6 +235,19 @@ def test_a_lost_chunk_takes_only_its_samples_and_they_can_be_fitted_anew(
     offers = changed_fits(fits.take(gone), score=50, epoch=left.epoch[gone])
     assert again.merge(gone, offers).all()
     assert not again.merge(ALL[16:18], fits.take(slice(16, 18))).any(), "what was retracted stays so"
+
+
+def test_a_copy_of_another_store_is_refused(base: Path, tmp_path: Path) -> None:
+    before = contents(base)
+    with pytest.raises(FitStoreNotFoundError):
+        repair(base, copy=tmp_path)
+    FitStore.create(tmp_path / "a", samples=SAMPLES, fingerprint=replace(FINGERPRINT, body="smpl:1"))
+    with pytest.raises(FingerprintMismatchError):
+        repair(base, copy=tmp_path / "a")
+    FitStore.create(tmp_path / "b", samples=SAMPLES + 1, fingerprint=FINGERPRINT)
+    with pytest.raises(RecordError, match="another store"):
+        repair(base, copy=tmp_path / "b")
+    assert contents(base) == before
 
 
 def test_what_nothing_needs_is_removed(base: Path, tmp_path: Path) -> None:
