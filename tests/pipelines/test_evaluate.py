@@ -15,7 +15,7 @@ import torch
 from pipelines.compare import as_json, compare_results
 from pipelines.evaluate import EvaluationConfig, evaluate, measure_network
 from pipelines.evaluation.card import differing
-from pipelines.evaluation.result import read_result, sequence_of
+from pipelines.evaluation.result import per_sequence, read_result, sequence_of
 from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
 from pipelines.failures import StageError
 from pipelines.layout import DataFolder
@@ -432,6 +432,13 @@ def test_results_of_one_protocol_are_compared(results: list[Path]) -> None:
     )
     same = compare_results(results[0], results[0], by="frames", draws=200)
     assert same.numbers["mpjpe_mm"].difference.high == 0
+
+
+def test_several_people_in_an_image_are_no_recording(results: list[Path]) -> None:
+    result = read_result(results[0])
+    pairs = [f"{i // 2}.jpg" for i in range(result.scores.count)]
+    assert per_sequence(result)
+    assert per_sequence(replace(result, images=pairs)) == []
 
 
 def test_results_of_two_protocols_are_not_compared_unless_asked(
