@@ -112,8 +112,17 @@ def many(folder: Path, reports: Path, seed: int, how_many: tuple[int, int, int])
 
 
 def without_syncing(
-    work: Callable[..., None], folder: Path, reports: Path, seed: int, argument: object
+    work: Callable[..., None],
+    folder: Path,
+    reports: Path,
+    seed: int,
+    argument: object,
+    environment: dict[str, str],
 ) -> None:
-    """A killed process leaves what it has written, synced or not: only a loss of power wouldn't."""
+    """A killed process leaves what it has written, synced or not: only a loss of power wouldn't.
+
+    `environment`: what has changed in it since the process was started that all children are forked from.
+    """
     os.fsync = lambda descriptor: None  # type: ignore[assignment]
+    os.environ.update(environment)
     work(folder, reports, seed, argument)

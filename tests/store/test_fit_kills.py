@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import random
 import time
 from collections.abc import Callable
@@ -45,7 +46,9 @@ class Child:
     def __init__(self, work: Work, folder: Path | str, reports: Path, seed: int) -> None:
         self.seed, self.reports = seed, reports
         self.process = CONTEXT.Process(
-            target=kill_workers.without_syncing, args=(work[0], folder, reports, seed, work[1]), daemon=True
+            target=kill_workers.without_syncing,
+            args=(work[0], folder, reports, seed, work[1], dict(os.environ)),
+            daemon=True,
         )
         self.process.start()
 
@@ -176,7 +179,14 @@ def test_four_processes_that_merge_the_same_rows_at_once_equal_one_that_merges_a
     children = [
         CONTEXT.Process(
             target=kill_workers.without_syncing,
-            args=(kill_workers.many, store.path, tmp_path / f"reports{seed}", seed, (rounds, rows, every)),
+            args=(
+                kill_workers.many,
+                store.path,
+                tmp_path / f"reports{seed}",
+                seed,
+                (rounds, rows, every),
+                {},
+            ),
         )
         for seed, every in ((1, 0), (2, 7), (3, 0), (4, 5))
     ]
