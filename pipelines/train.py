@@ -128,7 +128,7 @@ def _fit(
     cpus = max(1, int(there.get("CPU", 1)) // config.workers) if address is None else 1
     data, run = replace(data, root=data.root.resolve()), RunFolder(run.root.resolve())
     attempt = uuid.uuid4().hex[:8]
-    threads = min(cpus, cpu_count())
+    threads = config.threads or min(cpus, cpu_count())
     settings = WorkerSettings(config, run, data, services, threads, attempt, begun)
     rendezvous: Any = RendezvousConfig(folder=None if address else str(run.root))
     try:

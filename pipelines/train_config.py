@@ -36,6 +36,7 @@ class TrainConfig:
     lr: float = 5e-5
     seed: int = 0
     workers: int = 1
+    threads: int | None = None  # of each worker's computations; None: its share of the cores
     mix: dict[str, float] = field(
         default_factory=dict
     )  # shares of data sets that were named; see pipelines.mix
@@ -120,7 +121,7 @@ class TrainConfig:
         # Not the number of workers: which samples a step takes depends on it.
         free = {
             "epochs", "max_steps", "summary_steps", "checkpoint_steps", "test_steps", "eval_datasets", "eval_images",
-            "picture_steps", "keep", "num_workers", "pin_memory", "time_to_run",
+            "picture_steps", "keep", "threads", "num_workers", "pin_memory", "time_to_run",
         }  # fmt: skip
         for name, value in given.items():
             if name not in free and self._setting(name) != value:

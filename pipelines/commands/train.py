@@ -208,6 +208,8 @@ _WATCH, _COST = "What is watched", "Machine"
     heading=_COST,
     help="A running Ray cluster to use, instead of this machine alone.",
 )
+@_option("--threads", type=click.IntRange(1), heading=_COST,
+         help="Of each trainer's computations. Default: its share of the cores.")  # fmt: skip
 @_option("--accumulate", type=click.IntRange(1), default=1, heading=_COST,
          help="Batches an optimiser step: 8 with one worker is the batch of 8 workers.")  # fmt: skip
 @_option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", heading=_COST,

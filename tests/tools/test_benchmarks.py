@@ -110,3 +110,15 @@ def test_the_benchmark_of_evaluation_prints_one_line(monkeypatch, capsys) -> Non
     assert found["procrustes_ratio"] > 10
     assert found["eval_ratio"] > 1
     assert found["mask_part_images_per_s_39264_faces"] > 2
+
+
+@pytest.mark.slow
+def test_the_training_benchmark_prints_one_line(monkeypatch, capsys) -> None:
+    options = ["--steps", "4", "--backbone", "resnet18", "--img-res", "64", "--batch-size", "4"]
+    monkeypatch.setattr(sys, "argv", ["train", *options])
+    train_bench.main()
+    found = json.loads(capsys.readouterr().out)
+    assert {"fit_and_store_share", "load_wait_share", "scaling_2_workers", "images_per_s"} <= set(found)
+    parts = sum(found[f"{part}_s"] for part in train_bench.PARTS)
+    assert 0 < parts <= 1.05 * found["step_s"]
+    assert found["floor_network_s"] < found["step_s"]
