@@ -9,6 +9,7 @@ import click
 
 from pipelines.commands import (
     data,
+    demo,
     evaluation,
     exchange,
     fetch,
@@ -55,7 +56,7 @@ def cli(debug: bool) -> None:
 for command in (
     data.synth, fetch.fetch_data, preprocess.preprocess, exchange.import_annotations, pack.pack, info.info,
     fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, train.train, evaluation.evaluate,
-    evaluation.compare, exchange.export_fits, exchange.export_annotations, stores.store, report.report,
+    evaluation.compare, demo.demo, exchange.export_fits, exchange.export_annotations, stores.store, report.report,
 ):  # fmt: skip
     cli.add_command(command)
 

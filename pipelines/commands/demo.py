@@ -1,0 +1,146 @@
+"""The command that shows what the system does with a photograph."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipelines.commands.common import DATA, data_folder, which_body
+from pipelines.failures import EXPECTED, StageError, UsageError
+
+if TYPE_CHECKING:
+    from pipelines.demo import Finder, Wanted
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--img",
+    type=click.Path(exists=True, path_type=Path),
+    required=True,
+    help="An image, or a folder of images.",
+)
+@click.option("--checkpoint", type=_FILE, help="A network: a checkpoint of ours or of SPIN.")
+@click.option("--fit", is_flag=True, help="Fit the detections; with --checkpoint, from the network's answer.")
+@click.option("--bbox", type=_FILE, help='The person\'s box: JSON, {"bbox": [x, y, width, height]} in px.')
+@click.option(
+    "--openpose", type=click.Path(path_type=Path),
+    help="OpenPose's detections in the image (BODY_25); of a folder of images, their folder.",
+)  # fmt: skip
+@click.option(
+    "--person", default="largest", show_default=True, metavar="largest|all|K",
+    help="Who of the detections; K counts from 1.",
+)  # fmt: skip
+@click.option(
+    "--outfile",
+    help="What output names begin with; of a folder of images, the folder to write to. Default: beside the image, its name.",
+)
+@click.option(
+    "--save-params", is_flag=False, flag_value="", default=None, metavar="[FILE]",
+    help="Also write pose, betas and cameras. Default name: OUTFILE_params.npz",
+)  # fmt: skip
+@click.option(
+    "--focal", type=click.FloatRange(min=1),
+    help="Focal length of the photograph, px, for the full-image camera of --save-params. Default: its diagonal.",
+)  # fmt: skip
+@DATA
+def demo(
+    img: Path, checkpoint: Path | None, fit: bool, bbox: Path | None, openpose: Path | None, person: str, outfile: str | None,
+    save_params: str | None, focal: float | None, data: Path,
+) -> None:  # fmt: skip
+    """Bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).
+
+    The person is the whole image, or in a --bbox, or one of the --openpose detections.
+
+    \b
+    Examples:
+      spin-pipe demo --img person.png --checkpoint model_checkpoint.pt
+      spin-pipe demo --img photo.jpg --bbox photo_bbox.json --checkpoint model_checkpoint.pt
+      spin-pipe demo --img photo.jpg --openpose photo_keypoints.json --fit --person all
+      spin-pipe demo --img photos --openpose detections --fit --outfile bodies --save-params
+    """
+    from pipelines.demo import Finder, Wanted, wanted_images
+    from pipelines.progress import progress, say
+
+    if checkpoint is None and not fit:
+        raise UsageError(
+            "no way to find a body: give a network (--checkpoint FILE), or detections to fit (--openpose FILE --fit), or both"
+        )
+    if bbox is not None and openpose is not None:
+        raise UsageError("--bbox and --openpose: give one of them; a person's box comes from its detection")
+    if fit and openpose is None:
+        raise UsageError("--fit needs detections: give --openpose FILE")
+    folder = data_folder(data)
+    if not img.is_dir():
+        for path in (bbox, openpose):
+            if path is not None and not path.is_file():
+                raise UsageError(f"{path}: no such file")
+        say(which_body(folder))
+        finder = Finder(folder, checkpoint, fit)
+        for line in _one(
+            finder,
+            Wanted(img, bbox, openpose, person),
+            outfile or str(img.with_suffix("")),
+            save_params,
+            focal,
+        ):
+            say(line)
+        return
+    if bbox is not None:
+        raise UsageError("--bbox: one box for a folder of images; give --openpose FOLDER, or one image")
+    images = list(wanted_images(img, openpose, person))
+    say(which_body(folder))
+    finder = Finder(folder, checkpoint, fit)
+    target, aside = Path(outfile) if outfile else img, []
+    with progress(len(images), "demo", "img") as bar:
+        for wanted in images:
+            try:
+                _one(
+                    finder,
+                    wanted,
+                    str(target / wanted.image.stem),
+                    save_params if save_params is None else "",
+                    focal,
+                )
+            except EXPECTED as error:
+                aside.append(str(error))
+                say(f"set aside: {error}")
+            bar.update()
+    say(f"{target}: pictures of {len(images) - len(aside)} images")
+    if aside:
+        raise StageError(f"{len(aside)} of {len(images)} images set aside; the reasons stand above")
+
+
+def _one(
+    finder: Finder, wanted: Wanted, outfile: str, save_params: str | None, focal: float | None
+) -> list[str]:
+    """Looks at one image and writes what is wanted of it; lines to say."""
+    import numpy as np
+
+    from pipelines.demo import look
+    from pipelines.demo_output import from_the_side, over_the_image, parameters, write_picture
+    from store.durable import write_file
+
+    image, found = look(finder, wanted)
+    faces = finder.mesh.faces
+    shape, side = Path(f"{outfile}_shape.png"), Path(f"{outfile}_shape_side.png")
+    write_picture(shape, over_the_image(image, found, faces))
+    write_picture(side, from_the_side(found, faces))
+    lines = [
+        f"person {body.person.number}: {body.verdict}, reprojection loss {body.loss_px2:.1f} px²"
+        for body in found
+        if body.verdict
+    ]
+    lines += [f"  over the image: {shape}", f"  from the side:  {side}"]
+    if save_params is not None:
+        path = Path(save_params or f"{outfile}_params.npz")
+        content = io.BytesIO()
+        arrays: dict[str, Any] = parameters(found, (image.shape[1], image.shape[0]), focal)
+        np.savez(content, **arrays)
+        write_file(path, content.getvalue())
+        lines.append(f"  parameters:     {path}")
+    return lines
