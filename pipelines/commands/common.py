@@ -85,3 +85,10 @@ def which_body(data: DataFolder) -> str:
     if data.body == OPEN_BODY:
         return f"body: the open body (no SMPL_NEUTRAL.pkl in {data.root})"
     return f"body: {load_body(data.body).name}, from {data.body}"
+
+
+def training_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
+    """The data sets that were named; else the published training sets that are there, or the only data set there is."""
+    from pipelines.readers import TRAINING_SETS
+
+    return chosen_datasets(data, named or tuple(name for name in TRAINING_SETS if name in data.known()))

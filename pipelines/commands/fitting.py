@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import ADDRESS, DATA, FITS, WORKERS, chosen_datasets, data_folder, which_body
+from pipelines.commands.common import ADDRESS, DATA, FITS, WORKERS, data_folder, training_datasets, which_body
 from pipelines.failures import StageError, UsageError
 
 if TYPE_CHECKING:
@@ -87,11 +87,14 @@ def fit_static(
 ) -> None:  # fmt: skip
     """First fits of whole data sets, into data/fits/. Run again, it does what is missing.
 
+    Without a name: of the published training sets that are there, or of the only data set.
+
     Rows that show one pose in several calibrated views are fitted together; an image's own focal length and 3D joints are
     used where the annotations have them.
 
     \b
     Examples:
+      spin-pipe fit-static
       spin-pipe fit-static world --workers 8
       spin-pipe fit-static world --init lifter,multistart --again
       spin-pipe fit-static coco --init static_fits/coco_fits.npy
@@ -104,7 +107,7 @@ def fit_static(
     from spin.fitting.objective import Objective
 
     folder = data_folder(data)
-    names = chosen_datasets(folder, datasets)
+    names = training_datasets(folder, datasets)
     kinds = list(dict.fromkeys(kind.strip() for kind in init.split(",") if kind.strip()))
     own = tuple(kind for kind in kinds if kind in _OWN_STARTS)
     files = [kind for kind in kinds if kind.endswith((".npy", ".npz"))]

@@ -9,11 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.commands.common import DATA, FITS, LOG_DIR, chosen_datasets, data_folder, which_body
+from pipelines.commands.common import (
+    DATA,
+    FITS,
+    LOG_DIR,
+    chosen_datasets,
+    data_folder,
+    training_datasets,
+    which_body,
+)
 from pipelines.failures import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.layout import DataFolder, RunFolder
+    from pipelines.layout import RunFolder
 
 # Published settings of another place and time: where their run lay, and how its own file was found.
 _NOT_TAKEN = ("log_dir", "summary_dir", "checkpoint_dir", "from_json")
@@ -266,7 +274,7 @@ def train(
             "--checkpoint goes with --resume; --pretrained-checkpoint starts a new run from a network"
         )
     else:
-        config = TrainConfig.from_options(_datasets(folder, datasets), settings)
+        config = TrainConfig.from_options(tuple(training_datasets(folder, datasets)), settings)
     say(which_body(folder))
     with journal.recorded(folder.journal, "train", name=run.root.name, workers=config.workers) as entry:
         done = run_training(folder, run, config, resume=resume, address=address)
@@ -293,10 +301,3 @@ def _run(log_dir: Path, name: str | None, resume: bool) -> RunFolder:
     while (log_dir / f"run-{number}").exists():
         number += 1
     return RunFolder.of(log_dir, f"run-{number}")
-
-
-def _datasets(folder: DataFolder, named: tuple[str, ...]) -> tuple[str, ...]:
-    from pipelines.readers import TRAINING_SETS
-
-    published = [name for name in TRAINING_SETS if name in folder.known()]
-    return tuple(chosen_datasets(folder, named or tuple(published)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.cli import cli
+from pipelines.commands.common import training_datasets
 from pipelines.failures import StageError, cause
 from pipelines.journal import read, recorded
 from pipelines.layout import DataFolder
@@ -89,6 +90,14 @@ def test_several_data_sets_must_be_chosen_from(run, preprocessed: Path, tmp_path
     done = run("export-fits", "world")
     assert done.code == 1
     assert "fit-static" in done.err or "no fit store" in done.err.lower()
+
+
+def test_without_a_name_the_published_training_sets_are_meant(preprocessed: Path, tmp_path: Path) -> None:
+    data = DataFolder(shutil.copytree(preprocessed, tmp_path / "data"))
+    for name in ("coco", "lspet", "3dpw"):
+        shutil.copy(data.annotations("world"), data.annotations(name))
+    assert training_datasets(data, ()) == ["lspet", "coco"]
+    assert training_datasets(data, ("world",)) == ["world"]
 
 
 def test_synth_then_preprocess(run, tmp_path: Path) -> None:
