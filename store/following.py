@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from store.errors import StoreError
-from store.generations import read_generation
 from store.layout import read_current
 from store.replica import Replica
-from store.state import load_current, read_segments
+from store.state import current_generation, load_current, read_segments
 
 
 class Follower:
@@ -53,20 +52,15 @@ class Follower:
 
         Raises StaleWriterError if it is of another line of history than this handle.
         """
-        layout, line = self._replica.layout, self._replica.state.generation.line
-        while True:
-            number = read_current(layout)
-            if (number, line) == self._seen:
-                return number
-            try:
-                generation = read_generation(layout, number, fingerprint=self._replica.manifest.fingerprint)
-            except StoreError:
-                if read_current(layout) == number:
-                    raise
-                continue
+        replica, line = self._replica, self._replica.state.generation.line
+        number = read_current(replica.layout)
+        if (number, line) != self._seen:
+            generation = current_generation(replica.layout, replica.manifest.fingerprint)
             if generation.line != line:
-                raise self._replica.stale()
+                raise replica.stale()
             # Whoever moved CURRENT may not have made that durable yet; updates written against it must not
             # be ahead.
-            layout.files.sync()
+            replica.layout.files.sync()
+            number = generation.number
             self._seen = (number, line)
+        return number

@@ -11,7 +11,7 @@ from store.collecting import remove_unneeded, unneeded
 from store.errors import TagExistsError
 from store.flushing import Flusher
 from store.following import Follower
-from store.generations import VERSION, Generation, read_generation, write_generation
+from store.generations import VERSION, Generation, write_generation
 from store.layout import (
     Layout,
     Manifest,
@@ -24,7 +24,7 @@ from store.layout import (
 from store.records import ROW
 from store.replica import Replica
 from store.segments import SegmentInfo
-from store.state import State, load_tagged
+from store.state import State, current_generation, load_tagged
 from store.table import FitTable
 from store.tags import Tag, check_tag_name, pinned, read_tag, tag_file, write_tag
 
@@ -97,8 +97,7 @@ class Maintenance:
         with replica.maintenance, layout.files.exclusive(), replica.disk:
             state = load_tagged(layout, self._manifest, read_tag(layout, tag))
             while True:
-                old = read_current(layout)
-                before = read_generation(layout, old, fingerprint=self._manifest.fingerprint)
+                before = current_generation(layout, self._manifest.fingerprint)
                 restored = self._restored(state, tag, before)
                 if restored is not None:
                     break
@@ -192,7 +191,7 @@ class Maintenance:
             layout.files.remove_tree(generation_name(number), inventory_name(number))
             return False
         # Perhaps only the answer was lost, and others have gone on from it.
-        past = read_generation(layout, current, fingerprint=fingerprint).history
+        past = current_generation(layout, fingerprint).history
         return any(entry.get("generation") == number for entry in past)
 
     def _tidy(self) -> None:

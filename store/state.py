@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from store.errors import StoreError
-from store.generations import Generation, load_generation
+from store.fingerprint import Fingerprint
+from store.generations import Generation, load_generation, read_generation
 from store.layout import Layout, Manifest, read_current
 from store.records import Fits
 from store.segments import Segment, SegmentInfo, read_segment
@@ -42,6 +43,20 @@ class State:
         self.names.add(name)
         self.infos[name] = (info, records)
         self.runs.update(info.runs)
+
+
+def current_generation(layout: Layout, fingerprint: Fingerprint) -> Generation:
+    """What the current generation says of itself, though others may replace and remove it meanwhile.
+
+    Raises what read_generation raises.
+    """
+    while True:
+        number = read_current(layout)
+        try:
+            return read_generation(layout, number, fingerprint=fingerprint)
+        except StoreError:
+            if read_current(layout) == number:
+                raise
 
 
 def load_current(layout: Layout, manifest: Manifest) -> State:

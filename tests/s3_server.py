@@ -260,13 +260,17 @@ def _is(node: ElementTree.Element, name: str) -> bool:
     return node.tag.rpartition("}")[2] == name
 
 
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128  # or many clients at once are turned away
+
+
 @contextmanager
 def serving(port: int = 0) -> Iterator[S3]:
     """A server on a free port of this machine's own interface, until the block ends."""
     s3 = S3()
     handler = type("BoundHandler", (Handler,), {"s3": s3})
-    server = ThreadingHTTPServer(("127.0.0.1", port), handler)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", port), handler)
     s3.port = server.server_address[1]
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 from fit_samples import FINGERPRINT, changed_fits, random_fits, same_bits
 from s3_server import S3, Fault, Stored
 
-from store import Fits, FitStore, FitStoreExistsError, FitStoreNotFoundError, ObjectStoreError
+from store import Fits, FitStore, FitStoreExistsError, FitStoreNotFoundError, ObjectStoreError, verification
 from store import maintenance as maintenance_module
 from store.layout import move_current
 from store.table import FitTable
@@ -350,6 +351,24 @@ def test_a_tag_holds_whatever_a_compaction_removes_meanwhile(
         other.compact(force=True)
     assert verify(URL).whole and store.at("new").get(ALL[:30]).score.max() == -1
     assert expected is not None and not [n for n in s3.names(KEYS) if "pin" in n]
+
+
+def test_what_a_compaction_removes_while_it_is_verified_is_not_damaged(
+    s3: S3, base: dict[str, Stored], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = begin(s3, base)
+    store.untag("late")
+    read, done = verification.read_inventory, []
+
+    def late(*arguments: Any, **named: Any) -> Any:
+        if not done:
+            done.append(store.compact())
+        return read(*arguments, **named)
+
+    monkeypatch.setattr(verification, "read_inventory", late)
+    assert verify(URL).whole and done == [2]
+    del s3.objects[f"{KEYS}generations/000002.zarr/pose/zarr.json"]
+    assert [finding.problem for finding in verify(URL).findings] == ["missing"]
 
 
 def test_a_pin_that_is_a_day_old_is_dead(s3: S3, base: dict[str, Stored]) -> None:
