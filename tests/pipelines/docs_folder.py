@@ -51,6 +51,8 @@ def make_docs_folder(folder: Path, world: Path) -> None:
     bodies[:, 0] = np.pi
     np.save(folder / "static_fits" / "coco_fits.npy", bodies)
     _examples(folder / "examples", annotations)
+    for ending, name in ((".jpg", "im1010.jpg"), (".json", "im1010_openpose.json")):
+        shutil.copy(folder / "examples" / name, folder / f"photo{ending}")
 
 
 def _own_data(folder: Path, world: Path) -> None:
