@@ -70,6 +70,11 @@ class DataFolder:
     def exported(self, dataset: str, ending: str = ".npz") -> Path:
         return self.root / "final_fits" / f"{checked_name('data set', dataset)}{ending}"
 
+    @property
+    def backbones(self) -> Path:
+        """Where ImageNet weights are kept that were downloaded."""
+        return self.root / "backbones"
+
     def dataset_extra(self, file_name: str) -> Path:
         """Where SPIN's data set files lie, under their published names."""
         return self.root / "dataset_extras" / file_name

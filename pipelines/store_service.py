@@ -48,6 +48,13 @@ class Update(Protocol):
     def fits(self) -> Fits: ...
 
 
+class StaleWorkersError(RuntimeError):
+    """Training workers know of offers that this service doesn't. They go back to their last checkpoint, the fits with them.
+
+    Not among the expected errors: Ray Train starts such workers again.
+    """
+
+
 class FitService:
     """Serves one store. Every method can be called without Ray.
 
@@ -73,6 +80,7 @@ class FitService:
         self._records = FLUSH_RECORDS if flush_records is None else flush_records
         self._max_pending = MAX_PENDING if max_pending is None else max_pending
         self._fence = self.store.fence(run) or None
+        self._begun: str | None = None  # the fence, once this process has been told of it
         self._run_name = run
         self._counts: defaultdict[str, float] = defaultdict(float)
         self._latency: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_LATENCIES))
@@ -87,10 +95,11 @@ class FitService:
     def begin(self, fence: str, tag: str | None) -> None:
         """From now on offers must carry `fence`: those of workers that went before are refused. Restores `tag`, if given.
 
-        An actor that was killed starts again with the fence, as it is written down in the store first.
+        An actor that was killed starts again with the fence, as it is written down in the store first. It has lost what was
+        not on disk yet, so it tells the workers with StaleWorkersError until they begin again.
         """
         self.store.set_fence(self._run_name, fence)
-        self._fence = fence
+        self._fence = self._begun = fence
         if tag is not None:
             self.store.restore(tag)
 
@@ -104,6 +113,7 @@ class FitService:
         if self._fence not in (None, fence):
             self._counts["refused"] += len(ids)
             return np.zeros(len(ids), bool)
+        self._require_begun()
         with self._timed("offer"):
             accepted = self._merge(ids, fits)
             pending = self.store.pending
@@ -129,8 +139,15 @@ class FitService:
         self._counts["written"] += written
         return written
 
-    def tag(self, name: str) -> None:
-        """Names the state as it is now, durably. Nothing happens if that name is taken: a repeated call, then."""
+    def tag(self, name: str, fence: str | None = None) -> None:
+        """Names the state as it is now, durably. Nothing happens if that name is taken: a repeated call, then.
+
+        Training workers give their `fence`; StaleWorkersError if their state isn't this one.
+        """
+        if fence is not None:
+            if self._fence not in (None, fence):
+                raise StaleWorkersError("other workers have taken over this run")
+            self._require_begun()
         if name not in self.store.tags():
             self.store.tag(name)
 
@@ -175,6 +192,10 @@ class FitService:
             self._compactor.join()
             atexit.unregister(self.close)
         self.flush()
+
+    def _require_begun(self) -> None:
+        if self._begun != self._fence:
+            raise StaleWorkersError("the service of fits was killed, and what was not on disk yet is lost")
 
     def _merge(self, ids: Int[np.ndarray, " n"], fits: Fits) -> Bool[np.ndarray, " n"]:
         time_ms = np.where(fits.time == 0, now_ms(), fits.time).astype(np.int64)

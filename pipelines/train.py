@@ -20,10 +20,12 @@ from pipelines.progress import say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import start_service
 from pipelines.train_config import TrainConfig, last_step, plan_of
+from pipelines.train_start import require_as_it_was, with_starting_weights
 from pipelines.train_watch import watched
 from pipelines.validation import validated
 from spin.network.checkpoints import load_checkpoint
 from store.annotations import Annotations
+from store.fingerprint import Fingerprint
 
 MAX_FAILURES = 3  # of workers or nodes, before the run gives up
 
@@ -53,12 +55,6 @@ def train(
     """
     if not resume:
         _require_new(run)
-    for option, path in (
-        ("--pretrained-checkpoint", config.pretrained_checkpoint),
-        ("--backbone-weights", config.backbone_weights),
-    ):
-        if path is not None and not Path(path).is_file():
-            raise UsageError(f"{option} {path}: no such file")
     begun = time.time()
     sets = {name: Annotations.read(data.annotations(name)) for name in config.datasets}
     for name in sets:
@@ -71,8 +67,12 @@ def train(
     for name, known in sets.items():
         if open_crops(data, name, known, made_for(config.img_res, config.augmentation)) is not None:
             say(f"{name}: read from its packed crops, {data.crops(name)}")
+    files = FittingFiles.of(data, config.fitting)
+    fingerprints = {name: files.fingerprint(config.fitting.objective, a) for name, a in sets.items()}
+    require_as_it_was(run, fingerprints)
+    asked, config = config, with_starting_weights(data, run, config)
     run.root.mkdir(parents=True, exist_ok=True)
-    config.save(run.config)
+    asked.save(run.config)
     config = _fitted_to_size(config, sizes)
     plan = plan_of(config, sizes, config.workers)
     if len(sets) > 1:
@@ -80,7 +80,6 @@ def train(
     steps = last_step(config, plan)
     if steps < 1:
         raise UsageError(f"--accumulate {config.accumulate}: the training has fewer batches than that")
-    files = FittingFiles.of(data, config.fitting)
     if config.run_smplify:
         compile_solver(files, config.fitting)
     with ray_session(address):
@@ -88,14 +87,14 @@ def train(
             name: start_service(
                 data.fits(name),
                 len(a),
-                files.fingerprint(config.fitting.objective, a),
+                fingerprints[name],
                 "train",
                 run=run.root.name,
             )
             for name, a in sets.items()
         }
         with watched(run, steps), validated(data, run, config):
-            _fit(data, run, config, services, address, in_process, begun)
+            _fit(data, run, config, services, fingerprints, address, in_process, begun)
         _flush(services)
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
@@ -111,6 +110,7 @@ def _fit(
     run: RunFolder,
     config: TrainConfig,
     services: dict[str, Any],
+    fingerprints: dict[str, Fingerprint],
     address: str | None,
     in_process: bool,
     begun: float,
@@ -129,7 +129,7 @@ def _fit(
     data, run = replace(data, root=data.root.resolve()), RunFolder(run.root.resolve())
     attempt = uuid.uuid4().hex[:8]
     threads = config.threads or min(cpus, cpu_count())
-    settings = WorkerSettings(config, run, data, services, threads, attempt, begun)
+    settings = WorkerSettings(config, run, data, services, fingerprints, threads, attempt, begun)
     rendezvous: Any = RendezvousConfig(folder=None if address else str(run.root))
     try:
         TorchTrainer(

@@ -43,6 +43,7 @@ from spin.network.hmr import HMR, MeanParameters
 from spin.training.device import best_precision, to_device
 from spin.training.step import Accumulation, StepResult, train_step
 from store.annotations import Annotations
+from store.fingerprint import Fingerprint
 from store.records import Fits
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class WorkerSettings:
     run: RunFolder
     data: DataFolder
     services: dict[str, Any]  # data set -> handle of its FitService
+    fingerprints: dict[str, Fingerprint]  # data set -> what its fits belong to
     threads: int  # of each worker
     attempt: str
     begun: float  # of the command, time.time()
@@ -305,7 +307,7 @@ class Trainer:
         if self.rank == 0:
             services = self.settings.services
             tag = new_tag(self.settings.run, step)
-            ray.get([service.tag.remote(tag) for service in services.values()])
+            ray.get([service.tag.remote(tag, incarnation()) for service in services.values()])
             epoch, batch = divmod(step, self.plan.batches_per_epoch)
             keep_checkpoint(
                 self.settings.run,
@@ -317,7 +319,11 @@ class Trainer:
                     batch_idx=batch,
                     seed=self.config.seed,
                     tag=dict.fromkeys(services, tag),
-                    config=json.loads(json.dumps(asdict(self.config))) | {"precision_used": self.precision},
+                    config=json.loads(json.dumps(asdict(self.config)))
+                    | {
+                        "precision_used": self.precision,
+                        "fingerprints": {n: f.to_json() for n, f in self.settings.fingerprints.items()},
+                    },
                 ),
             )
             prune(self.settings.run, services, self.config.keep)

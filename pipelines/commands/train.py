@@ -141,7 +141,7 @@ _WATCH, _COST = "What is watched", "Machine"
 @_option(
     "--backbone-weights",
     type=click.Path(dir_okay=False),
-    help="ImageNet weights, a torchvision file.",
+    help="ImageNet weights: a torchvision file, or 'imagenet' to download torchvision's (published).",
     heading=_SEEN,
 )
 @_option("--img-res", type=int, default=224, help="Side of the crop the network sees, px.", heading=_SEEN)
@@ -250,7 +250,7 @@ def train(
       spin-pipe train --workers 8
       spin-pipe train --name first --dataset world --workers 2
       spin-pipe train --name first --resume --epochs 80
-      spin-pipe train --name spin --dataset coco --dataset mine --mix mine=0.5 --backbone-weights resnet50.pth
+      spin-pipe train --name spin --dataset coco --dataset mine --mix mine=0.5 --backbone-weights imagenet
       spin-pipe train --name published --solver adam --objective published --num_smplify_iters 100
       tensorboard --logdir logs
     """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipelines.store_service import FitService
+from pipelines.store_service import FitService, StaleWorkersError
 from store.fingerprint import Fingerprint
 from store.fits import FitStore
 from store.records import Fits, Source
@@ -156,7 +156,17 @@ def test_a_restarted_service_still_refuses_the_workers_that_went_before(tmp_path
     # Killed: nothing is closed, and another takes its place.
     again = start()
     assert not again.offer(ids, fits(ids, 1.0), "one").any() and again.metrics()["refused"] == 4
-    assert again.offer(ids, fits(ids, 3.0), "two").all()
+    # The present ones may have been promised what was lost: they go back to their checkpoint first.
+    with pytest.raises(StaleWorkersError, match="was killed"):
+        again.offer(ids, fits(ids, 3.0), "two")
+    with pytest.raises(StaleWorkersError, match="was killed"):
+        again.tag("kept", "two")
+    again.begin("three", None)
+    assert again.offer(ids, fits(ids, 3.0), "three").all()
+    with pytest.raises(StaleWorkersError, match="taken over"):
+        again.tag("kept", "two")
+    again.tag("kept", "three")
+    assert again.tags() == ["kept"]
     assert start("another run").offer(ids, fits(ids, 2.0), "").any(), "fences are of one run"
 
 

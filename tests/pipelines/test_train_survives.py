@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from spin.errors import TrainingError
 from spin.fitting.fitter import FitConfig
 from spin.network.checkpoints import load_checkpoint
 from store.fits import FitStore
-from tests.pipelines.processes import descendants_of
+from tests.pipelines.processes import descendants_of, processes_of
 
 CONFIG = TrainConfig(
     datasets=("world",), backbone="resnet18", img_res=32, batch_size=4, max_steps=9, summary_steps=1, picture_steps=99,
@@ -89,31 +92,97 @@ def test_two_workers_stopped_and_resumed_equal_two_undisturbed(
     assert_same(state(data, run), undisturbed)
 
 
+def train_and_kill(data: DataFolder, run: RunFolder, config: TrainConfig, victim: str) -> None:
+    """Trains in this process; once there is a checkpoint to go back to, a process of the run is killed."""
+    before, killed = descendants_of(os.getpid()).items(), threading.Event()
+    over = threading.Event()
+
+    def kill() -> None:
+        while not (killed.is_set() or over.wait(0.02)):
+            if run.checkpoint(3).exists():
+                found = descendants_of(os.getpid()).items() - before
+                for pid in [pid for pid, line in found if victim in line][:1]:
+                    os.kill(pid, signal.SIGKILL)
+                    killed.set()
+
+    thread = threading.Thread(target=kill, daemon=True)
+    thread.start()
+    try:
+        train(data, run, config, resume=False)
+    finally:
+        over.set()
+        thread.join()
+    assert killed.is_set(), f"no {victim} was found, so nothing was tested"
+
+
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
 def test_a_killed_worker_is_replaced_and_nothing_is_lost(
     fitted: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
     data, run = place(fitted, tmp_path)
-    killed = []
-
-    def kill() -> None:
-        while not killed:
-            time.sleep(0.02)
-            if run.checkpoint(3).exists():
-                workers = [
-                    pid for pid, line in descendants_of(os.getpid()).items() if "RayTrainWorker" in line
-                ]
-                if workers:
-                    os.kill(workers[0], signal.SIGKILL)
-                    killed.append(workers[0])
-
-    thread = threading.Thread(target=kill, daemon=True)
-    thread.start()
-    train(data, run, CONFIG, resume=False)
-    killed.append(0)
-    thread.join()
-    assert killed[0], "no worker was found, so nothing was tested"
+    train_and_kill(data, run, CONFIG, "RayTrainWorker")
     assert_same(state(data, run), undisturbed)
+
+
+ALONE = replace(CONFIG, workers=1)
+
+
+@pytest.fixture(scope="module")
+def undisturbed_alone(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    data, run = place(fitted, tmp_path_factory.mktemp("alone"))
+    train(data, run, ALONE, resume=False, in_process=True)
+    return state(data, run)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the service in /proc")
+def test_a_killed_service_sends_the_workers_back_to_their_checkpoint(
+    fitted: Path, undisturbed_alone: dict[str, Any], tmp_path: Path
+) -> None:
+    """It had acknowledged offers that were not on disk; nobody goes on from a state without them."""
+    data, run = place(fitted, tmp_path)
+    train_and_kill(data, run, ALONE, "FitService")
+    steps = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
+    assert len(steps) > len(set(steps)), "nobody went back"
+    assert_same(state(data, run), undisturbed_alone)
+
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from pipelines.layout import DataFolder, RunFolder
+from pipelines.ray_session import ray_session
+from pipelines.train import train
+from pipelines.train_config import TrainConfig
+data, run = DataFolder(Path(sys.argv[1])), RunFolder(Path(sys.argv[2]))
+with ray_session(cpus=4):
+    train(data, run, TrainConfig.from_json(json.loads(sys.argv[3])), resume=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds what a run leaves in /proc")
+def test_a_killed_driver_is_resumed_where_it_was(
+    fitted: Path, undisturbed_alone: dict[str, Any], tmp_path: Path
+) -> None:
+    data, run = place(fitted, tmp_path)
+    words = [str(data.root), str(run.root), json.dumps(asdict(ALONE))]
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *words], stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        while not run.checkpoint(3).exists():
+            assert child.poll() is None, "it ended before it could be killed"
+            time.sleep(0.02)
+        os.kill(child.pid, signal.SIGKILL)
+        child.wait(timeout=30)
+        assert not run.checkpoint(9).exists()
+        # At once: what the driver left behind may still be at work.
+        train(data, run, ALONE, resume=True, in_process=True)
+    finally:
+        for pid in processes_of(child.pid):
+            os.kill(pid, signal.SIGKILL)
+    assert_same(state(data, run), undisturbed_alone)
 
 
 def test_old_checkpoints_go_with_their_tags_and_others_stay(fitted: Path, tmp_path: Path) -> None:
