@@ -109,7 +109,7 @@ class FitResult:
 class Fitter:
     """Fits a body to evidence. Holds no state between calls; inputs are never changed.
 
-    On the CPU the solver 'lm' runs as machine code, on as many threads as torch does; elsewhere as torch operations.
+    On the CPU solvers run as machine code, on as many threads as torch does; elsewhere as torch operations.
     An anchored objective needs a lifter: it is the default start, and with it the judge that scores fits.
     """
 
@@ -121,7 +121,7 @@ class Fitter:
         self.body, self.prior, self.config, self.lifter = body, prior, config, lifter
         self.device, self.dtype = body.rest_joints.device, body.rest_joints.dtype
         self._compiled = None
-        if config.solver == "lm" and self.device.type == "cpu":
+        if self.device.type == "cpu":
             from spin.fitting.compiled.tables import make_body  # numba takes half a second to import
 
             self._compiled = make_body(body, prior)
@@ -238,9 +238,10 @@ class Fitter:
         """Whether the first fit will take half a minute longer: machine code is made once, then kept on disk."""
         if self._compiled is None:
             return False
-        from spin.fitting.compiled.solve import is_compiled
+        from spin.fitting.compiled import descend, solve
 
-        return not is_compiled(self._compiled)
+        solver = descend if self.config.solver == "adam" else solve
+        return not solver.is_compiled(self._compiled)
 
     def _usable(self, evidence: Evidence | Tensor) -> tuple[Evidence, Int[Tensor, " B"]]:
         """The evidence, safe to compute with, and its verdict."""
@@ -271,7 +272,16 @@ class Fitter:
         if not config.objective.is_anchored and start.anchor is not None:
             start = replace(start, anchor=None)
         if config.solver == "adam":
-            return adam.solve(self.body, self.prior, config.objective, start, evidence, iterations=iterations)
+            if self._compiled is None:
+                return adam.solve(
+                    self.body, self.prior, config.objective, start, evidence, iterations=iterations
+                )
+            from spin.fitting.compiled import descend
+
+            return descend.solve(
+                self._compiled, config.objective, start, evidence,
+                iterations=iterations, threads=torch.get_num_threads(),
+            )  # fmt: skip
         if self._compiled is None:
             return levenberg_marquardt.solve_batched(
                 self.body, self.prior, config.objective, start, evidence,

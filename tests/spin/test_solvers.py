@@ -10,6 +10,7 @@ import torch
 
 from spin.body import BodyData, CompactBody
 from spin.fitting import adam
+from spin.fitting.compiled import descend
 from spin.fitting.compiled.solve import is_compiled, solve
 from spin.fitting.compiled.tables import make_body
 from spin.fitting.evidence import Evidence
@@ -180,3 +181,20 @@ def test_only_the_torso_moves_the_camera_in_stage_one(compact, prior, problem) -
     assert torch.equal(same.camera_m, usual.camera_m)
     assert not torch.equal(same.pose_aa, usual.pose_aa)
     assert torch.equal(still.camera_m, problem.camera)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_compiled_adam_is_adam(body: BodyData, compact, prior, case: str) -> None:
+    """Both stages, step by step: 12 steps of each in double precision, on one view and on everything at once."""
+    compact64, prior64 = CompactBody(body, torch.float64), load_pose_prior(dtype=torch.float64)
+    start, evidence = (doubled(part) for part in case_of(Problem(compact, prior, 4), case))
+    objective = PUBLISHED if start.anchor is None else ANCHORED
+    slow = adam.solve(compact64, prior64, objective, start, evidence, iterations=12)
+    machine = make_body(compact64, prior64)
+    for threads in (1, 3):
+        fast = descend.solve(machine, objective, start, evidence, iterations=12, threads=threads)
+        for name in ("pose_aa", "betas", "camera_m"):
+            assert torch.allclose(getattr(fast, name), getattr(slow, name), atol=1e-7)
+        assert torch.allclose(fast.cost, slow.cost, rtol=1e-8)
+        assert torch.equal(fast.iterations, slow.iterations)
+    assert descend.is_compiled(machine)

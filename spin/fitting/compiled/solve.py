@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -136,10 +136,6 @@ def solve_batch(
     answer = Answer(
         np.array(start, dtype), np.zeros(count, dtype), np.zeros(count, np.int64), np.zeros(count, np.bool_)
     )
-    batch = Batch(*(np.ascontiguousarray(a, dtype) for a in batch))
-    weights = Weights(
-        *(dtype.type(w) for w in weights)
-    )  # of the arrays' precision, so that nothing is widened
 
     def work(ranges: list[int]) -> None:
         scratch = make_scratch(body)
@@ -160,17 +156,8 @@ def solve_batch(
     return answer
 
 
-def solve(
-    body: Body,
-    objective: Objective,
-    start: Start,
-    evidence: Evidence,
-    *,
-    iterations: int,
-    tolerance: float,
-    threads: int,
-) -> Solution:
-    """Minimises the objective from a start, as `levenberg_marquardt.solve_batched` does; on the CPU, inputs unchanged."""
+def batch_of(body: Body, objective: Objective, start: Start, evidence: Evidence) -> tuple[Weights, Batch]:
+    """The problems of a call, in the body's precision."""
     count = len(evidence)
     joints = evidence.joints3d_m
     views = evidence.views
@@ -185,21 +172,40 @@ def solve(
         torch.zeros(count, 0, 4) if joints is None else joints, anchor, precision,
         pose_prior_weight(objective, start.anchor, start.betas[:, 0]),
     )  # fmt: skip
-    constants = Weights(
+    constants = (
         objective.sigma_px**2,
         objective.bending_prior**2,
         objective.shape_prior**2,
         objective.joints3d**2,
     )
+    # All of one precision, so that nothing is widened.
+    return (
+        Weights(*(body.real.type(w) for w in constants)),
+        Batch(*(np.ascontiguousarray(a.numpy(), body.real) for a in arrays)),
+    )
+
+
+def solve(
+    body: Body,
+    objective: Objective,
+    start: Start,
+    evidence: Evidence,
+    *,
+    iterations: int,
+    tolerance: float,
+    threads: int,
+) -> Solution:
+    """Minimises the objective from a start, as `levenberg_marquardt.solve_batched` does; on the CPU, inputs unchanged."""
+    weights, batch = batch_of(body, objective, start, evidence)
     answer = solve_batch(
-        body, constants, Batch(*(a.numpy() for a in arrays)), parameters(start).numpy(),
+        body, weights, batch, parameters(start).numpy(),
         iterations=iterations, tolerance=tolerance, threads=threads,
     )  # fmt: skip
     return Solution.of(*(torch.from_numpy(a) for a in answer))
 
 
-def is_compiled(body: Body) -> bool:
-    """Whether machine code for this body is at hand, in memory or on disk."""
+def nothing_to_solve(body: Body) -> tuple[Weights, Batch, Answer]:
+    """A call of one sample, of the types that every call has."""
     dtype = body.real
     view = np.zeros((1, 1, 49, 3), dtype)
     batch = Batch(
@@ -210,10 +216,20 @@ def is_compiled(body: Body) -> bool:
     answer = Answer(
         np.zeros((1, 85), dtype), np.zeros(1, dtype), np.zeros(1, np.int64), np.zeros(1, np.bool_)
     )
-    weights = Weights(*(dtype.type(0) for _ in Weights._fields))
-    arguments = (body.tables, body.blend, weights, batch, answer, make_scratch(body), 0, 0, 0, 0.0)
+    return Weights(*(dtype.type(0) for _ in Weights._fields)), batch, answer
+
+
+def is_compiled(body: Body) -> bool:
+    """Whether machine code for this body is at hand, in memory or on disk."""
+    weights, batch, answer = nothing_to_solve(body)
+    scratch = make_scratch(body)
+    return is_at_hand(solve_range, (body.tables, body.blend, weights, batch, answer, scratch, 0, 0, 0, 0.0))
+
+
+def is_at_hand(function: Any, arguments: tuple) -> bool:
+    """Whether a function has been compiled for arguments of these types."""
     signature = tuple(typeof(a) for a in arguments)
-    if signature in solve_range.overloads:
+    if signature in function.overloads:
         return True
-    cache = solve_range._cache  # type: ignore[attr-defined]  # numba offers no public way to ask
-    return cache.load_overload(signature, solve_range.targetctx) is not None
+    # numba offers no public way to ask
+    return function._cache.load_overload(signature, function.targetctx) is not None
