@@ -84,7 +84,9 @@ class TrainConfig:
     def fitting(self) -> FitConfig:
         """How a prediction is fitted in the loop."""
         objective = Objective.named(self.objective)
-        return FitConfig(self.solver, self.smplify_iterations, objective, init=("network",))  # type: ignore[arg-type]
+        # An anchored fit also begins at what the lifter says: see spin.training.loop.
+        init = ("lifter",) if objective.is_anchored else ("network",)
+        return FitConfig(self.solver, self.smplify_iterations, objective, init)  # type: ignore[arg-type]
 
     def save(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

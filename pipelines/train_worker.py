@@ -22,7 +22,7 @@ from pipelines.failures import EXPECTED, StageError, cause
 from pipelines.fits_client import FitsClient, LookUp
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.loading import LoadedBatch, TrainingData, batches
-from pipelines.loop_fits import LoopFitter, NewFits, stored_fits
+from pipelines.loop_fits import LoopFits, NewFits, stored_fits
 from pipelines.metrics_log import MetricsLog
 from pipelines.pack import made_for, open_crops
 from pipelines.rendezvous import incarnation
@@ -48,8 +48,6 @@ from store.records import Fits
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from spin.fitting.evidence import Views
 
 
 @dataclass(frozen=True)
@@ -109,9 +107,9 @@ class Trainer:
         self.body = CompactBody(body).to(self.device)
         self.mesh = BodyMesh(body).to(self.device) if self.config.step.weights.shape > 0 else None
         self.pictures = Pictures.of(self.data, self.mesh or BodyMesh(body).to(self.device))
-        self.loop = None
+        self.loop: LoopFits | None = None
         if self.config.run_smplify:
-            self.loop = LoopFitter(settings.data, self.config, self.device)
+            self.loop = LoopFits(settings.data, self.config, self.device, world)
         # The network's own weights, and the same network as it is trained (in DistributedDataParallel, if not alone).
         self.bare = HMR(self.config.backbone, mean=self._mean_parameters())
         self.optimiser: torch.optim.Optimizer
@@ -210,27 +208,33 @@ class Trainer:
     def _step(self, item: LoadedBatch, records: Fits, step: int) -> StepResult:
         # Dropout's numbers are a function of (seed, step, rank) too.
         torch.manual_seed((self.config.seed * 1_000_003 + step) * 4096 + self.rank)
-        views = self.data.crops.take(torch.from_numpy(item.sample))
         try:
-            return self._train_step(item, records, views, step)
+            return self._train_step(item, records, step)
         except TrainingError as error:
             kept = self.settings.run.root / f"failed-batch-step{step}-worker{self.rank}.pt"
             torch.save({"step": step, "batch": _as_plain(item.batch)}, kept)
             raise TrainingError(f"{error}; the batch is kept in {kept}") from error
 
-    def _train_step(self, item: LoadedBatch, records: Fits, views: Views, step: int) -> StepResult:
-        return train_step(
+    def _train_step(self, item: LoadedBatch, records: Fits, step: int) -> StepResult:
+        batch, fit = item.batch, None
+        if self.loop is not None:
+            batch, withheld = self.loop.withhold(batch)
+            fit = self.loop.of_batch(self.data.crops.take(torch.from_numpy(item.sample)), withheld)
+        result = train_step(
             self.network,
             self.optimiser,
             self.body,
-            to_device(item.batch, self.device),
-            None if self.loop is None else self.loop.of_batch(views),
+            to_device(batch, self.device),
+            fit,
             to_device(stored_fits(records, item.readable), self.device),
             self.config.step,
             step=step,
             mesh=self.mesh,
             accumulation=self._accumulation(step),
         )
+        if self.loop is not None:
+            self.loop.learn()
+        return result
 
     def _accumulation(self, step: int) -> Accumulation:
         return Accumulation(self.config.accumulate, step % self.config.accumulate)
@@ -289,6 +293,8 @@ class Trainer:
         self.optimiser = torch.optim.Adam(self.bare.parameters(), lr=config.lr)
         if checkpoint is not None and checkpoint.optimizer is not None:
             self.optimiser.load_state_dict(dict(checkpoint.optimizer))
+        if checkpoint is not None and self.loop is not None:
+            self.loop.restore(checkpoint.loop)
         tags = {} if checkpoint is None else checkpoint.tag
         if self.rank == 0:
             services = self.settings.services.items()
@@ -324,6 +330,7 @@ class Trainer:
                         "precision_used": self.precision,
                         "fingerprints": {n: f.to_json() for n, f in self.settings.fingerprints.items()},
                     },
+                    loop={} if self.loop is None else self.loop.state,
                 ),
             )
             prune(self.settings.run, services, self.config.keep)

@@ -23,6 +23,7 @@ _SKIN = np.array(
 _HAIR = np.array(
     [[24, 19, 17], [46, 30, 21], [88, 56, 33], [138, 92, 48], [205, 170, 112], [150, 145, 142], [120, 48, 24]]
 )
+MAPPED = "map"  # the pattern of `mapped_suit`
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,19 @@ def random_outfit(rng: np.random.Generator) -> Outfit:
     )
 
 
+def mapped_suit() -> Outfit:
+    """A suit whose colour says which part of the body it covers, but not which side: easy to read, for small experiments."""
+    none = np.zeros(3)
+    return Outfit(none, none, np.zeros((2, 3)), none, none, 0, 0, 0, 0, 0, MAPPED, 1.0)
+
+
+def _map_of_body(p: np.ndarray, marks: Landmarks) -> np.ndarray:
+    """Red grows from the middle to the hands, green from the feet to the head, blue from the back to the front."""
+    feet, wrist = marks["left ankle"][1], abs(marks["left wrist"][0])
+    place = [np.abs(p[:, 0]) / wrist, (p[:, 1] - feet) / (marks.head_high[1] - feet), 0.5 + p[:, 2] / 0.25]
+    return (0.12 + 0.8 * np.clip(np.stack(place, 1), 0, 1)) ** 1.5
+
+
 def _shirt(outfit: Outfit, p: np.ndarray, marks: Landmarks) -> np.ndarray:
     """Colour of the shirt at rest points (n, 3)."""
     phase = p / outfit.pattern_m
@@ -121,6 +135,8 @@ def _shirt(outfit: Outfit, p: np.ndarray, marks: Landmarks) -> np.ndarray:
 def paint(outfit: Outfit, rest_m: Float[np.ndarray, "n 3"], marks: Landmarks) -> Float[np.ndarray, "n 3"]:
     """Reflectance (linear RGB) of surface points given by their place in the rest pose."""
     p = np.asarray(rest_m, np.float64)
+    if outfit.pattern == MAPPED:
+        return _map_of_body(p, marks)
     across, up = np.abs(p[:, 0]), p[:, 1]
     shoulder, wrist = abs(marks["left shoulder"][0]), abs(marks["left wrist"][0])
     hip, ankle = marks["left hip"][1], marks["left ankle"][1]

@@ -100,6 +100,13 @@ def _floor_colour(rng: np.random.Generator, point: np.ndarray, noise: np.ndarray
     return base * texture[:, None]
 
 
+def plain_backdrop(camera: Pinhole) -> Backdrop:
+    """Grey, and nothing to stand on."""
+    shape = (camera.height, camera.width)
+    grey, nowhere = np.full((*shape, 3), 0.25, np.float32), np.zeros((*shape, 3), np.float32)
+    return Backdrop(grey, np.zeros(shape, bool), nowhere)
+
+
 def random_backdrop(rng: np.random.Generator, camera: Pinhole, floor_y_m: float) -> Backdrop:
     """A background for a camera `floor_y_m` above the floor, looking level."""
     height, width = camera.height, camera.width

@@ -15,10 +15,11 @@ import cv2
 import numpy as np
 import torch
 
+from spin.camera import CROP_PX, FOCAL_PX
 from spin.rendering import Hits, Light, Mesh, Pinhole, Scene, lambert, render, vertex_normals
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from spin.world.appearance import Landmarks, Outfit, cloth_colour, paint, random_outfit
-from spin.world.backdrop import Backdrop, octaves, random_backdrop
+from spin.world.appearance import Landmarks, Outfit, cloth_colour, mapped_suit, paint, random_outfit
+from spin.world.backdrop import Backdrop, octaves, plain_backdrop, random_backdrop
 from spin.world.optics import Sun, expose, random_sun
 from spin.world.people import place, random_bodies
 from spin.world.rig import Viewpoint
@@ -36,7 +37,8 @@ _OCCLUDED_LIMIT = 0.35
 _SMALLEST_PX, _ATTEMPTS = 250, 20
 _APART_M = 0.9  # people of several views, from one to the next
 # Streams of random numbers beside that of `picture`
-_WHO, _VIEW = 2, 3
+_WHO, _VIEW, _PORTRAIT = 2, 3, 5
+_PORTRAIT_SPAN = 0.8
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,20 @@ class World:
                 return picture
         raise RuntimeError(f"world {seed}: picture {index} hides somebody in each of {_ATTEMPTS} attempts")
 
+    def portrait(self, seed: int, index: int, side_px: int, *, studio: bool = False) -> Picture:
+        """One person who fills 80 % of a square picture, seen through the camera that crops are predicted in.
+
+        For experiments with small pictures. In the studio people wear a mapped suit, all else is grey, and nothing hides them.
+        """
+        rng = np.random.default_rng([seed, index, _PORTRAIT])
+        bodies = self._bodies(*random_bodies(rng, self._prior, 1))
+        low, high = bodies.keypoints_m[0].min(0), bodies.keypoints_m[0].max(0)
+        away = FOCAL_PX / CROP_PX * float((high - low)[:2].max()) / _PORTRAIT_SPAN
+        camera = Pinhole(FOCAL_PX * side_px / CROP_PX, (side_px / 2, side_px / 2), side_px, side_px)
+        bodies = bodies.moved(np.array([[0.0, 0.0, away]]) - (low + high) / 2)
+        outfit = mapped_suit() if studio else random_outfit(rng)
+        return self._photograph(rng, camera, bodies, [outfit], studio=studio)
+
     def views(
         self, seed: int, index: int, viewpoints: Sequence[Viewpoint], *, people: int = 1
     ) -> tuple[Picture, ...]:
@@ -178,14 +194,24 @@ class World:
         )
 
     def _photograph(
-        self, rng: np.random.Generator, camera: Pinhole, bodies: _Bodies, outfits: list[Outfit]
+        self,
+        rng: np.random.Generator,
+        camera: Pinhole,
+        bodies: _Bodies,
+        outfits: list[Outfit],
+        *,
+        studio: bool = False,
     ) -> Picture:
         """A picture of people who are in the camera's frame."""
         scene = Scene([Mesh(v, self._faces) for v in bodies.vertices_m.astype(np.float32)])
         count, sun = len(outfits), random_sun(rng)
-        backdrop = random_backdrop(rng, camera, float(bodies.vertices_m[..., 1].max()))
+        floor_y_m = float(bodies.vertices_m[..., 1].max())
+        backdrop = plain_backdrop(camera) if studio else random_backdrop(rng, camera, floor_y_m)
         light, whose = self._draw(scene, camera, outfits, sun, backdrop)
-        light, occluder = _occlude(rng, light, [whose == i for i in range(count)])
+        masks = [whose == i for i in range(count)]
+        occluder = np.zeros(whose.shape, bool)
+        if not studio:
+            light, occluder = _occlude(rng, light, masks)
         people = tuple(
             WorldPerson(
                 pose_aa=bodies.pose_aa[i],
@@ -196,7 +222,7 @@ class World:
                 joints17_cam_m=bodies.joints17_m[i],
                 keypoints_px=camera.project(bodies.keypoints_m[i]),
                 visibility=keypoint_visibility(scene, camera, i, bodies.keypoints_m[i], occluder),
-                mask=(whose == i) & ~occluder,
+                mask=masks[i] & ~occluder,
             )
             for i in range(count)
         )

@@ -1,0 +1,248 @@
+"""People of the embedded world for `claims`, each in one small picture, and where a network's training begins."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+import torch
+from torch import nn
+
+from spin.body import BodyMesh, CompactBody, load_body
+from spin.camera import CROP_PX
+from spin.crop import normalise
+from spin.fitting.prior import load_pose_prior
+from spin.joints import H36M_TO_J14, JOINTS
+from spin.network.backbone import BasicBlock
+from spin.network.hmr import HMR, MeanParameters
+from spin.training.augment import Augmentations, augment_keypoints, sample_augmentations
+from spin.training.config import AugmentationConfig
+from spin.world import World
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+    from torch import Tensor
+
+NOISE_PX = (
+    6.0  # of the annotated keypoints, COCO's 17: what annotators of COCO differ by on a person of this size
+)
+_WORLD_SEED = 0
+AUGMENTATION = AugmentationConfig(scale=0.15, noise=0.2)
+VARIANTS = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large an experiment is. `width`: channels of the small network's first layer; None: the published ResNet-50."""
+
+    train: int
+    test: int
+    side_px: int
+    width: int | None
+    studio: bool
+    batch: int
+    warm_batch: int
+    warm_steps: int
+    steps: int
+    learning_rate: float
+    seeds: int
+
+
+SIZES = {
+    "toy": Size(96, 24, 48, 8, True, 16, 16, 8, 12, 1e-3, 1),
+    "cpu": Size(4000, 500, 64, 24, True, 64, 128, 1500, 400, 7e-4, 3),
+    "gpu": Size(20_000, 2000, 224, None, False, 64, 64, 6000, 12_000, 5e-5, 3),
+}
+
+
+@dataclass(frozen=True)
+class People:
+    """Pictures, what annotators say of them, and the truth; those for training come first."""
+
+    images: UInt8[np.ndarray, "N S S 3"]
+    pose_aa: Float[Tensor, "N 72"]
+    betas: Float[Tensor, "N 10"]
+    keypoints_px: Float[Tensor, "N 49 3"]  # of the 224 px crop
+    joints14_m: Float[Tensor, "N 14 3"]
+    joints_m: Float[Tensor, "N 24 4"]
+
+    @classmethod
+    def of(cls, size: Size, cache: Path, processes: int = 1) -> People:
+        """Drawn once, then kept in `cache`."""
+        path = cache / f"people-{size.train}-{size.test}-{size.side_px}{'-studio' * size.studio}.npz"
+        if not path.is_file():
+            cache.mkdir(parents=True, exist_ok=True)
+            numbers = np.array_split(
+                np.arange(size.train + size.test), max(1, (size.train + size.test) // 100)
+            )
+            with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+                parts = list(pool.map(_draw, numbers, [size] * len(numbers)))
+            np.savez(path, **{k: np.concatenate([part[k] for part in parts]) for k in parts[0]})
+        with np.load(path) as drawn:
+            pose, betas, pixels = (torch.from_numpy(drawn[k]) for k in ("pose", "betas", "pixels"))
+            images = drawn["images"]
+        keypoints, named = torch.zeros(len(pose), JOINTS.count, 3), list(JOINTS.coco)
+        noise = torch.randn(len(pose), len(named), 2, generator=torch.Generator().manual_seed(1))
+        keypoints[:, named, :2] = pixels[:, named] + NOISE_PX * noise
+        keypoints[:, named, 2] = 1
+        body = CompactBody(load_body())
+        joints = body.keypoints(body(pose, betas))[:, JOINTS.superset]
+        known = torch.ones(*joints.shape[:2], 1)
+        return cls(images, pose, betas, keypoints, joints14_of(pose, betas), torch.cat([joints, known], -1))
+
+    def augmented(self, rows: np.ndarray, augmentations: Augmentations) -> Float[Tensor, "B 3 S S"]:
+        """Network input: turned and scaled, then mirrored, as `spin.training.augment` has it."""
+        side, out = self.images.shape[1], []
+        numbers = (
+            augmentations.flip.tolist(),
+            augmentations.rotation_deg.tolist(),
+            augmentations.scale.tolist(),
+        )
+        for row, flip, turn, scale, gain in zip(rows, *numbers, augmentations.channel_gain.numpy()):
+            image = self.images[row]
+            if turn or scale != 1:
+                matrix = cv2.getRotationMatrix2D((side / 2 - 0.5, side / 2 - 0.5), -turn, 1 / scale)
+                image = cv2.warpAffine(image, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
+            out.append(normalise(np.ascontiguousarray(image[:, ::-1] if flip else image), gain))
+        return torch.from_numpy(np.stack(out))
+
+    def plain(self, rows: np.ndarray) -> Float[Tensor, "B 3 S S"]:
+        return self.augmented(rows, Augmentations.none(len(rows)))
+
+
+def _draw(numbers: np.ndarray, size: Size) -> dict[str, np.ndarray]:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    body = load_body()
+    world = World(body, BodyMesh(body), load_pose_prior())
+    pictures = [world.portrait(_WORLD_SEED, int(n), size.side_px, studio=size.studio) for n in numbers]
+    people = [picture.people[0] for picture in pictures]
+    return {
+        "images": np.stack([picture.image for picture in pictures]),
+        "pose": np.stack([p.pose_aa for p in people]),
+        "betas": np.stack([p.betas for p in people]),
+        "pixels": np.stack([p.keypoints_px for p in people]).astype(np.float32) * (CROP_PX / size.side_px),
+    }
+
+
+def joints14_of(pose_aa: Float[Tensor, "N 72"], betas: Float[Tensor, "N 10"]) -> Float[Tensor, "N 14 3"]:
+    """LSP's 14 of Human3.6M's joints, in metres: what errors are measured on."""
+    mesh = BodyMesh(load_body())
+    with torch.no_grad():
+        parts = [
+            mesh(p, b).joints17_m[:, list(H36M_TO_J14)] for p, b in zip(pose_aa.split(500), betas.split(500))
+        ]
+    return torch.cat(parts)
+
+
+# ---- networks -----------------------------------------------------------------------------------------------------------
+
+
+class SmallHMR(HMR):
+    """The published regressor on a ResNet with one block a stage and few channels, which keeps where things are."""
+
+    def __init__(self, width: int, side_px: int, *, mean: MeanParameters, hidden: int = 512) -> None:
+        super().__init__("resnet18", mean=mean)
+        self.conv1, self.bn1 = nn.Conv2d(3, width, 5, stride=2, padding=2, bias=False), nn.BatchNorm2d(width)
+        self.maxpool = self.avgpool = nn.Identity()  # type: ignore[assignment]
+        channels = [width, width, 2 * width, 4 * width, 8 * width]
+        stages = (nn.Sequential(BasicBlock(a, b, stride=2)) for a, b in pairwise(channels))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
+        self.feature_count = channels[-1] * math.ceil(side_px / 32) ** 2
+        given = self.feature_count + self.fc1.in_features - 512
+        self.fc1, self.fc2 = nn.Linear(given, hidden), nn.Linear(hidden, hidden)
+        self.drop1.p = self.drop2.p = 0.0
+        for name in ("decpose", "decshape", "deccam"):
+            decoder = nn.Linear(hidden, getattr(self, name).out_features)
+            nn.init.xavier_uniform_(decoder.weight, gain=0.01)
+            setattr(self, name, decoder)
+
+    def features(self, images: Float[Tensor, "B 3 H W"] | Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:
+        """Of images; features, computed before, are taken as they are."""
+        return images if images.dim() == 2 else super().features(images)
+
+
+def new_network(size: Size, seed: int) -> HMR:
+    torch.manual_seed(seed)
+    mean = MeanParameters.from_body_pose(load_pose_prior().mean_pose())
+    return HMR("resnet50", mean=mean) if size.width is None else SmallHMR(size.width, size.side_px, mean=mean)
+
+
+def warm_start(people: People, size: Size, seed: int, cache: Path, device: torch.device) -> HMR:
+    """The network that every arm of a seed starts from: the seed's regressor on features that are the same for all.
+
+    The features are what ImageNet's are in the paper. They have learnt to find the annotated keypoints.
+    """
+    network = new_network(size, seed).to(device)
+    path = cache / f"warm-{size.train}-{size.side_px}-{size.width}-{size.warm_steps}.pt"
+    if not path.is_file():
+        torch.save(_learn_keypoints(people, size, device), path)
+    network.load_state_dict(torch.load(path, weights_only=True, map_location=device), strict=False)
+    return network
+
+
+def _learn_keypoints(people: People, size: Size, device: torch.device) -> dict[str, Tensor]:
+    """Weights of everything but the regressor."""
+    seed, network = 0, new_network(size, 0).to(device)
+    head = nn.Sequential(nn.Linear(network.feature_count, 256), nn.ReLU(), nn.Linear(256, 34)).to(device)
+    parts = [p for name, p in network.named_parameters() if not name.startswith(("fc", "dec"))]
+    optimiser = torch.optim.AdamW([*parts, *head.parameters()], lr=1.5e-3, weight_decay=1e-4)
+    config, named, half = AugmentationConfig(scale=0.15, noise=0.3), list(JOINTS.coco), CROP_PX / 2
+    network.train()
+    for step in range(size.warm_steps):
+        set_rate(optimiser, 1.5e-3, step, size.warm_steps)
+        epoch, rows = batch_rows(size.train, size.warm_batch, seed, step)
+        augmentations = sample_augmentations(seed, epoch, [f"warm:{row}" for row in rows], config)
+        keypoints = augment_keypoints(people.keypoints_px[rows], augmentations)[:, named, :2]
+        found = head(network.features(people.augmented(rows, augmentations).to(device)))
+        loss = ((found.view(-1, len(named), 2) - (keypoints.to(device) - half) / half) ** 2).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    regressor = ("fc", "dec", "init")
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(regressor)}
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How every training picture looks to the warm start, augmented in VARIANTS ways: what small networks are trained on."""
+
+    features: Float[Tensor, "V N F"]
+
+    @classmethod
+    def of(cls, people: People, size: Size, network: HMR, cache: Path) -> Looks:
+        path = cache / f"looks-{size.train}-{size.side_px}-{size.width}-{size.warm_steps}.pt"
+        if not path.is_file():
+            network.eval()
+            rows = np.array_split(np.arange(size.train), max(1, size.train // 100))
+            with torch.no_grad():
+                found = [
+                    torch.cat([network.features(people.augmented(r, augmentations_of(r, v))) for r in rows])
+                    for v in range(VARIANTS)
+                ]
+            torch.save(torch.stack(found), path)
+        return cls(torch.load(path, weights_only=True))
+
+
+def augmentations_of(rows: np.ndarray, variant: int) -> Augmentations:
+    return sample_augmentations(0, variant, [f"world:{row}" for row in rows], AUGMENTATION)
+
+
+def set_rate(optimiser: torch.optim.Optimizer, rate: float, step: int, steps: int) -> None:
+    """Half a cosine, after a short warm-up."""
+    for group in optimiser.param_groups:
+        group["lr"] = rate * (0.5 + 0.5 * math.cos(math.pi * step / steps)) * min(1.0, (step + 1) / 150)
+
+
+def batch_rows(people: int, batch: int, seed: int, step: int) -> tuple[int, np.ndarray]:
+    """Epoch, and the training people of a step."""
+    epoch, place = divmod(step, people // batch)
+    order = np.random.default_rng([seed, epoch]).permutation(people)
+    return epoch, order[place * batch : (place + 1) * batch]
