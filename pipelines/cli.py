@@ -8,6 +8,7 @@ import traceback
 import click
 
 from pipelines.commands import (
+    cluster,
     data,
     demo,
     evaluation,
@@ -57,6 +58,7 @@ for command in (
     data.synth, fetch.fetch_data, preprocess.preprocess, exchange.import_annotations, pack.pack, info.info,
     fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, train.train, evaluation.evaluate,
     evaluation.compare, demo.demo, exchange.export_fits, exchange.export_annotations, stores.store, report.report,
+    cluster.submit,
 ):  # fmt: skip
     cli.add_command(command)
 

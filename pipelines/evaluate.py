@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pipelines.cluster import require_seen
 from pipelines.evaluation.bodies import NetworkBodies, Source, StoredBodies
 from pipelines.evaluation.card import protocol_card, software
 from pipelines.evaluation.measure import Measured, Measurer, joined
@@ -260,8 +261,14 @@ def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str 
         import ray
         from ray.util import ActorPool
 
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        count = min(workers, gpus) if gpus else workers
+        there = ray.cluster_resources()
+        gpus = int(there.get("GPU", 0))
+        # No more than can run at once: a shard that is dealt to an actor without a place would wait for ever.
+        count = min(workers, gpus or max(1, int(there.get("CPU", 1))))
+        if address is not None:
+            require_seen(
+                task.annotations, task.body, *([task.bodies] if isinstance(task.bodies, Path) else [])
+            )
         actor: Any = ray.remote(Worker).options(
             num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1
         )

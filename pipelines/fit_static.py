@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from pipelines.cluster import require_seen
 from pipelines.evidence import evidence_of, groups_of
 from pipelines.fitting import FittingFiles, require_reachable
 from pipelines.layout import DataFolder
@@ -178,6 +179,8 @@ def fit_static(
     with ray_session(address, cpus=max(cpu_count(), workers or 0)):
         import ray
 
+        if address is not None:
+            require_seen(data.annotations(dataset), files.body)
         service = start_service(
             data.fits(dataset), len(annotations), fingerprint, "fit-static", run="fit-static"
         )

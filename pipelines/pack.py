@@ -143,7 +143,10 @@ def pack(
             sizes: dict[str, int] = {}
             totals = {"unreadable": 0, "bytes": 0}
             absolute, squared, problem = [], [], ""
-            for done in ordered_map(packer, _tasks(annotations), workers=workers, address=address):
+            root = Path(annotations.image_root)
+            for done in ordered_map(
+                packer, _tasks(annotations), workers=workers, address=address, seen=[root]
+            ):
                 yield done.rows
                 bar.update(len(done.rows))
                 sizes |= done.image_bytes

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 from time import monotonic as _now
 from typing import Any, TypeVar
 
+from pipelines.cluster import require_seen
 from pipelines.ray_session import cpu_count, ray_session
 
 Piece = TypeVar("Piece")
@@ -24,11 +26,13 @@ def ordered_map(
     *,
     workers: int | None = None,
     address: str | None = None,
+    seen: Sequence[Path] = (),
 ) -> Iterator[Result]:
     """`function` of each piece, in order; pieces are drawn as they are needed, so a generator of them streams.
 
     One piece, or one worker, runs in this process; more run as Ray tasks, which start a piece again if its process dies. If
     neither `workers` nor `address` is asked for, this process begins, and Ray gets what is left after `_ALONE_S`.
+    `seen`: what every node of a cluster must see. StageError that names the nodes which don't.
     """
     remaining = iter(pieces)
     if workers is None and address is None:
@@ -39,13 +43,16 @@ def ordered_map(
                 return
             yield function(alone[0])
     first = list(_take(remaining, 2))
-    workers = workers or cpu_count()
+    asked, workers = workers, workers or cpu_count()
     if len(first) < 2 or (workers == 1 and address is None):
         yield from map(function, chain(first, remaining))
         return
     with ray_session(address, cpus=None if address else workers):
         import ray
 
+        if address is not None:
+            require_seen(*seen)
+            workers = asked or max(1, int(ray.cluster_resources().get("CPU", 1)))
         task: Any = ray.remote(num_cpus=1, max_retries=2)(lambda piece: function(piece))
         waiting: deque[Any] = deque()
         for piece in chain(first, remaining):

@@ -90,13 +90,15 @@ def preprocess(
     """
     if not root.is_dir():
         raise StageError(f"--root {root}: no such folder")
+    if address is not None:  # other nodes' processes work in other folders
+        root = root.absolute()
     body = load_body(data.body)
     bodies = frozenset({body.fingerprint} | ({SMPL} if body.name.startswith(SMPL) else set()))
     read_part = PartReader(dataset, root, options, bodies, decode)
     parts = dataset.reader.parts(root, options)
     gathered = _Gathered()
     with progress(len(parts) if isinstance(parts, Sized) else 0, f"preprocess {name}", "part") as bar:
-        for block in ordered_map(read_part, parts, workers=workers, address=address):
+        for block in ordered_map(read_part, parts, workers=workers, address=address, seen=[root]):
             gathered.add(block)
             bar.update()
             bar.set_postfix_str(f"{gathered.people} people", refresh=False)

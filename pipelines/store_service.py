@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from pipelines.cluster import beside_driver
 from store.fits import FitStore
 from store.provenance import now_ms
 from store.records import Solver
@@ -245,7 +246,9 @@ def start_service(
 
     # Opened here first: an error in an actor's constructor reaches nobody until the first call, and then wrapped.
     FitStore.open_or_create(path, samples=samples, fingerprint=fingerprint, writer=writer)
-    actor: Any = ray.remote(FitService).options(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+    actor: Any = ray.remote(FitService).options(
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside_driver()
+    )
     handle = actor.remote(path, samples, fingerprint, writer, run)
     ray.get(handle.tags.remote())
     return handle

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import journal
+from pipelines.cluster import require_seen
 from pipelines.evaluate import rows_to_measure
 from pipelines.failures import StageError, UsageError
 from pipelines.fit_static import compile_solver
@@ -83,6 +84,8 @@ def train(
     if config.run_smplify:
         compile_solver(files, config.fitting)
     with ray_session(address):
+        if address is not None:
+            require_seen(*map(data.annotations, sets), run.config)
         services = {
             name: start_service(
                 data.fits(name),
@@ -93,7 +96,8 @@ def train(
             )
             for name, a in sets.items()
         }
-        with watched(run, steps), validated(data, run, config):
+        # Other nodes' processes work in other folders.
+        with watched(run, steps), validated(data, RunFolder(run.root.absolute()), config):
             _fit(data, run, config, services, fingerprints, address, in_process, begun)
         _flush(services)
     checkpoint = run.latest_checkpoint()

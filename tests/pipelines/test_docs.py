@@ -28,6 +28,8 @@ SOURCES = [path for room in ("spin", "store", "pipelines") for path in sorted((R
 # Commands that are only read by the command line, and why they don't run in a test of a minute.
 ONLY_READ = {
     r"spin-pipe train ": "training; tests/pipelines/test_train.py runs it",
+    r"spin-pipe submit ": "needs a cluster; tests/pipelines/test_cluster.py starts one",
+    r"spin-pipe .*--address ": "the same",
     r"spin-pipe train-lifter": "a quarter of an hour; tests/pipelines/test_train_lifter.py runs a short one",
     r"spin-pipe fetch-data( [a-z_]+)*$": "downloads; tests/pipelines/test_fetch.py has a server of its own",
     r"spin-pipe preprocess .*raw/3dpw": "licensed files; tests/pipelines/test_preprocess.py reads made-up ones",
@@ -37,7 +39,7 @@ ONLY_READ = {
     r"spin-pipe synth --out raw/world": "hundreds of people; tests/pipelines/test_synth.py draws fewer",
 }
 # Other programs, and those that take long or are no part of this; what they are given is not looked at.
-PROGRAMS = {"tensorboard", "tools/quickstart", "tools/test"}
+PROGRAMS = {"export", "ray", "sh", "tensorboard", "tools/quickstart", "tools/test"}
 
 
 def commands(page: Path) -> list[str]:
