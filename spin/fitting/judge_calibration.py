@@ -1,4 +1,8 @@
-"""Calibrates the judge of a lifter: fits of many makes, on people whose true body is known, against what it says of them."""
+"""Calibrates the judge of a lifter: fits of many makes, on people whose true body is known, against what it says of them.
+
+Fits that a network had a hand in are not among them: how good a network is no judge can know beforehand. Training measures
+it, and corrects their scores to the same scale (`spin.training.trust`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ from spin.fitting.judge import Judge, aligned_distance_mm
 from spin.fitting.lifter import JUDGE_NUMBERS
 from spin.fitting.objective import OBJECTIVES
 from spin.fitting.sampling import detect, draw_people, orbit
-from spin.fitting.starts import given_start, lifter_start
+from spin.fitting.starts import lifter_start
 from spin.joints import JOINTS, LSP_POINTS
 
 if TYPE_CHECKING:
@@ -29,8 +33,6 @@ if TYPE_CHECKING:
     Bodies = tuple[Tensor, Tensor, Tensor]  # pose, betas, camera
 
 PEOPLE = 2048
-# How wrong (rad an angle) the networks are that fits are made from: from one that has just begun to a good one.
-NETWORK_ERRORS_RAD = (0.3, 0.2, 0.1, 0.05)
 
 
 def calibrate(
@@ -44,9 +46,7 @@ def calibrate(
         single = Evidence.of(detect(drawn.pixels, generator))
         lift = lifter.lift(body, single.keypoints_px[:, 0])
         numbers = {
-            "single": _weights(
-                "single", judge, drawn, single, made_fits(judge, prior, drawn, single, generator)
-            ),
+            "single": _weights("single", judge, drawn, single, made_fits(judge, prior, single)),
             "views": _weights("views", judge, drawn, *_fits_of_views(judge, prior, drawn, generator)),
             "joints3d": _weights(
                 "joints3d", judge, drawn, *_fits_to_joints3d(judge, prior, drawn, single, generator)
@@ -57,10 +57,8 @@ def calibrate(
             lifter.get_buffer(f"judge_{name}").copy_(torch.from_numpy(numbers[name]))
 
 
-def made_fits(
-    judge: Judge, prior: PosePrior, people: People, evidence: Evidence, generator: torch.Generator
-) -> Iterator[Bodies]:
-    """Fits of one view from different starts, solvers and stages of a network."""
+def made_fits(judge: Judge, prior: PosePrior, evidence: Evidence) -> Iterator[Bodies]:
+    """Fits of one view from different starts and objectives."""
     body, lifter = judge.body, judge.lifter
     anchored = Fitter(body, prior, FitConfig(), lifter)
     published = Fitter(body, prior, FitConfig(objective=OBJECTIVES["published"], init=("multistart",)))
@@ -69,13 +67,6 @@ def made_fits(
     for fitter, starts in ((anchored, [lifted]), (published, [lifted]), (published, None)):
         fit = fitter.fit(evidence, starts)
         yield fit.pose_aa, fit.betas, fit.camera_m
-    for error in NETWORK_ERRORS_RAD:
-        pose = people.pose_aa + error * torch.randn(people.pose_aa.shape, generator=generator)
-        betas = people.betas + torch.randn(people.betas.shape, generator=generator)
-        start = given_start(body, pose, betas.clamp(-3, 3), evidence, kind="network")
-        for fitter in (anchored, published):
-            fit = fitter.fit(evidence, [start])
-            yield fit.pose_aa, fit.betas, fit.camera_m
 
 
 def _fits_of_views(
