@@ -21,7 +21,7 @@ from pipelines.progress import say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import start_service
 from pipelines.train_config import TrainConfig, last_step, plan_of
-from pipelines.train_start import require_as_it_was, with_starting_weights
+from pipelines.train_start import require_as_it_was, require_tags, with_starting_weights
 from pipelines.train_watch import watched
 from pipelines.validation import validated
 from spin.network.checkpoints import load_checkpoint
@@ -96,6 +96,7 @@ def train(
             )
             for name, a in sets.items()
         }
+        require_tags(run, services)
         # Other nodes' processes work in other folders.
         with watched(run, steps), validated(data, RunFolder(run.root.absolute()), config):
             _fit(data, run, config, services, fingerprints, address, in_process, begun)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipelines.failures import StageError, UsageError
 from pipelines.imagenet import CHOICE, imagenet_weights
@@ -64,6 +64,19 @@ def require_as_it_was(run: RunFolder, fingerprints: Mapping[str, Fingerprint]) -
                 f"run {run.root}: {_PARTS[part]} of {name} changed since step {checkpoint.step}, {then!r} then, {now!r} now; "
                 "a run goes on with what it began with: put that back, or start a new run from its network, "
                 f"--pretrained-checkpoint {newest}"
+            )
+
+
+def require_tags(run: RunFolder, services: Mapping[str, Any]) -> None:
+    """Refuses to go on if the fits that belong to the run's newest checkpoint are gone. StageError."""
+    import ray
+
+    newest = run.latest_checkpoint()
+    for name, tag in ({} if newest is None else load_checkpoint(newest).tag).items():
+        if tag not in ray.get(services[name].tags.remote()):
+            raise StageError(
+                f"run {run.root}: the fits of {name} have no tag {tag!r}, the state that {newest} belongs to; "
+                f"were they made anew? Put them back, or start a new run from its network, --pretrained-checkpoint {newest}"
             )
 
 

@@ -144,8 +144,10 @@ def _read(path: str | Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file can raise nearly anything, and all of it means the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "Weights only load failed" in reason:
+        said = str(error).strip().splitlines()
+        # What else is raised speaks of the format's inner workings: a KeyError of a byte, for one.
+        reason = said[0] if said and isinstance(error, OSError | RuntimeError) else "it is no torch file"
+        if said and "Weights only load failed" in said[0]:
             reason = "it asks for code to be run, or is no torch file"
         raise ModelFileError(f"checkpoint {file}: refused, {reason}; expected a file of tensors") from error
 

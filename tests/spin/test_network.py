@@ -256,8 +256,9 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "refused"),
-        (b"not a torch file at all", "refused"),
+        (b"", "refused, it is no torch file"),
+        (b"not a torch file at all", "refused, it .*is no torch file"),
+        (b"hello\n", "refused, it is no torch file"),
         ({"weights": torch.zeros(1)}, "expected a dict with 'model', found a dict with 'weights'"),
         (torch.zeros(3), "found a Tensor"),
         ({"model": {}}, "it is empty"),
