@@ -1,4 +1,4 @@
-"""The first fits: SMPLify over a whole data set, by a pool of Ray actors, into the fit store.
+"""The first fits: SMPLify over a whole data set, by Ray tasks, into the fit store.
 
 Batches are fixed lists of groups (a group is one row, or the views of one pose). A batch's fits become durable together, and
 a batch is done again as a whole if any of its samples is missing; so a run that was killed, at any moment and in any
@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +43,8 @@ if TYPE_CHECKING:
 
 STATIC_TAG = "static"
 BATCH = 256
-_IN_FLIGHT = 2  # batches handed to an actor ahead of time, so that it never waits
+_IN_FLIGHT = 2  # batches given out for each core, so that it never waits
+_LOOK_S = 5.0  # between looks at how many cores a cluster has
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class FitSummary:
 
 
 class StaticFitter:
-    """Fits batches of one data set. Runs as a Ray actor, or in the process."""
+    """Fits batches of one data set. Runs in a Ray task, or in the process."""
 
     def __init__(self, files: FittingFiles, config: FitConfig, ignore_3d: bool, device: str = "cpu") -> None:
         torch.set_num_threads(1)
@@ -189,14 +192,12 @@ def fit_static(
         ledger.drop(stored)
         settled = stored | ledger.refused(len(annotations))
         todo = pending_batches(np.zeros_like(settled) if again else settled, groups, batch)
-        # No more than can run at once: work that is dealt to an actor without a place would wait for ever.
-        places = max(1, int(ray.cluster_resources().get("CPU", 1)))
-        count = min(workers or places, places, max(len(todo), 1))
-        actor = ray.remote(StaticFitter).options(num_cpus=1, max_restarts=-1, max_task_retries=-1)
-        pool = [actor.remote(files, config, ignore_3d) for _ in range(count)]
+        task: Any = ray.remote(num_cpus=1, max_retries=-1)(fit_batch)
+        ahead = _Ahead(workers, changing=address is not None)
         verdicts: Counter[int] = Counter()
         total = int(sum(len(group) for groups in todo for group in groups))
-        work = _through_pool(pool, service, (_work(annotations, groups, given, epoch) for groups in todo))
+        batches = (_work(annotations, groups, given, epoch) for groups in todo)
+        work = _through_store(lambda b: task.remote(files, config, ignore_3d, b), service, batches, ahead)
         with progress(total, f"fit-static {dataset}", "fit") as bar:
             for fitted in work:
                 verdicts.update(fitted.verdicts.tolist())
@@ -261,26 +262,59 @@ def _work(
     return Work(ids, annotations.take(ids), places, tuple(g.take(ids) for g in given), epoch[ids])
 
 
-def _through_pool(pool: list[Any], service: Any, work: Iterator[Work]) -> Iterator[FittedBatch]:
-    """Every batch once it is durable, in whatever order they finish. Fits go from actor to store, not through here."""
+@lru_cache(maxsize=1)
+def _fitter_of(files: FittingFiles, config: FitConfig, ignore_3d: bool) -> StaticFitter:
+    return StaticFitter(files, config, ignore_3d)
+
+
+def fit_batch(files: FittingFiles, config: FitConfig, ignore_3d: bool, work: Work) -> FittedBatch:
+    """A Ray task; its process keeps the fitter for the next one.
+
+    Tasks, not actors: they wait for no node in particular, so a lost node costs its batches only, and a new one is used.
+    """
+    return _fitter_of(files, config, ignore_3d).fit(work)
+
+
+class _Ahead:
+    """How many batches are given out at once: as many as were asked for, or two a core, so that none waits.
+
+    On a cluster cores come and go, and batches that wait are what brings more.
+    """
+
+    def __init__(self, asked: int | None, changing: bool) -> None:
+        self._asked, self._changing = asked, changing
+        self._next_look_s, self._count = 0.0, 0
+
+    def __call__(self) -> int:
+        import ray
+
+        if not self._count or (self._changing and time.monotonic() > self._next_look_s):
+            cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+            self._count = self._asked or _IN_FLIGHT * cores
+            self._next_look_s = time.monotonic() + _LOOK_S
+        return self._count
+
+
+def _through_store(
+    fit: Callable[[Work], Any], service: Any, work: Iterator[Work], ahead: Callable[[], int]
+) -> Iterator[FittedBatch]:
+    """Every batch once it is durable, in whatever order they finish. Fits go from fitter to store, not through here."""
     import ray
 
-    waiting: dict[Any, tuple[Any, Any]] = {}  # acknowledgement -> (fitted batch, actor)
-
-    def submit(actor: Any) -> None:
-        for item in work:
-            fitted = actor.fit.remote(item)
-            waiting[service.commit.remote(fitted)] = (fitted, actor)
+    fitting: list[Any] = []
+    committing: dict[Any, Any] = {}  # acknowledgement -> fitted batch
+    while True:
+        room = min(ahead() - len(fitting), 2 * ahead() - len(fitting) - len(committing))
+        fitting += [fit(item) for _, item in zip(range(room), work)]
+        if not fitting and not committing:
             return
-
-    for actor in [a for _ in range(_IN_FLIGHT) for a in pool]:
-        submit(actor)
-    while waiting:
-        (acknowledged, *_), _ = ray.wait(list(waiting), num_returns=1)
-        ray.get(acknowledged)  # raises what the store raised
-        fitted, actor = waiting.pop(acknowledged)
-        submit(actor)
-        yield ray.get(fitted)
+        (ready, *_), _ = ray.wait([*committing, *fitting], num_returns=1, fetch_local=False)
+        if ready in committing:
+            ray.get(ready)  # raises what the store raised
+            yield ray.get(committing.pop(ready))
+        else:
+            fitting.remove(ready)
+            committing[service.commit.remote(ready)] = ready
 
 
 class RefusedLedger:

@@ -157,7 +157,7 @@ def fitted(data: DataFolder) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes of a run in /proc")
-@pytest.mark.parametrize("victim", ["driver", "raylet", "StaticFitter", "FitService"])
+@pytest.mark.parametrize("victim", ["driver", "raylet", "fit_batch", "FitService"])
 def test_a_killed_run_started_again_ends_with_the_same_store(
     data: DataFolder, undisturbed: Fits, victim: str
 ) -> None:
@@ -181,7 +181,7 @@ def test_a_killed_run_started_again_ends_with_the_same_store(
         for pid in processes_of(child.pid):
             os.kill(pid, signal.SIGKILL)
         child.wait(timeout=30)
-    if child.returncode != 0:  # an actor's death is mended within the run; a driver's needs another run
+    if child.returncode != 0:  # a worker's death is mended within the run; a driver's needs another run
         assert victim in ("driver", "raylet")
         fit_static(data, "world", CONFIG, workers=2, batch=BATCH)
     assert same(stored(data), undisturbed)
