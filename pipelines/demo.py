@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 CONFIDENT = 0.2  # a detected joint that is surer shapes the box (published)
 MIN_JOINTS = 4  # so sure, or it is no person
 MIN_SIDE_PX = 8  # of an image
+OUTPUTS = ("_shape", "_shape_side")  # how the demo's own pictures' names end
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -81,6 +83,15 @@ class Found:
         z = self.camera_m[2] * focal_px / self.focal_px
         pixel = self.focal_px * self.camera_m[:2] / self.camera_m[2] + self.person.center_px
         return np.array([*((pixel - principal_px) * z / focal_px), z])
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found in an image, and who was set aside, with the reason."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    found: list[Found]
+    set_aside: list[str]
 
 
 # ---- who is in the picture ----------------------------------------------------------------------------------------------
@@ -135,7 +146,9 @@ def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -
             f"{path}: no person in the detections; expected one with {MIN_JOINTS} joints surer than {CONFIDENT}"
         )
     height, width = image.shape[:2]
-    inside = [p for p in people if (p.center_px > 0).all() and (p.center_px < (width, height)).all()]
+    # Someone at the image's edge is there; someone whose box has its middle a quarter beyond is in another image.
+    half = np.array([width / 2, height / 2])
+    inside = [p for p in people if (np.abs(p.center_px - half) < half + 50 * p.scale).all()]
     if not inside:
         raise StageError(
             f"{path}: the detections lie outside the image, which is {width} x {height} px; another image's file?"
@@ -170,14 +183,14 @@ class Finder:
             self.fitter = FittingFiles.of(data, config).fitter(config)
         self.mesh = BodyMesh(load_body(data.body))
 
-    def find(self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> list[Found]:
-        """A body for each person. StageError if one can't be fitted at all."""
+    def find(self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> Looked:
+        """A body for each person that has one. StageError if nobody has."""
         predicted = None if self.network is None else self._predict(image, people)
         with torch.no_grad():
             if self.fitter is None:
                 assert predicted is not None
                 pose, betas, camera = predicted
-                loss, verdicts = [float("nan")] * len(people), [""] * len(people)
+                fine, loss, verdicts = [True] * len(people), [float("nan")] * len(people), [""] * len(people)
             else:
                 keypoints = np.stack([_detections(person) for person in people])
                 boxes = (
@@ -189,16 +202,16 @@ class Finder:
                     result = self.fitter.fit(evidence)
                 else:
                     result = self.fitter.refine(predicted[0], predicted[1], evidence, predicted[2])
-                for person, storable, verdict in zip(
-                    people, result.storable.tolist(), result.verdict.tolist()
-                ):
-                    if not storable:
-                        raise StageError(f"person {person.number} can't be fitted: {VERDICTS[verdict]}")
+                fine = result.storable.tolist()
                 pose, betas, camera = result.pose_aa, result.betas, result.camera_m
                 loss, verdicts = result.loss.tolist(), [VERDICTS[v] for v in result.verdict.tolist()]
             vertices = self.mesh(pose, betas).vertices_m + camera[:, None]
         arrays = (a.numpy() for a in (pose, betas, camera, vertices))
-        return [Found(*row) for row in zip(people, *arrays, loss, verdicts)]
+        rows = [Found(*row) for row in zip(people, *arrays, loss, verdicts)]
+        aside = [f"person {r.person.number}: {r.verdict}" for r, ok in zip(rows, fine) if not ok]
+        if len(aside) == len(rows):
+            raise StageError(f"nobody can be fitted: {'; '.join(aside)}")
+        return Looked(image, [row for row, ok in zip(rows, fine) if ok], aside)
 
     def _predict(
         self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]
@@ -232,8 +245,18 @@ class Wanted:
 
 
 def wanted_images(img: Path, openpose: Path | None, person: str) -> Iterator[Wanted]:
-    """The images of a folder, in the order of their names, with their OpenPose files. UsageError if it has none."""
-    images = sorted(path for path in img.iterdir() if path.suffix.lower() in ENDINGS)
+    """The images of a folder, in the order of their names, with their OpenPose files; the demo's own pictures are none.
+
+    UsageError if there are none, or two of one name.
+    """
+    images = sorted(
+        path for path in img.iterdir() if path.suffix.lower() in ENDINGS and not path.stem.endswith(OUTPUTS)
+    )
+    twice = [b for a, b in pairwise(images) if a.stem == b.stem]
+    if twice:
+        raise UsageError(
+            f"--img {img}: two images are called {twice[0].stem}, and so would be their pictures; rename one"
+        )
     if not images:
         raise UsageError(
             f"--img {img}: no image in this folder; expected files ending in {', '.join(ENDINGS)}"
@@ -248,8 +271,8 @@ def wanted_images(img: Path, openpose: Path | None, person: str) -> Iterator[Wan
         )
 
 
-def look(finder: Finder, wanted: Wanted) -> tuple[UInt8[np.ndarray, "H W 3"], list[Found]]:
-    """The image, and the bodies in it. ImageError, StageError, UsageError."""
+def look(finder: Finder, wanted: Wanted) -> Looked:
+    """The bodies in an image. ImageError, StageError, UsageError."""
     image = read_image(wanted.image)
     if min(image.shape[:2]) < MIN_SIDE_PX:
         height, width = image.shape[:2]
@@ -262,4 +285,4 @@ def look(finder: Finder, wanted: Wanted) -> tuple[UInt8[np.ndarray, "H W 3"], li
         people = person_of_box(wanted.bbox, image)
     else:
         people = whole_image(image)
-    return image, finder.find(image, people)
+    return finder.find(image, people)

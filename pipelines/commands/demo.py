@@ -74,6 +74,8 @@ def demo(
         raise UsageError("--bbox and --openpose: give one of them; a person's box comes from its detection")
     if fit and openpose is None:
         raise UsageError("--fit needs detections: give --openpose FILE")
+    if focal is not None and save_params is None:
+        raise UsageError("--focal is for the camera that --save-params writes: give that, too")
     folder = data_folder(data)
     if not img.is_dir():
         for path in (bbox, openpose):
@@ -81,17 +83,14 @@ def demo(
                 raise UsageError(f"{path}: no such file")
         say(which_body(folder))
         finder = Finder(folder, checkpoint, fit)
-        for line in _one(
-            finder,
-            Wanted(img, bbox, openpose, person),
-            outfile or str(img.with_suffix("")),
-            save_params,
-            focal,
-        ):
+        where = outfile or str(img.with_suffix(""))
+        for line in _one(finder, Wanted(img, bbox, openpose, person), where, save_params, focal):
             say(line)
         return
     if bbox is not None:
         raise UsageError("--bbox: one box for a folder of images; give --openpose FOLDER, or one image")
+    if save_params:
+        raise UsageError(f"--save-params {save_params}: one file for a folder of images; leave the name out")
     images = list(wanted_images(img, openpose, person))
     say(which_body(folder))
     finder = Finder(folder, checkpoint, fit)
@@ -99,13 +98,9 @@ def demo(
     with progress(len(images), "demo", "img") as bar:
         for wanted in images:
             try:
-                _one(
-                    finder,
-                    wanted,
-                    str(target / wanted.image.stem),
-                    save_params if save_params is None else "",
-                    focal,
-                )
+                for line in _one(finder, wanted, str(target / wanted.image.stem), save_params, focal):
+                    if line.startswith("set aside"):
+                        say(f"{wanted.image.name}: {line}")
             except EXPECTED as error:
                 aside.append(str(error))
                 say(f"set aside: {error}")
@@ -125,12 +120,13 @@ def _one(
     from pipelines.demo_output import from_the_side, over_the_image, parameters, write_picture
     from store.durable import write_file
 
-    image, found = look(finder, wanted)
-    faces = finder.mesh.faces
+    looked = look(finder, wanted)
+    found, faces = looked.found, finder.mesh.faces
     shape, side = Path(f"{outfile}_shape.png"), Path(f"{outfile}_shape_side.png")
-    write_picture(shape, over_the_image(image, found, faces))
+    write_picture(shape, over_the_image(looked.image, found, faces))
     write_picture(side, from_the_side(found, faces))
-    lines = [
+    lines = [f"set aside: {reason}" for reason in looked.set_aside]
+    lines += [
         f"person {body.person.number}: {body.verdict}, reprojection loss {body.loss_px2:.1f} px²"
         for body in found
         if body.verdict
@@ -139,7 +135,7 @@ def _one(
     if save_params is not None:
         path = Path(save_params or f"{outfile}_params.npz")
         content = io.BytesIO()
-        arrays: dict[str, Any] = parameters(found, (image.shape[1], image.shape[0]), focal)
+        arrays: dict[str, Any] = parameters(found, looked.image.shape[1::-1], focal)
         np.savez(content, **arrays)
         write_file(path, content.getvalue())
         lines.append(f"  parameters:     {path}")

@@ -157,6 +157,33 @@ def test_a_folder_goes_on_past_bad_images(photo: Path, network: Path, tmp_path: 
     )
 
 
+def test_looking_twice_at_a_folder_leaves_its_own_pictures_alone(photo: Path, network: Path) -> None:
+    demo("--img", photo.parent, "--checkpoint", network)
+    before = sorted(photo.parent.iterdir())
+    demo("--img", photo.parent, "--checkpoint", network)
+    assert sorted(photo.parent.iterdir()) == before
+    cv2.imwrite(str(photo.with_suffix(".jpg")), np.zeros((90, 90, 3), np.uint8))
+    with pytest.raises(UsageError, match="two images are called photo"):
+        demo("--img", photo.parent, "--checkpoint", network)
+
+
+def test_who_can_not_be_fitted_is_set_aside_and_the_others_are_shown(photo: Path, tmp_path: Path) -> None:
+    content = json.loads(photo.with_name("photo_keypoints.json").read_text())
+    poor = np.array(content["people"][1]["pose_keypoints_2d"]).reshape(25, 3)
+    poor[:, 2] = 0.0
+    # Neck and hips alone, which the objective doesn't look at.
+    poor[[1, 8, 9, 12]] = [[60, 30, 1], [60, 70, 1], [52, 70, 1], [68, 70, 1]]
+    content["people"].append({"pose_keypoints_2d": poor.ravel().tolist()})
+    both, alone = tmp_path / "both.json", tmp_path / "alone.json"
+    both.write_text(json.dumps(content))
+    alone.write_text(json.dumps({"people": content["people"][2:]}))
+    demo("--img", photo, "--openpose", both, "--fit", "--person", "all", "--save-params", tmp_path / "p.npz")
+    with np.load(tmp_path / "p.npz") as found:
+        assert found["person"].tolist() == [1, 2]
+    with pytest.raises(StageError, match="nobody can be fitted: person 1: fewer than"):
+        demo("--img", photo, "--openpose", alone, "--fit")
+
+
 def test_the_nearer_body_hides_the_farther() -> None:
     """Nearer is who has fewer metres to a pixel, whatever the box."""
     square = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float32)
@@ -181,6 +208,7 @@ def test_the_nearer_body_hides_the_farther() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
+        (["--checkpoint", "NETWORK", "--focal", "900"], UsageError, "--focal is for the camera"),
         ([], UsageError, "no way to find a body: give a network"),
         (["--fit"], UsageError, "--fit needs detections"),
         (

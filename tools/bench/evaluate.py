@@ -281,9 +281,9 @@ def demo(folder: Path, backbone: str) -> dict[str, float]:
     torch.set_num_threads(cpu_count())
     begin = time.perf_counter()
     finder = Finder(DataFolder(folder), checkpoint, fit=False)
-    image, found = look(finder, Wanted(photograph))
-    write_picture(folder / "shape.png", over_the_image(image, found, finder.mesh.faces))
-    write_picture(folder / "side.png", from_the_side(found, finder.mesh.faces))
+    looked = look(finder, Wanted(photograph))
+    write_picture(folder / "shape.png", over_the_image(looked.image, looked.found, finder.mesh.faces))
+    write_picture(folder / "side.png", from_the_side(looked.found, finder.mesh.faces))
     seconds = time.perf_counter() - begin
     torch.set_num_threads(threads)
     return {"demo_s": seconds}
