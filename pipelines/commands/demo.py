@@ -76,6 +76,8 @@ def demo(
         raise UsageError("--fit needs detections: give --openpose FILE")
     if focal is not None and save_params is None:
         raise UsageError("--focal is for the camera that --save-params writes: give that, too")
+    if person != "largest" and openpose is None:
+        raise UsageError(f"--person {person} chooses among detections: give --openpose FILE")
     folder = data_folder(data)
     if not img.is_dir():
         for path in (bbox, openpose):

@@ -209,6 +209,7 @@ def test_the_nearer_body_hides_the_farther() -> None:
     ("arguments", "error", "message"),
     [
         (["--checkpoint", "NETWORK", "--focal", "900"], UsageError, "--focal is for the camera"),
+        (["--checkpoint", "NETWORK", "--person", "2"], UsageError, "--person 2 chooses among detections"),
         ([], UsageError, "no way to find a body: give a network"),
         (["--fit"], UsageError, "--fit needs detections"),
         (
