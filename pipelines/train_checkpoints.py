@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from collections.abc import Mapping
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
 
 def new_tag(run: RunFolder, step: int) -> str:
     """A name never used before: an attempt that was killed may have left one for this step."""
-    return f"{run.root.name}.step{step}.{uuid.uuid4().hex[:8]}"
+    return f"{run.root.name}.step{step}.{_place(run)}{uuid.uuid4().hex[:8]}"
+
+
+def _place(run: RunFolder) -> str:
+    """Tells runs of one name in several log folders apart: they may share a data set's store."""
+    return hashlib.sha256(str(run.root.resolve()).encode()).hexdigest()[:8]
 
 
 def keep_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> None:
@@ -32,13 +38,13 @@ def keep_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> None:
 
 
 def prune(run: RunFolder, services: Mapping[str, Any], keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints (0: none), then the tags of this run that belong to no checkpoint."""
+    """Removes all but the newest `keep` checkpoints (0: removes none), then this run's tags that belong to no checkpoint."""
     import ray
 
     for path in run.all_checkpoints()[:-keep] if keep else []:
         path.unlink(missing_ok=True)
     kept = {int(path.stem.removeprefix("step_")) for path in run.checkpoints.rglob("step_*.pt")}
-    ours = re.compile(re.escape(run.root.name) + r"\.step(\d+)\.[0-9a-f]{8}")
+    ours = re.compile(re.escape(run.root.name) + rf"\.step(\d+)\.{_place(run)}[0-9a-f]{{8}}")
     for service in services.values():
         tags = [(tag, ours.fullmatch(tag)) for tag in ray.get(service.tags.remote())]
         ray.get(service.untag.remote([tag for tag, match in tags if match and int(match[1]) not in kept]))

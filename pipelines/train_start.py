@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +28,27 @@ _PARTS = {
     "score_rule": "the rule that compares fits",
     "annotations": "the annotations",
 }
+
+
+@contextmanager
+def alone(run: RunFolder) -> Iterator[None]:
+    """The run's folder, for one training at a time; the system lets go of it if the process dies. UsageError if it is taken."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(run.root, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UsageError(
+                f"run {run.root}: another training is at it; wait for its end, or give another --name"
+            ) from error
+        except OSError:
+            pass  # a file system that locks no folders
+        yield
+    finally:
+        with suppress(OSError):
+            run.root.rmdir()  # if nothing came of it
+        os.close(descriptor)
 
 
 def with_starting_weights(data: DataFolder, run: RunFolder, config: TrainConfig) -> TrainConfig:

@@ -26,7 +26,12 @@ if TYPE_CHECKING:
 # Published settings of another place and time: where their run lay, and how its own file was found.
 _NOT_TAKEN = ("log_dir", "summary_dir", "checkpoint_dir", "from_json")
 _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
-_RENAMED = {"num_epochs": "epochs", "num_smplify_iters": "smplify_iterations"}
+_RENAMED = {
+    "num_epochs": "epochs",
+    "num_smplify_iters": "smplify_iterations",
+    "dataset": "datasets",
+    "eval_dataset": "eval_datasets",
+}
 
 
 class GroupedCommand(click.Command):
@@ -78,6 +83,9 @@ def _from_json(ctx: click.Context, param: click.Parameter, path: Path | None) ->
         )
     if isinstance(settings.get("mix"), dict):
         settings["mix"] = [f"{name}={share}" for name, share in settings["mix"].items()]
+    for name in ("datasets", "eval_datasets", "mix"):
+        if isinstance(settings.get(name), str):
+            settings[name] = [settings[name]]  # of text, click would take each letter
     if settings.get("time_to_run") == math.inf:
         del settings["time_to_run"]
     ctx.default_map = settings
@@ -259,26 +267,30 @@ def train(
     from pipelines.train import go_back_to
     from pipelines.train import train as run_training
     from pipelines.train_config import TrainConfig
+    from pipelines.train_start import alone
 
     folder, run = data_folder(data), _run(log_dir, name, resume)
     given = {key: value for key, value in settings.items() if ctx.get_parameter_source(key) in _GIVEN}
-    if resume:
-        if not run.config.is_file():
-            raise UsageError(f"--resume: there is no run {run.root}; leave --resume out to start it")
-        config = TrainConfig.load(run.config).resumed(given | ({"datasets": datasets} if datasets else {}))
-        chosen_datasets(folder, config.datasets)
-        if checkpoint is not None:
-            go_back_to(run, checkpoint)
-    elif checkpoint is not None:
+    if resume and not run.config.is_file():
+        raise UsageError(f"--resume: there is no run {run.root}; leave --resume out to start it")
+    if checkpoint is not None and not resume:
         raise UsageError(
             "--checkpoint goes with --resume; --pretrained-checkpoint starts a new run from a network"
         )
-    else:
-        config = TrainConfig.from_options(tuple(training_datasets(folder, datasets)), settings)
-    say(which_body(folder))
-    with journal.recorded(folder.journal, "train", name=run.root.name, workers=config.workers) as entry:
-        done = run_training(folder, run, config, resume=resume, address=address)
-        entry |= {"steps": done.steps, "datasets": list(config.datasets), "shares": done.shares}
+    with alone(run):
+        if resume:
+            config = TrainConfig.load(run.config).resumed(
+                given | ({"datasets": datasets} if datasets else {})
+            )
+            chosen_datasets(folder, config.datasets)
+            if checkpoint is not None:
+                go_back_to(run, checkpoint)
+        else:
+            config = TrainConfig.from_options(tuple(training_datasets(folder, datasets)), settings)
+        say(which_body(folder))
+        with journal.recorded(folder.journal, "train", name=run.root.name, workers=config.workers) as entry:
+            done = run_training(folder, run, config, resume=resume, address=address)
+            entry |= {"steps": done.steps, "datasets": list(config.datasets), "shares": done.shares}
     short = (
         f" of {done.planned}; --name {run.root.name} --resume goes on" if done.steps < done.planned else ""
     )

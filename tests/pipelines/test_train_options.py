@@ -160,3 +160,12 @@ def test_what_resuming_may_change(begun) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             config.resumed({option: value})
+
+
+def test_a_file_has_options_as_the_help_names_them(begun: Any, tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    file.write_text(json.dumps({"dataset": "world", "eval_dataset": "world", "mix": "world=1"}))
+    config, _ = begun("--from-json", str(file))
+    assert config.datasets == ("world",)
+    assert config.eval_datasets == ("world",)
+    assert config.mix == {"world": 1}

@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ from pipelines.failures import StageError, UsageError
 from pipelines.imagenet import FILES, imagenet_weights
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.train import train
+from pipelines.train_checkpoints import new_tag, prune
 from pipelines.train_config import TrainConfig
-from pipelines.train_start import require_as_it_was, with_starting_weights
+from pipelines.train_start import alone, require_as_it_was, with_starting_weights
 from spin.errors import ModelFileError
 from spin.network.backbone import BACKBONES, ResNetFeatures
 from spin.network.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
@@ -230,3 +232,32 @@ def test_a_damaged_newest_checkpoint_names_the_one_to_go_back_to(tmp_path: Path)
     run.checkpoint(1).unlink()
     with pytest.raises(StageError, match="there is none before it"):
         require_as_it_was(run, {})
+
+
+def test_a_run_is_trained_by_one_command_at_a_time(tmp_path: Path) -> None:
+    run = RunFolder.of(tmp_path / "logs", "run")
+    with alone(run), pytest.raises(UsageError, match="logs/run: another training is at it"), alone(run):
+        pass
+    assert not run.root.exists()  # nothing came of it
+    with alone(run):
+        run.config.write_text("{}")
+    with alone(run):  # the next one may
+        assert run.config.is_file()
+
+
+def test_pruning_leaves_the_tags_of_another_log_folder_s_run_of_the_same_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, other = (RunFolder.of(tmp_path / logs, "run-1") for logs in ("logs", "more-logs"))
+    tags = [new_tag(mine, 1), new_tag(mine, 2), new_tag(other, 1)]
+    mine.checkpoints.mkdir(parents=True)
+    for step in (1, 2):
+        mine.checkpoint(step).touch()
+    removed: list[str] = []
+    service = SimpleNamespace(
+        tags=SimpleNamespace(remote=lambda: tags), untag=SimpleNamespace(remote=removed.extend)
+    )
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    prune(mine, {"world": service}, keep=1)
+    assert mine.all_checkpoints() == [mine.checkpoint(2)]
+    assert removed == tags[:1]
