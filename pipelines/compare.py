@@ -63,6 +63,10 @@ def compare_results(
         raise StageError(f"{first_path}: its images are no frames of recordings; resample frames")
     by = by or ("sequences" if recordings and len(names) > 1 else "frames")
     groups = [_groups(result, by) for result in (first, second)]
+    if min(len(np.unique(group)) for group in groups) < 2:
+        raise StageError(
+            f"{first_path} and {second_path}: of one {by.removesuffix('s')}; to say what chance does there must be two at least"
+        )
     numbers = compare(first.scores, second.scores, *groups, paired=paired, seed=seed, draws=draws)
     if not numbers:
         raise StageError(f"{first_path} and {second_path} have no number in common")

@@ -6,6 +6,7 @@ docs/protocols.md describes both.
 from __future__ import annotations
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Sequence
@@ -71,8 +72,8 @@ def result_of(annotations: Annotations, measured: Measured, card: Card, subject:
     return Result(annotations.name, card, subject, rows, images, measured.scores.take(fine), left_out)
 
 
-def content(result: Result, npz: Path) -> dict[str, Any]:
-    """The JSON."""
+def content(result: Result, output: Path, npz: Path) -> dict[str, Any]:
+    """The JSON, to be written to `output`."""
     scores = result.scores
     return {
         "format": FORMAT,
@@ -86,7 +87,7 @@ def content(result: Result, npz: Path) -> dict[str, Any]:
         "worst": worst(result),
         "card": result.card,
         "subject": result.subject,
-        "npz": npz.name,
+        "npz": os.path.relpath(npz.resolve(), output.parent.resolve()),
     }
 
 
@@ -152,7 +153,7 @@ def write_result(result: Result, measured: Measured, output: Path, npz: Path) ->
     for path in (output, npz):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_file(npz, handle.getvalue())
-    write_file(output, (json.dumps(content(result, npz), indent=1, allow_nan=False) + "\n").encode())
+    write_file(output, (json.dumps(content(result, output, npz), indent=1, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -87,6 +87,6 @@ def compare(
             interval(values[1][name] - values[0][name], b[name] - a[name]),
             float((b[name] - a[name] < 0).mean()),
         )
-        for name in a
-        if name in b
+        for name in values[0]
+        if name in values[1]
     }

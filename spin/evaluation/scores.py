@@ -68,12 +68,9 @@ class Scores:
         return _with(self.protocol, len(index), [_map(part, cut) for part in _parts(self)])
 
     def metrics(self) -> dict[str, float]:
-        """The numbers, by the names in `METRICS`; none if there are no samples."""
-        return {
-            name: float(finish(columns.sum(0)))
-            for name, (columns, finish) in summable(self).items()
-            if self.count
-        }
+        """The numbers, by the names in `METRICS`; without those that no sample knows."""
+        found = {name: float(finish(columns.sum(0))) for name, (columns, finish) in summable(self).items()}
+        return {name: value for name, value in found.items() if self.count and np.isfinite(value)}
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What was measured of each sample, for an .npz."""

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 
+import pipelines.compare
 from pipelines.compare import as_json, compare_results
 from pipelines.evaluate import EvaluationConfig, evaluate, measure_network
 from pipelines.evaluation.card import differing
-from pipelines.evaluation.result import per_sequence, read_result, sequence_of
+from pipelines.evaluation.result import Result, per_sequence, read_result, sequence_of
 from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
 from pipelines.failures import StageError
 from pipelines.layout import DataFolder
@@ -432,6 +433,26 @@ def test_results_of_one_protocol_are_compared(results: list[Path]) -> None:
     )
     same = compare_results(results[0], results[0], by="frames", draws=200)
     assert same.numbers["mpjpe_mm"].difference.high == 0
+
+
+def test_a_single_frame_says_nothing_about_chance(
+    results: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipelines.compare, "read_result", lambda path: _first(read_result(path)))
+    with pytest.raises(StageError, match="of one frame; to say what chance does"):
+        compare_results(*results, draws=200)
+
+
+def _first(result: Result) -> Result:
+    return replace(
+        result, rows=result.rows[:1], images=result.images[:1], scores=result.scores.take(np.array([0]))
+    )
+
+
+def test_the_npz_may_lie_in_another_folder(data: DataFolder, folder: Path, tmp_path: Path) -> None:
+    output, npz = tmp_path / "run" / "r.json", tmp_path / "else where" / "r.npz"
+    evaluate(data, "3dpw", checkpoint_subject(folder / "net0.pt"), output, npz=npz, config=CONFIG)
+    assert read_result(output).scores.count > 0
 
 
 def test_several_people_in_an_image_are_no_recording(results: list[Path]) -> None:

@@ -69,6 +69,7 @@ def test_means_leave_out_what_is_not_known() -> None:
     errors = np.array([[10.0] * 14, [30.0] * 14, [np.nan] * 14])
     scores = Scores(H36M_J14, 3, PoseErrors(errors, errors / 2), np.array([5.0, np.nan, np.nan]))
     assert scores.metrics() == pytest.approx({"mpjpe_mm": 20, "pa_mpjpe_mm": 10, "per_vertex_error_mm": 5})
+    assert scores.take(np.array([2])).metrics() == {}
 
 
 def test_pck_is_of_the_protocols_that_have_it_also_on_fourteen_joints() -> None:
