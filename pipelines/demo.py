@@ -181,7 +181,8 @@ class Finder:
         if fit:
             config = FitConfig()
             self.fitter = FittingFiles.of(data, config).fitter(config)
-        self.mesh = BodyMesh(load_body(data.body))
+        self.body = load_body(data.body)
+        self.mesh = BodyMesh(self.body)
 
     def find(self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> Looked:
         """A body for each person that has one. StageError if nobody has."""

@@ -12,12 +12,14 @@ import numpy as np
 from spin.camera import CROP_PX, FOCAL_PX
 from spin.errors import ImageError
 from spin.rendering import PALETTE, overlay, side_view
+from spin.rendering.gltf import PosedPerson, glb, obj
 from store.durable import write_file
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
     from pipelines.demo import Found
+    from spin.body import BodyData
 
 _SIDE_PX = (256, 1024)  # of a side view, at least and at most
 
@@ -104,6 +106,20 @@ def parameters(
         "loss_px2": np.array([body.loss_px2 for body in found]),
         "verdict": np.array([body.verdict for body in found]),
     }
+
+
+def meshes(body: BodyData, found: Sequence[Found], ending: str) -> bytes:
+    """All bodies in one file, side by side as from the image's camera: .glb with skeletons, or .obj.
+
+    Each is placed by the camera of the largest person, so that they stand to each other as they are seen.
+    """
+    largest = max(found, key=lambda one: one.person.scale)
+    places = [one.seen_from(largest.focal_px, largest.person.center_px) for one in found]
+    names = [f"person {one.person.number}" for one in found]
+    if ending == ".obj":
+        moved = [one.vertices_m - one.camera_m + place for one, place in zip(found, places)]
+        return obj(moved, body.faces, names)
+    return glb(body, [PosedPerson(n, one.pose, one.betas, p) for n, one, p in zip(names, found, places)])
 
 
 def write_picture(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:

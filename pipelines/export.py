@@ -14,7 +14,7 @@ from pipelines.failures import UsageError
 from pipelines.fitting import open_fits
 from pipelines.layout import DataFolder
 from spin.body import CompactBody, load_body
-from spin.fitting.verdicts import ACCEPT_LOSS, BETA_LIMIT
+from spin.fitting.verdicts import ACCEPT_LOSS, BETA_LIMIT, VERDICTS
 from spin.joints import SMPL_NAMES
 from spin.rotations import axis_angle_to_matrix
 from store.annotations import Annotations
@@ -29,6 +29,7 @@ from store.exchange import (
     export_static_fits,
     lost_in_spin_dataset,
 )
+from store.exchange.table import HOLDS, export_table
 from store.records import COLUMNS, Fits, Source, Verdict
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ FIT_FORMATS = {
         "_bedlam.npz", "BEDLAM's: pose_cam, shape, trans_cam, camera", holds=("pose", "betas", "camera"),
         lacks=("keypoints",), only_valid=True,
     ),
+    "parquet": FitFormat(".parquet", "a table: sample, image, valid, reason, the fit", holds=HOLDS),
 }  # fmt: skip
 
 
@@ -140,6 +142,12 @@ def _write(
         export_static_fits(path, fits)
     elif format == "mview":
         export_mview_fits(path, fits, valid, body=whose)
+    elif format == "parquet":
+        reasons = [
+            "" if good else VERDICTS[verdict] if source != Source.NONE else "no fit"
+            for good, source, verdict in zip(valid.tolist(), fits.source.tolist(), fits.verdict.tolist())
+        ]
+        export_table(path, annotations, fits, valid, reasons, body=whose)
     elif format == "4dhumans":
         export_humans4d(path, annotations, fits, valid, body=whose)
     elif format == "eft":

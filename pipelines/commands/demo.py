@@ -44,13 +44,17 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Also write pose, betas and cameras. Default name: OUTFILE_params.npz",
 )  # fmt: skip
 @click.option(
+    "--save-mesh", is_flag=False, flag_value="", default=None, metavar="[FILE.glb|.obj]",
+    help="Also write the bodies as meshes. Default name: OUTFILE.glb",
+)  # fmt: skip
+@click.option(
     "--focal", type=click.FloatRange(min=1),
     help="Focal length of the photograph, px, for the full-image camera of --save-params. Default: its diagonal.",
 )  # fmt: skip
 @DATA
 def demo(
     img: Path, checkpoint: Path | None, fit: bool, bbox: Path | None, openpose: Path | None, person: str, outfile: str | None,
-    save_params: str | None, focal: float | None, data: Path,
+    save_params: str | None, save_mesh: str | None, focal: float | None, data: Path,
 ) -> None:  # fmt: skip
     """Bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).
 
@@ -86,7 +90,7 @@ def demo(
         say(which_body(folder))
         finder = Finder(folder, checkpoint, fit)
         where = outfile or str(img.with_suffix(""))
-        for line in _one(finder, Wanted(img, bbox, openpose, person), where, save_params, focal):
+        for line in _one(finder, Wanted(img, bbox, openpose, person), where, save_params, save_mesh, focal):
             say(line)
         return
     if bbox is not None:
@@ -100,7 +104,9 @@ def demo(
     with progress(len(images), "demo", "img") as bar:
         for wanted in images:
             try:
-                for line in _one(finder, wanted, str(target / wanted.image.stem), save_params, focal):
+                for line in _one(
+                    finder, wanted, str(target / wanted.image.stem), save_params, save_mesh, focal
+                ):
                     if line.startswith("set aside"):
                         say(f"{wanted.image.name}: {line}")
             except EXPECTED as error:
@@ -113,15 +119,24 @@ def demo(
 
 
 def _one(
-    finder: Finder, wanted: Wanted, outfile: str, save_params: str | None, focal: float | None
+    finder: Finder,
+    wanted: Wanted,
+    outfile: str,
+    save_params: str | None,
+    save_mesh: str | None,
+    focal: float | None,
 ) -> list[str]:
     """Looks at one image and writes what is wanted of it; lines to say."""
     import numpy as np
 
     from pipelines.demo import look
-    from pipelines.demo_output import from_the_side, over_the_image, parameters, write_picture
+    from pipelines.demo_output import from_the_side, meshes, over_the_image, parameters, write_picture
+    from spin.rendering.gltf import check_ending
     from store.durable import write_file
 
+    mesh = None if save_mesh is None else Path(save_mesh or f"{outfile}.glb")
+    if mesh is not None:
+        check_ending(mesh)
     looked = look(finder, wanted)
     found, faces = looked.found, finder.mesh.faces
     shape, side = Path(f"{outfile}_shape.png"), Path(f"{outfile}_shape_side.png")
@@ -141,4 +156,7 @@ def _one(
         np.savez(content, **arrays)
         write_file(path, content.getvalue())
         lines.append(f"  parameters:     {path}")
+    if mesh is not None:
+        write_file(mesh, meshes(finder.body, found, mesh.suffix.lower()))
+        lines.append(f"  meshes:         {mesh}")
     return lines

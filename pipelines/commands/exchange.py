@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pipelines.commands.common import DATA, FITS, WORKERS, chosen_datasets, data_folder, which_body
 from pipelines.failures import UsageError
 
+if TYPE_CHECKING:
+    from pipelines.layout import DataFolder
+
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_FORMATS = ("spin", "static", "mview", "eft", "4dhumans", "bedlam")
+_FORMATS = ("spin", "static", "mview", "eft", "4dhumans", "bedlam", "parquet", "glb")
 _SAME_BODY = click.option(
     "--same-body", is_flag=True,
     help="FILE holds bodies of the body in use, though it doesn't say so; else they are taken for SMPL's.",
@@ -24,13 +28,30 @@ _SHOWN = 12  # reasons on the terminal; the list has them all
 @FITS
 @click.option(
     "--format", "format_", type=click.Choice(_FORMATS), default="spin", show_default=True,
-    help="spin: final fits. static: (N, 82). mview: multi-view fits. eft: EFT's JSON. 4dhumans, bedlam: their .npz.",
+    help="spin: final fits. static: (N, 82). mview: multi-view fits. eft: EFT's JSON. 4dhumans, bedlam: their .npz. "
+    "parquet: a table. glb: meshes with a skeleton, of --sample or --sequence.",
 )  # fmt: skip
+@click.option("--all", "all_", is_flag=True, help="Of every data set that has fits.")
+@click.option(
+    "--sample", "samples", type=click.IntRange(0), multiple=True, help="glb: this sample; may be repeated."
+)
+@click.option(
+    "--sequence",
+    help="glb: this recording, animated; the part of its images' names before the frame's number.",
+)
+@click.option(
+    "--fps",
+    type=click.FloatRange(min=0, min_open=True),
+    default=30.0,
+    show_default=True,
+    help="glb: frames a second.",
+)
 @click.option("--tag", help="A tagged state instead of the newest, for example 'static'.")
 @click.option("--out", type=_FILE, help="File to write, for one data set.")
 def export_fits(
-    datasets: tuple[str, ...], data: Path, format_: str, tag: str | None, out: Path | None
-) -> None:
+    datasets: tuple[str, ...], data: Path, format_: str, all_: bool, samples: tuple[int, ...], sequence: str | None,
+    fps: float, tag: str | None, out: Path | None,
+) -> None:  # fmt: skip
     """Fits for other programs; by default SPIN's final fits: pose (N, 72), betas (N, 10), valid_fit (N), in sample order.
 
     What the format has no place for is listed. docs/formats.md describes the formats.
@@ -39,17 +60,29 @@ def export_fits(
     Examples:
       spin-pipe export-fits world
       spin-pipe export-fits world --format eft --out world.json
+      spin-pipe export-fits --all --format parquet
+      spin-pipe export-fits world --format glb --sample 0
+      spin-pipe export-fits 3dpw --format glb --sequence downtown_walking_00 --fps 30
     """
     from pipelines import journal
     from pipelines.export import FIT_FORMATS
     from pipelines.export import export_fits as run
+    from pipelines.export_meshes import export_glb
     from pipelines.progress import say
 
     folder = data_folder(data)
-    names = chosen_datasets(folder, datasets)
+    names = _with_fits(folder) if all_ and not datasets else chosen_datasets(folder, datasets)
     if out is not None and len(names) > 1:
         raise UsageError("--out names one file; give one DATASET with it")
+    if (format_ == "glb") != bool(samples or sequence) or (samples and sequence):
+        raise UsageError(
+            "--format glb goes with --sample K or --sequence NAME, which say what to show; give one of them"
+        )
     for name in names:
+        if format_ == "glb":
+            for mesh in export_glb(folder, name, out, samples=samples, sequence=sequence, fps=fps, tag=tag):
+                say(f"{mesh.path}: {f'{mesh.frames} frames' if mesh.frames else f'sample {mesh.samples[0]}'}")
+            continue
         with journal.recorded(folder.journal, "export-fits", dataset=name, tag=tag, format=format_) as entry:
             done = run(folder, name, out, tag=tag, format=format_)
             entry |= {"valid": done.valid, "samples": done.samples}
@@ -59,6 +92,17 @@ def export_fits(
                 f"  {done.samples - done.written} samples without a valid fit are left out: the format has no mark for them"
             )
         say(f"  not held by this format: {', '.join(done.lost)}")
+
+
+def _with_fits(folder: DataFolder) -> list[str]:
+    """The data sets that have fits. UsageError if none has."""
+    from store.files import open_files
+    from store.layout import CURRENT
+
+    found = [name for name in folder.known() if open_files(folder.fits(name)).exists(CURRENT)]
+    if not found:
+        raise UsageError(f"--all: no data set in {folder.root} has fits yet; run `spin-pipe fit-static`")
+    return found
 
 
 @click.command("export-annotations")

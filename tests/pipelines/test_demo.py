@@ -116,6 +116,26 @@ def test_parameters_give_the_same_pixels_in_every_camera(photo: Path, preprocess
             assert s * CROP_PX / 2 == pytest.approx(FOCAL_PX / crop_m[2], rel=1e-5)
 
 
+@pytest.mark.parametrize("ending", ["glb", "obj"])
+def test_meshes_are_seen_where_the_people_are(ending: str, photo: Path, preprocessed: Path) -> None:
+    path = photo.with_name(f"bodies.{ending}")
+    demo(
+        "--img", photo, "--openpose", photo.with_name("photo_keypoints.json"), "--fit", "--person", "all",
+        "--save-mesh", path, "--save-params", photo.with_name("p.npz"), "--data", preprocessed,
+    )  # fmt: skip
+    if ending == "glb":
+        assert path.read_bytes()[:4] == b"glTF"
+        return
+    lines = path.read_text().splitlines()
+    assert [line for line in lines if line.startswith("o ")] == ["o person_1", "o person_2"]
+    vertices = np.array([line.split()[1:] for line in lines if line.startswith("v ")], float) * [1, -1, -1]
+    with np.load(photo.with_name("p.npz")) as found:
+        camera, center = found["image_camera_matrix"][1], found["center_px"][1]  # the larger person's
+    seen = vertices @ camera.T
+    middle = (seen[:, :2] / seen[:, 2:]).reshape(2, -1, 2).mean(1)
+    assert np.abs(middle - center).max() < 60
+
+
 def test_a_network_needs_no_detections(photo: Path, network: Path, preprocessed: Path) -> None:
     demo("--img", photo, "--checkpoint", network, "--data", preprocessed)
     assert photo.with_name("photo_shape.png").is_file()
@@ -210,6 +230,11 @@ def test_the_nearer_body_hides_the_farther() -> None:
     [
         (["--checkpoint", "NETWORK", "--focal", "900"], UsageError, "--focal is for the camera"),
         (["--checkpoint", "NETWORK", "--person", "2"], UsageError, "--person 2 chooses among detections"),
+        (
+            ["--checkpoint", "NETWORK", "--save-mesh", "x.fbx"],
+            SpinError,
+            r"x.fbx: expected a name ending in .glb or .obj",
+        ),
         ([], UsageError, "no way to find a body: give a network"),
         (["--fit"], UsageError, "--fit needs detections"),
         (
