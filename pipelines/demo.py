@@ -109,7 +109,7 @@ def person_of_box(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> list[Person]
         content = load_json(path)
         numbers = content["bbox"] if isinstance(content, dict) else content
         box = np.array(numbers, float).reshape(4)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise StageError(
             f'{path}: no box ({error}); expected {{"bbox": [x, y, width, height]}}, px'
         ) from error

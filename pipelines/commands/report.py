@@ -19,7 +19,10 @@ from pipelines.failures import UsageError
 @click.command()
 @click.option("--name", help="The run to show; without it, the fits alone.")
 @click.option(
-    "--dataset", "datasets", multiple=True, help="Data set to show; may be repeated. Default: the run's."
+    "--dataset",
+    "datasets",
+    multiple=True,
+    help="Data set to show; may be repeated. Default: the run's, or the only one.",
 )
 @DATA
 @FITS

@@ -67,7 +67,7 @@ def _from_json(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     try:
         # NumPy's infinity, as the published code writes "no time limit", is no JSON; nothing else that isn't is let in.
         content = json.loads(path.read_text(), parse_constant={"Infinity": math.inf}.__getitem__)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RecursionError) as error:
         raise UsageError(f"--from-json {path}: not JSON that can be read ({error})") from error
     if not isinstance(content, dict):
         raise UsageError(f"--from-json {path}: expected an object of options, as {{'batch_size': 64}}")

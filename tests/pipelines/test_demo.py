@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.demo import Found, Person, people_detected
+from pipelines.demo import Found, Person, people_detected, person_of_box
 from pipelines.demo_output import over_the_image
 from pipelines.failures import StageError, UsageError
 from pipelines.layout import DataFolder
@@ -276,3 +276,10 @@ def test_what_can_not_be_shown_is_said(
 def test_detections_of_another_image_are_noticed(photo: Path) -> None:
     with pytest.raises(StageError, match="lie outside the image, which is 4 x 5 px"):
         people_detected(photo.with_name("photo_keypoints.json"), np.zeros((5, 4, 3), np.uint8), "all")
+
+
+@pytest.mark.parametrize("content", ["[1, 2, 3, " + "9" * 400 + "]", "[" * 100_000])
+def test_a_box_that_is_no_box_is_said_so(content: str, tmp_path: Path) -> None:
+    (tmp_path / "box.json").write_text(content)
+    with pytest.raises(StageError, match=r"box\.json: no box"):
+        person_of_box(tmp_path / "box.json", np.zeros((90, 90, 3), np.uint8))
