@@ -62,6 +62,7 @@ def validated(data: DataFolder, run: RunFolder, config: TrainConfig) -> Iterator
 
 def _follow(data: DataFolder, run: RunFolder, config: TrainConfig, over: threading.Event) -> None:
     import ray
+    from ray.exceptions import RayError
     from torch.utils.tensorboard import SummaryWriter
 
     task: Any = ray.remote(measure).options(num_cpus=0, max_retries=1)
@@ -73,9 +74,10 @@ def _follow(data: DataFolder, run: RunFolder, config: TrainConfig, over: threadi
             try:
                 found = ray.get(task.remote(data, config.eval_datasets, weights, config.eval_images))
             except Exception as error:
-                if not isinstance(cause(error), EXPECTED):
+                # A process that was killed, for want of memory say, costs this measurement, not the later ones.
+                if not isinstance(cause(error), (*EXPECTED, RayError)):
                     raise
-                say(f"validation of step {step}: {cause(error)}")
+                say(f"validation of step {step}: {' '.join(str(cause(error)).split())}")
                 found = {}
             for name, value in found.items():
                 writer.add_scalar(f"validation/{name}", value, step)
