@@ -253,7 +253,7 @@ def wanted_images(img: Path, openpose: Path | None, person: str) -> Iterator[Wan
     images = sorted(
         path for path in img.iterdir() if path.suffix.lower() in ENDINGS and not path.stem.endswith(OUTPUTS)
     )
-    twice = [b for a, b in pairwise(images) if a.stem == b.stem]
+    twice = [b for a, b in pairwise(sorted(images, key=lambda path: path.stem)) if a.stem == b.stem]
     if twice:
         raise UsageError(
             f"--img {img}: two images are called {twice[0].stem}, and so would be their pictures; rename one"

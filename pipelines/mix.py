@@ -118,6 +118,8 @@ def _mixed_order(plan: Plan, epoch: int) -> Int[np.ndarray, " n"]:
     orders = [rng.permutation(size) if plan.shuffle else np.arange(size) for size in plan.sizes]
     mine = [start + order[plan.rank :: plan.world] for start, order in zip(starts, orders)]
     count = plan.batches_per_epoch * plan.batch
+    if not any(map(len, mine)):  # every set is smaller than the number of workers
+        mine = [start + order for start, order in zip(starts, orders)]
     quotas = _quotas(count, [share if len(own) else 0.0 for share, own in zip(plan.shares, mine)])
     samples = [np.resize(own, quota) for own, quota in zip(mine, quotas) if quota]
     # Each set is spread evenly over the epoch, with a phase of its own: every batch is mixed as the whole is.

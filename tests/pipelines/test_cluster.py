@@ -131,7 +131,9 @@ def test_a_job_shows_its_log_and_hands_on_its_exit_code(
 
 
 def test_a_job_is_stopped(job_server: dict[str, str], tmp_path: Path) -> None:
-    job = _submit(job_server, "--no-wait", "train-lifter", cwd=tmp_path).stdout.strip()
+    job = _submit(
+        job_server, "--no-wait", "synth", "--people", "50000", "--out", "world", cwd=tmp_path
+    ).stdout.strip()
     end = time.monotonic() + 60
     while "running" not in (status := _submit(job_server, "--status", job, cwd=tmp_path)).stdout:
         assert time.monotonic() < end, status.stdout + status.stderr

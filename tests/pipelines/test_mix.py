@@ -112,3 +112,8 @@ def test_a_worker_without_a_sample_of_a_tiny_set_takes_from_the_others() -> None
     owners = [bool((p.indices(Place(0, 0)) == 0).any()) for p in two]
     assert owners == [True, False]
     assert all(len(p.indices(Place(0, b))) == 5 for p in two for b in range(2))
+
+
+def test_more_workers_than_samples_in_any_set_share_them() -> None:
+    plans = [Plan((1, 2), 2, 3, r, 0, shares=(0.5, 0.5)) for r in range(3)]
+    assert all(len(p.indices(Place(0, 0))) == 2 for p in plans)

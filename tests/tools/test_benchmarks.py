@@ -11,6 +11,7 @@ import torch
 
 from spin.fitting.evidence import Evidence
 from tools.bench import evaluate, fit, score_rules, store
+from tools.bench import train as train_bench
 from tools.bench.fit_accuracy import by_default, by_start
 from tools.bench.held_out import DEFAULT_CLIPS, four_views, keypoints_of, open_lab, with_joints3d
 
