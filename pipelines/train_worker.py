@@ -212,7 +212,10 @@ class Trainer:
             return self._train_step(item, records, step)
         except TrainingError as error:
             kept = self.settings.run.root / f"failed-batch-step{step}-worker{self.rank}.pt"
-            torch.save({"step": step, "batch": _as_plain(item.batch)}, kept)
+            try:
+                torch.save({"step": step, "batch": _as_plain(item.batch)}, kept)
+            except (OSError, RuntimeError):  # torch's own writer raises the latter on a full disk
+                raise error from None
             raise TrainingError(f"{error}; the batch is kept in {kept}") from error
 
     def _train_step(self, item: LoadedBatch, records: Fits, step: int) -> StepResult:

@@ -59,10 +59,8 @@ def submit(
             click.echo(job if no_wait else f"job {job}", err=not no_wait)
             if not no_wait:
                 _follow(client, job)
-    except (
-        RuntimeError,
-        OSError,
-    ) as error:  # how the client passes on what the server says, or that it went away
+    except (RuntimeError, OSError) as error:
+        # How the client passes on what the server says, or that it went away.
         raise StageError(f"the job server says: {last_line(error)}") from error
 
 

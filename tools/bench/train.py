@@ -27,7 +27,7 @@ from pipelines import journal
 from pipelines.fit_static import fit_static
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.preprocess import preprocess
-from pipelines.ray_session import ray_session
+from pipelines.ray_session import cpu_count, ray_session
 from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
 from pipelines.synth import synthesize
@@ -93,7 +93,7 @@ def measure(config: TrainConfig, people: int, folder: Path) -> dict[str, Any]:
         "backbone": config.backbone,
         "img_res": config.img_res,
         "batch_size": config.batch_size,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cpu_count(),
     }
 
 
