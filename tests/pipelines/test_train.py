@@ -22,6 +22,7 @@ from pipelines.train_config import TrainConfig
 from spin.fitting.fitter import FitConfig
 from spin.network.checkpoints import load_checkpoint
 from spin.training.config import AugmentationConfig
+from spin.training.trust import Trust
 from store.annotations import Annotations
 from store.fits import FitStore
 from store.records import Source
@@ -121,6 +122,8 @@ def test_training_and_resuming_equals_not_stopping_and_evaluates(fitted: Path, t
     whole, resumed = (load_checkpoint(runs[n].latest_checkpoint()) for n in ("through", "stopped"))
     assert whole.step == resumed.step == 4
     assert all(torch.equal(whole.model[k], resumed.model[k]) for k in whole.model)
+    assert Trust.of_vector(load_checkpoint(runs["stopped"].checkpoint(2)).loop["trust"]).count > 0
+    assert torch.equal(whole.loop["trust"], resumed.loop["trust"])
     fits = [
         FitStore.open(d.fits("world")).at(c.tag["world"]) for d, c in zip(data.values(), (whole, resumed))
     ]

@@ -28,6 +28,7 @@ from pipelines.train_config import TrainConfig
 from spin.errors import TrainingError
 from spin.fitting.fitter import FitConfig
 from spin.network.checkpoints import load_checkpoint
+from spin.training.trust import Trust
 from store.fits import FitStore
 from tests.pipelines.processes import descendants_of, processes_of
 
@@ -59,6 +60,7 @@ def state(data: DataFolder, run: RunFolder) -> dict[str, Any]:
     return {
         "step": checkpoint.step,
         **dict(checkpoint.model),
+        **dict(checkpoint.loop),
         **{f"adam {i} {name}": value for i, entry in moments.items() for name, value in entry.items()},
         **{
             name: torch.from_numpy(getattr(fits, name))
@@ -78,7 +80,14 @@ def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
 def undisturbed(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     data, run = place(fitted, tmp_path_factory.mktemp("undisturbed"))
     train(data, run, CONFIG, resume=False)
-    return state(data, run)
+    found = state(data, run)
+    early, late = (
+        Trust.of_vector(t) for t in (load_checkpoint(run.checkpoint(3)).loop["trust"], found["trust"])
+    )
+    assert 0 < early.count < late.count, (
+        "the loop measured nothing before or nothing after what is to be survived"
+    )
+    return found
 
 
 @pytest.mark.slow  # a killed worker, below, goes the same way, and further
