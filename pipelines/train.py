@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,13 @@ from pipelines.pack import made_for, open_crops
 from pipelines.progress import say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import start_service
+from pipelines.train_attempts import run_workers
 from pipelines.train_config import TrainConfig, last_step, plan_of
 from pipelines.train_start import require_as_it_was, require_tags, with_starting_weights
 from pipelines.train_watch import watched
 from pipelines.validation import validated
 from spin.network.checkpoints import load_checkpoint
 from store.annotations import Annotations
-from store.fingerprint import Fingerprint
-
-MAX_FAILURES = 3  # of workers or nodes, before the run gives up
 
 
 @dataclass(frozen=True)
@@ -99,7 +96,9 @@ def train(
         require_tags(run, services)
         # Other nodes' processes work in other folders.
         with watched(run, steps), validated(data, RunFolder(run.root.absolute()), config):
-            _fit(data, run, config, services, fingerprints, address, in_process, begun)
+            run_workers(
+                data, run, config, services, fingerprints, address=address, in_process=in_process, begun=begun
+            )
         _flush(services)
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
@@ -108,55 +107,6 @@ def train(
     done = load_checkpoint(checkpoint).step
     shares = dict(zip(config.datasets, plan.shares))
     return TrainSummary(run.root, checkpoint, done, steps, shares, lines[-1] if lines else {})
-
-
-def _fit(
-    data: DataFolder,
-    run: RunFolder,
-    config: TrainConfig,
-    services: dict[str, Any],
-    fingerprints: dict[str, Fingerprint],
-    address: str | None,
-    in_process: bool,
-    begun: float,
-) -> None:
-    """Ray Train's part."""
-    import ray
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
-    from pipelines.rendezvous import RendezvousConfig
-    from pipelines.train_worker import WorkerSettings, run_worker
-
-    there = ray.cluster_resources()
-    gpu = there.get("GPU", 0) >= config.workers
-    cpus = max(1, int(there.get("CPU", 1)) // config.workers) if address is None else 1
-    data, run = replace(data, root=data.root.resolve()), RunFolder(run.root.resolve())
-    attempt = uuid.uuid4().hex[:8]
-    threads = config.threads or min(cpus, cpu_count())
-    settings = WorkerSettings(config, run, data, services, fingerprints, threads, attempt, begun)
-    rendezvous: Any = RendezvousConfig(folder=None if address else str(run.root))
-    try:
-        TorchTrainer(
-            run_worker,
-            train_loop_config={"settings": settings},
-            torch_config=rendezvous,
-            scaling_config=ScalingConfig(
-                num_workers=0 if in_process else config.workers,
-                use_gpu=gpu,
-                resources_per_worker={"CPU": cpus} | ({"GPU": 1} if gpu else {}),
-            ),
-            run_config=RunConfig(
-                name="ray",
-                storage_path=str(run.root),
-                failure_config=FailureConfig(max_failures=MAX_FAILURES),
-            ),
-        ).fit()
-    except SystemExit:  # how Ray Train ends on Ctrl-C
-        raise KeyboardInterrupt from None
-    finally:
-        for leftover in (settings.failure, *run.root.glob("rendezvous-*")):
-            leftover.unlink(missing_ok=True)
 
 
 def _require_new(run: RunFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -24,6 +25,7 @@ from pipelines.failures import StageError, cause
 from pipelines.fit_static import fit_static
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.train import train
+from pipelines.train_attempts import MAX_FAILURES
 from pipelines.train_config import TrainConfig
 from spin.errors import TrainingError
 from spin.fitting.fitter import FitConfig
@@ -101,18 +103,25 @@ def test_two_workers_stopped_and_resumed_equal_two_undisturbed(
     assert_same(state(data, run), undisturbed)
 
 
-def train_and_kill(data: DataFolder, run: RunFolder, config: TrainConfig, victim: str) -> None:
-    """Trains in this process; once there is a checkpoint to go back to, a process of the run is killed."""
-    before, killed = descendants_of(os.getpid()).items(), threading.Event()
-    over = threading.Event()
+def train_and_kill(
+    data: DataFolder, run: RunFolder, config: TrainConfig, victim: str, *, first: int = 3, times: int = 1
+) -> None:
+    """Trains in this process; a process of the run is killed once there is the checkpoint of step `first`, and again, so
+    many times, when the run has come further."""
+    before, over = descendants_of(os.getpid()).items(), threading.Event()
+    killed: list[Path] = []  # the newest checkpoint each time
 
     def kill() -> None:
-        while not (killed.is_set() or over.wait(0.02)):
-            if run.checkpoint(3).exists():
+        newest = run.checkpoint(first - 1)
+        while len(killed) < times and not over.wait(0.02):
+            there = run.latest_checkpoint()
+            if there is not None and there > newest:
                 found = descendants_of(os.getpid()).items() - before
                 for pid in [pid for pid, line in found if victim in line][:1]:
-                    os.kill(pid, signal.SIGKILL)
-                    killed.set()
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                        killed.append(there)
+                        newest = run.latest_checkpoint() or there
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
@@ -121,7 +130,7 @@ def train_and_kill(data: DataFolder, run: RunFolder, config: TrainConfig, victim
     finally:
         over.set()
         thread.join()
-    assert killed.is_set(), f"no {victim} was found, so nothing was tested"
+    assert len(killed) == times, f"no {victim} was found {times} times, so nothing was tested"
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
@@ -134,6 +143,17 @@ def test_a_killed_worker_is_replaced_and_nothing_is_lost(
 
 
 ALONE = replace(CONFIG, workers=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
+def test_a_run_that_gets_on_survives_more_failures_than_it_would_in_one_place(
+    fitted: Path, tmp_path: Path
+) -> None:
+    data, run = place(fitted, tmp_path)
+    config = replace(ALONE, max_steps=60, checkpoint_steps=2)
+    train_and_kill(data, run, config, "RayTrainWorker", first=2, times=MAX_FAILURES + 2)
+    assert run.latest_checkpoint() == run.checkpoint(60)
 
 
 @pytest.fixture(scope="module")
@@ -162,6 +182,7 @@ from pathlib import Path
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.ray_session import ray_session
 from pipelines.train import train
+from pipelines.train_attempts import MAX_FAILURES
 from pipelines.train_config import TrainConfig
 data, run = DataFolder(Path(sys.argv[1])), RunFolder(Path(sys.argv[2]))
 with ray_session(cpus=4):
