@@ -37,6 +37,7 @@ def require_seen(*paths: Path) -> None:
     A folder counts as seen if it begins with the same entry: an empty mount point is not the file system that belongs there.
     """
     import ray
+    from ray.exceptions import NodeDiedError, TaskUnschedulableError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     ask: Any = ray.remote(num_cpus=0, max_retries=0)(lambda wanted: [_looks(path) for path in wanted])
@@ -55,7 +56,12 @@ def require_seen(*paths: Path) -> None:
             f"node {_names(asked[a] for a in silent)}: no answer within {_ANSWER_S:.0f} s; `ray status` shows its state"
         )
     here = [_looks(path) for path in absolute]
-    answers = {answer: ray.get(answer) for answer in answered}
+    answers = {}
+    for answer in answered:
+        with contextlib.suppress(
+            TaskUnschedulableError, NodeDiedError
+        ):  # lost meanwhile: it needs to see nothing
+            answers[answer] = ray.get(answer)
     for place, path in enumerate(absolute):
         blind = [
             asked[a] for a, found in answers.items() if here[place] is None or found[place] != here[place]

@@ -6,7 +6,8 @@ definitions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from pipelines.evaluation.subjects import Subject
 from pipelines.evaluation.truth import Truth, known, true_body_files
 from pipelines.failures import StageError
 from pipelines.layout import DataFolder
+from pipelines.places import in_order
 from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
 from spin.body import BodyMesh, load_body
@@ -105,15 +107,19 @@ class Task:
         return self.measurer_of(source, annotations, device)
 
 
-class Worker:
-    """A measurer with threads of its own: a Ray actor."""
+_measurers: dict[str, Measurer] = {}  # of this process, by the run that it is for
 
-    def __init__(self, task: Task, threads: int) -> None:
+
+def measure_shard(task: Task, run: str, threads: int, batches: list[np.ndarray]) -> Measured:
+    """A Ray task; its process keeps the measurer for the next one.
+
+    Tasks, not actors: they wait for no node in particular, so a lost node costs its shards only, and a new one is used.
+    """
+    if run not in _measurers:
         torch.set_num_threads(threads)
-        self.measurer = task.measurer(threads)
-
-    def measure(self, batches: list[np.ndarray]) -> Measured:
-        return self.measurer.measure(batches)
+        _measurers.clear()
+        _measurers[run] = task.measurer(threads)
+    return _measurers[run].measure(batches)
 
 
 def default_output(checkpoint: Path, dataset: str) -> Path:
@@ -249,7 +255,7 @@ def _so_far(parts: list[Measured]) -> str:
 
 
 def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str | None) -> Iterator[Measured]:
-    """The shards' measurements, in order, by as many Ray actors as there are workers, or GPUs if there are some.
+    """The shards' measurements, in order, by as many Ray tasks at once as there are workers, or GPUs if there are some.
 
     A single worker needs no Ray: it is this process.
     """
@@ -259,19 +265,23 @@ def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str 
         return
     with ray_session(address):
         import ray
-        from ray.util import ActorPool
 
         there = ray.cluster_resources()
         gpus = int(there.get("GPU", 0))
-        # No more than can run at once: a shard that is dealt to an actor without a place would wait for ever.
         count = min(workers, gpus or max(1, int(there.get("CPU", 1))))
         if address is not None:
             require_seen(
                 task.annotations, task.body, *([task.bodies] if isinstance(task.bodies, Path) else [])
             )
-        actor: Any = ray.remote(Worker).options(
-            num_cpus=1, num_gpus=1 if gpus else 0, max_restarts=-1, max_task_retries=-1
+        # max_calls: Ray would start a process anew for each task that uses a GPU.
+        remote: Any = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_calls=0, max_retries=-1)
+        measure, told = remote(measure_shard), ray.put(task)
+        run, threads = uuid.uuid4().hex, max(1, cpu_count() // count)
+        asked = {"CPU": 1.0} | ({"GPU": 1.0} if gpus else {})
+        yield from in_order(
+            lambda shard: measure.remote(told, run, threads, shard),
+            shards,
+            count,
+            f"eval {task.annotations.stem}",
+            asked,
         )
-        pool = ActorPool([actor.remote(task, max(1, cpu_count() // count)) for _ in range(count)])
-        call: Callable[[Any, Any], Any] = lambda worker, shard: worker.measure.remote(shard)  # noqa: E731
-        yield from pool.map(call, shards)

@@ -24,6 +24,7 @@ from pipelines.cluster import require_seen
 from pipelines.evidence import evidence_of, groups_of
 from pipelines.fitting import FittingFiles, require_reachable
 from pipelines.layout import DataFolder
+from pipelines.places import first_done
 from pipelines.progress import progress, say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import SOLVERS, start_service
@@ -197,7 +198,13 @@ def fit_static(
         verdicts: Counter[int] = Counter()
         total = int(sum(len(group) for groups in todo for group in groups))
         batches = (_work(annotations, groups, given, epoch) for groups in todo)
-        work = _through_store(lambda b: task.remote(files, config, ignore_3d, b), service, batches, ahead)
+        work = _through_store(
+            lambda b: task.remote(files, config, ignore_3d, b),
+            service,
+            batches,
+            ahead,
+            f"fit-static {dataset}",
+        )
         with progress(total, f"fit-static {dataset}", "fit") as bar:
             for fitted in work:
                 verdicts.update(fitted.verdicts.tolist())
@@ -296,7 +303,7 @@ class _Ahead:
 
 
 def _through_store(
-    fit: Callable[[Work], Any], service: Any, work: Iterator[Work], ahead: Callable[[], int]
+    fit: Callable[[Work], Any], service: Any, work: Iterator[Work], ahead: Callable[[], int], what: str
 ) -> Iterator[FittedBatch]:
     """Every batch once it is durable, in whatever order they finish. Fits go from fitter to store, not through here."""
     import ray
@@ -308,7 +315,7 @@ def _through_store(
         fitting += [fit(item) for _, item in zip(range(room), work)]
         if not fitting and not committing:
             return
-        (ready, *_), _ = ray.wait([*committing, *fitting], num_returns=1, fetch_local=False)
+        ready = first_done([*committing, *fitting], what, {"CPU": 1})
         if ready in committing:
             ray.get(ready)  # raises what the store raised
             yield ray.get(committing.pop(ready))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -10,6 +9,7 @@ from time import monotonic as _now
 from typing import Any, TypeVar
 
 from pipelines.cluster import require_seen
+from pipelines.places import in_order
 from pipelines.ray_session import cpu_count, ray_session
 
 Piece = TypeVar("Piece")
@@ -54,13 +54,7 @@ def ordered_map(
             require_seen(*seen)
             workers = asked or max(1, int(ray.cluster_resources().get("CPU", 1)))
         task: Any = ray.remote(num_cpus=1, max_retries=2)(lambda piece: function(piece))
-        waiting: deque[Any] = deque()
-        for piece in chain(first, remaining):
-            waiting.append(task.remote(piece))
-            if len(waiting) >= _AHEAD * workers:
-                yield ray.get(waiting.popleft())
-        while waiting:
-            yield ray.get(waiting.popleft())
+        yield from in_order(task.remote, chain(first, remaining), _AHEAD * workers, "the work", {"CPU": 1})
 
 
 def _take(items: Iterator[Piece], count: int) -> Iterator[Piece]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from pipelines.failures import StageError
 from pipelines.progress import say
 
-SILENT_S = 30.0  # without a result, until a line says why
+Item = TypeVar("Item")
+
+SILENT_S = 30.0  # without a result and without nodes for the work, until a line says so
+BUSY_S = 120.0  # the same where there are nodes, which may as well be at this command's own work
 NO_PLACE_S = (
     900.0  # without nodes for the work, until the command ends; a new machine may take minutes to come
 )
@@ -36,14 +40,16 @@ class Waiting:
         if _places(self._asked) >= self._count:
             self._place_seen = now
             text = "all of it in use, by this command or by others" if _in_use(self._asked) else ""
+            patience = BUSY_S
         else:
             if now - self._place_seen >= NO_PLACE_S:
                 raise StageError(
                     f"{self._what}: waited {NO_PLACE_S / 60:g} minutes for {wanted}, and the cluster has {_there()}; "
                     "add nodes (`ray status` shows them), then run the same command again (train: with --resume)"
                 )
+            patience = SILENT_S
             text = f"goes on when nodes with that come, ends after {NO_PLACE_S / 60:g} minutes without"
-        if text and text != self._said and now - self._begun >= SILENT_S:
+        if text and text != self._said and now - self._begun >= patience:
             say(
                 f"{self._what}: nothing done for {now - self._begun:.0f} s; it needs {wanted}, the cluster has {_there()}: "
                 f"{text}"
@@ -61,6 +67,29 @@ def first_done(references: Sequence[Any], what: str, asked: Mapping[str, float])
         if done:
             return done[0]
         waiting.look()
+
+
+def in_order(
+    start: Callable[[Item], Any], items: Iterable[Item], at_once: int, what: str, asked: Mapping[str, float]
+) -> Iterator[Any]:
+    """The results of the Ray tasks that `start` makes of the items, in the items' order; at most `at_once` run or wait.
+
+    Items are drawn as they are needed. StageError as `first_done`.
+    """
+    import ray
+
+    left, begun, done = iter(items), deque[Any](), set[Any]()
+    while True:
+        # Results that wait for an earlier one are held back: no more of them than that again.
+        room = min(at_once - len(begun) + len(done), 2 * at_once - len(begun))
+        begun += [start(item) for _, item in zip(range(room), left)]
+        if not begun:
+            return
+        if begun[0] in done:
+            done.remove(begun[0])
+            yield ray.get(begun.popleft())
+        else:
+            done.add(first_done([b for b in begun if b not in done], what, asked))
 
 
 def _nodes() -> list[dict[str, float]]:

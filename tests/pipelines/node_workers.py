@@ -1,10 +1,11 @@
 """What the tests of lost nodes run in a process of its own: a cluster of several nodes on this machine, one of which is killed.
 
-Run as `python -m tests.pipelines.node_workers fit-static|train DATA FOLDER`. All nodes are of this process's making.
+Run as `python -m tests.pipelines.node_workers fit-static|eval|train DATA FOLDER`. All nodes are of this process's making.
 """
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 import threading
@@ -13,11 +14,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
+import pipelines.evaluate
 import pipelines.fit_static
+import pipelines.places
+from pipelines.evaluate import EvaluationConfig, evaluate
+from pipelines.evaluation.subjects import checkpoint_subject
+from pipelines.failures import StageError
 from pipelines.fit_static import fit_static
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.train import train
 from spin.fitting.fitter import FitConfig
+from spin.network.checkpoints import Checkpoint, save_checkpoint
+from spin.network.hmr import HMR, MeanParameters
 from tests.pipelines.processes import descendants_of
 
 CONFIG = FitConfig("lm", 20)
@@ -43,10 +53,13 @@ class Nodes:
         for node in self.others:
             (raylet,) = node.all_processes["raylet"]
             if not self.killed and any(what in line for line in descendants_of(raylet.process.pid).values()):
-                self.cluster.remove_node(node, allow_graceful=False)
-                self.others.remove(node)
-                self.killed += 1
+                self.kill(node)
                 return
+
+    def kill(self, node: Any) -> None:
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.others.remove(node)
+        self.killed += 1
 
 
 def lose_a_node_while_fitting(data: DataFolder) -> None:
@@ -90,8 +103,59 @@ def lose_a_node_while_training(fitted: Path, folder: Path) -> None:
     nodes.cluster.shutdown()
 
 
+def lose_a_node_while_measuring(data: DataFolder, folder: Path) -> None:
+    """The only one with a core: that is said, and what the next one measures is what one process measures.
+
+    When none is left and none comes, the command ends with a line.
+    """
+    nodes, said = Nodes(head=0, others=1), list[str]()
+    network = HMR("resnet18", mean=MeanParameters.from_body_pose(torch.zeros(69)))
+    save_checkpoint(folder / "net.pt", Checkpoint(model=network.state_dict(), config={"img_res": 32}))
+
+    def measured(address: str | None) -> dict[str, float]:
+        subject, config = (
+            checkpoint_subject(folder / "net.pt"),
+            EvaluationConfig(workers=1, batch=1, log_every=1),
+        )
+        return evaluate(
+            data, "world-test", subject, folder / "out.json", config=config, address=address
+        ).metrics
+
+    def lose(_: str) -> None:
+        if not nodes.killed:
+            nodes.kill(nodes.others[0])
+
+    def replace_it(line: str) -> None:
+        said.append(line)
+        if not nodes.others:
+            nodes.others.append(nodes.cluster.add_node(num_cpus=1))
+
+    alone = measured(None)
+    pipelines.evaluate.say = lose  # type: ignore[attr-defined]  # of a shard that is done
+    pipelines.places.say = replace_it  # type: ignore[attr-defined]
+    pipelines.places.SILENT_S = 5.0
+    found = measured(nodes.cluster.address)
+    # Not bit for bit: this process computes on more threads.
+    assert found.keys() == alone.keys()
+    assert all(math.isclose(found[name], alone[name], rel_tol=1e-4) for name in alone), (found, alone)
+    assert nodes.killed and "eval world-test: nothing done" in said[0], said
+    assert "needs 1 CPU, the cluster has 0 CPU" in said[0]
+
+    nodes.kill(nodes.others[0])
+    pipelines.places.NO_PLACE_S = 12.0
+    pipelines.places.say = said.append  # type: ignore[attr-defined]
+    try:
+        measured(nodes.cluster.address)
+        raise AssertionError("it was measured on no node")
+    except StageError as error:
+        assert "waited 0.2 minutes for 1 CPU, and the cluster has 0 CPU" in str(error), error
+    nodes.cluster.shutdown()
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "fit-static":
         lose_a_node_while_fitting(DataFolder(Path(sys.argv[2])))
+    elif sys.argv[1] == "eval":
+        lose_a_node_while_measuring(DataFolder(Path(sys.argv[2])), Path(sys.argv[3]))
     else:
         lose_a_node_while_training(Path(sys.argv[2]), Path(sys.argv[3]))

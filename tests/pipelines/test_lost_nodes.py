@@ -62,6 +62,10 @@ def test_fits_are_the_same(fitted: DataFolder, preprocessed: Path, tmp_path: Pat
     assert same(stored(data), stored(fitted))
 
 
+def test_measuring_says_what_it_waits_for_and_goes_on_or_ends(preprocessed: Path, tmp_path: Path) -> None:
+    lose_a_node("eval", preprocessed, tmp_path)
+
+
 def test_a_training_of_two_workers_goes_on_from_its_checkpoint(fitted: DataFolder, tmp_path: Path) -> None:
     """Bit for bit as one that lost nothing: weights, moments, fits. `node_workers` compares them."""
     lose_a_node("train", fitted.root, tmp_path)
