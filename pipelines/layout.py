@@ -148,6 +148,10 @@ class RunFolder:
         """Weights that wait to be measured."""
         return self.root / "validation"
 
+    def waiting_weights(self) -> list[Path]:
+        """Those, by step."""
+        return sorted(self.to_validate.glob("step_*.pt"))
+
     @property
     def skipped(self) -> Path:
         """Images that training could not read, a JSON line each."""
@@ -163,6 +167,11 @@ class RunFolder:
     def latest_checkpoint(self) -> Path | None:
         found = self.all_checkpoints()
         return found[-1] if found else None
+
+    @property
+    def best(self) -> Path:
+        """Which checkpoint validation found best, and by what number."""
+        return self.checkpoints / "best.json"
 
     @property
     def superseded(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from pipelines.progress import say
 from pipelines.ray_session import cpu_count, ray_session
 from pipelines.store_service import start_service
 from pipelines.train_attempts import run_workers
+from pipelines.train_checkpoints import prune
 from pipelines.train_config import TrainConfig, last_step, plan_of
 from pipelines.train_start import require_as_it_was, require_tags, with_starting_weights
 from pipelines.train_watch import watched
@@ -31,11 +33,12 @@ from store.annotations import Annotations
 @dataclass(frozen=True)
 class TrainSummary:
     run: Path
-    checkpoint: Path
+    checkpoint: Path  # the newest
     steps: int  # done
     planned: int
     shares: dict[str, float]  # of the data sets, in what was seen
     last: dict[str, Any]  # the last line of the metrics
+    best: dict[str, Any] | None = None  # what best.json says, where there was validation
 
 
 def train(
@@ -99,6 +102,7 @@ def train(
             run_workers(
                 data, run, config, services, fingerprints, address=address, in_process=in_process, begun=begun
             )
+        prune(run, services, config.keep, config.eval_datasets)  # all is measured now
         _flush(services)
     checkpoint = run.latest_checkpoint()
     if checkpoint is None:
@@ -106,7 +110,8 @@ def train(
     lines = journal.read(run.metrics)
     done = load_checkpoint(checkpoint).step
     shares = dict(zip(config.datasets, plan.shares))
-    return TrainSummary(run.root, checkpoint, done, steps, shares, lines[-1] if lines else {})
+    best = json.loads(run.best.read_text()) if run.best.is_file() else None
+    return TrainSummary(run.root, checkpoint, done, steps, shares, lines[-1] if lines else {}, best)
 
 
 def _require_new(run: RunFolder) -> None:
@@ -116,7 +121,7 @@ def _require_new(run: RunFolder) -> None:
         raise UsageError(
             f"run {run.root} exists already; --resume goes on with it, another --name starts anew"
         )
-    for leftover in (run.checkpoint(0), run.metrics, run.skipped, run.validation):
+    for leftover in (run.checkpoint(0), run.metrics, run.skipped, run.validation, run.best):
         leftover.unlink(missing_ok=True)
     for folder in (run.tensorboard, run.to_validate):
         shutil.rmtree(folder, ignore_errors=True)
@@ -160,3 +165,4 @@ def go_back_to(run: RunFolder, checkpoint: Path) -> None:
         if path.name > checkpoint.name:
             run.superseded.mkdir(exist_ok=True)
             path.rename(run.superseded / path.name)
+    run.best.unlink(missing_ok=True)  # it may have been one of them; the next checkpoint looks again

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from pipelines import journal
 from pipelines.failures import StageError
+from spin.evaluation.scores import METRICS
 from spin.network.checkpoints import Checkpoint, save_checkpoint
+from store.durable import write_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipelines.layout import RunFolder
 
 
@@ -37,14 +43,48 @@ def keep_checkpoint(run: RunFolder, checkpoint: Checkpoint) -> None:
         ) from error
 
 
-def prune(run: RunFolder, services: Mapping[str, Any], keep: int) -> None:
-    """Removes all but the newest `keep` checkpoints (0: removes none), then this run's tags that belong to no checkpoint."""
+def note_best(run: RunFolder, datasets: Sequence[str]) -> Path | None:
+    """The checkpoint that validation on these data sets found best so far, of those that are there; best.json names it.
+
+    By the mean over the data sets of PA-MPJPE, or, where one of them doesn't know it, of the first metric that all know.
+    """
+    lines = {int(line["step"]): line for line in journal.read(run.validation)}  # the last of a step counts
+    there = {_step_of(path): path for path in run.all_checkpoints()}
+    for metric in ("pa_mpjpe_mm", *METRICS):
+        values = {
+            step: sum(line[f"{name}/{metric}"] for name in datasets) / len(datasets)
+            for step, line in lines.items()
+            if step in there and datasets and all(f"{name}/{metric}" in line for name in datasets)
+        }
+        if values:
+            sign = 1 if METRICS[metric].lower_is_better else -1
+            best = min(values, key=lambda step: (sign * values[step], step))
+            noted = {
+                "checkpoint": there[best].name, "step": best, "metric": metric, "datasets": list(datasets),
+                "value": round(values[best], 6),
+            }  # fmt: skip
+            write_file(run.best, (json.dumps(noted) + "\n").encode())
+            return there[best]
+    return None
+
+
+def prune(run: RunFolder, services: Mapping[str, Any], keep: int, measured_on: Sequence[str] = ()) -> None:
+    """Removes all but the newest `keep` checkpoints (0: removes none), the best one, and those whose weights wait to be
+    measured; then this run's tags that belong to no checkpoint."""
     import ray
 
+    # In this order: what ceases to wait has its line by then.
+    spared: set[Path | None] = {run.checkpoints / path.name for path in run.waiting_weights()}
+    spared.add(note_best(run, measured_on))
     for path in run.all_checkpoints()[:-keep] if keep else []:
-        path.unlink(missing_ok=True)
-    kept = {int(path.stem.removeprefix("step_")) for path in run.checkpoints.rglob("step_*.pt")}
+        if path not in spared:
+            path.unlink(missing_ok=True)
+    kept = {_step_of(path) for path in run.checkpoints.rglob("step_*.pt")}
     ours = re.compile(re.escape(run.root.name) + rf"\.step(\d+)\.{_place(run)}[0-9a-f]{{8}}")
     for service in services.values():
         tags = [(tag, ours.fullmatch(tag)) for tag in ray.get(service.tags.remote())]
         ray.get(service.untag.remote([tag for tag, match in tags if match and int(match[1]) not in kept]))
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step_"))

@@ -336,7 +336,7 @@ class Trainer:
                     loop={} if self.loop is None else self.loop.state,
                 ),
             )
-            prune(self.settings.run, services, self.config.keep)
+            prune(self.settings.run, services, self.config.keep, self.config.eval_datasets)
         self._barrier()
 
     def _barrier(self) -> None:

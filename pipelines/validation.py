@@ -1,7 +1,8 @@
 """Validation while a training runs: the weights of a moment, measured by a Ray task of its own. The trainers don't wait.
 
 A trainer leaves weights in the run's folder; the driver has them measured, one after the other, appends the numbers to
-validation.jsonl and to TensorBoard, and removes the weights. What a killed run left there is measured by the resumed one.
+validation.jsonl and to TensorBoard, notes the best checkpoint, and removes the weights. What a killed run left there is
+measured by the resumed one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pipelines import journal
 from pipelines.failures import EXPECTED, cause
 from pipelines.progress import say
+from pipelines.train_checkpoints import note_best
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ def _follow(data: DataFolder, run: RunFolder, config: TrainConfig, over: threadi
     writer = SummaryWriter(str(run.tensorboard), filename_suffix=".validation")
     while True:
         ended = over.wait(0.5)
-        for weights in sorted(run.to_validate.glob("step_*.pt")):
+        for weights in run.waiting_weights():
             step = int(weights.stem.removeprefix("step_"))
             try:
                 found = ray.get(task.remote(data, config.eval_datasets, weights, config.eval_images))
@@ -84,6 +86,7 @@ def _follow(data: DataFolder, run: RunFolder, config: TrainConfig, over: threadi
             writer.flush()
             if found:
                 journal.append(run.validation, {"step": step, **found})
+                note_best(run, config.eval_datasets)
                 say(f"validation of step {step}: " + ", ".join(f"{n} {v:.1f}" for n, v in found.items()))
             weights.unlink(missing_ok=True)
         if ended:

@@ -138,7 +138,8 @@ _WATCH, _COST = "What is watched", "Machine"
 @click.option("--lr", type=float, default=5e-5, show_default=True, help="Adam's step size.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--keep", type=click.IntRange(0), default=5, show_default=True,
-              help="Newest checkpoints that are kept, with the fits' states they belong to; 0: all.")  # fmt: skip
+              help="Newest checkpoints that are kept, with the fits' states they belong to, besides the best of those measured "
+              "on --eval-dataset, which checkpoints/best.json names; 0: all.")  # fmt: skip
 @click.option("--checkpoint-steps", type=click.IntRange(1), default=1000, show_default=True)
 @_option(
     "--backbone",
@@ -295,6 +296,9 @@ def train(
         f" of {done.planned}; --name {run.root.name} --resume goes on" if done.steps < done.planned else ""
     )
     say(f"{done.run}: {done.steps} steps{short}; checkpoint {done.checkpoint}")
+    if done.best is not None:
+        say(f"  best on {', '.join(done.best['datasets'])}: checkpoint {done.run / 'checkpoints' / done.best['checkpoint']}, "
+            f"{done.best['metric']} {done.best['value']:.4g}")  # fmt: skip
     say(f"  curves: tensorboard --logdir {run.tensorboard}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import threading
@@ -17,12 +18,13 @@ import pytest
 import torch
 
 import pipelines.train_start
+from pipelines import journal
 from pipelines.download import DownloadError
 from pipelines.failures import StageError, UsageError
 from pipelines.imagenet import FILES, imagenet_weights
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.train import train
-from pipelines.train_checkpoints import new_tag, prune
+from pipelines.train_checkpoints import new_tag, note_best, prune
 from pipelines.train_config import TrainConfig
 from pipelines.train_start import alone, require_as_it_was, with_starting_weights
 from spin.errors import ModelFileError
@@ -261,3 +263,47 @@ def test_pruning_leaves_the_tags_of_another_log_folder_s_run_of_the_same_name(
     prune(mine, {"world": service}, keep=1)
     assert mine.all_checkpoints() == [mine.checkpoint(2)]
     assert removed == tags[:1]
+
+
+def test_the_best_that_was_measured_stays_and_its_tag_and_what_waits_to_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, removed = RunFolder.of(tmp_path, "run"), list[str]()
+    tags = [new_tag(run, step) for step in range(8)]
+    service = SimpleNamespace(
+        tags=SimpleNamespace(remote=lambda: tags), untag=SimpleNamespace(remote=removed.extend)
+    )
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    run.checkpoints.mkdir(parents=True)
+    run.to_validate.mkdir()
+    for step in range(8):
+        run.checkpoint(step).touch()
+    (run.to_validate / run.checkpoint(4).name).touch()
+    # One data set alone, or a step that is no checkpoint, is no best; of a step measured twice the last time counts.
+    for step, a, b in ((9, 0, 0), (1, 0, 80), (2, 40, 60), (3, 50, 54), (5, 70, 30), (1, 90, 80)):
+        journal.append(
+            run.validation, {"step": step, "a/pa_mpjpe_mm": a, "b/pa_mpjpe_mm": b, "b/mpjpe_mm": -step}
+        )
+    journal.append(run.validation, {"step": 6, "a/pa_mpjpe_mm": 1})
+    prune(run, {"world": service}, 2, ("a", "b"))
+    assert run.all_checkpoints() == [run.checkpoint(step) for step in (2, 4, 6, 7)]
+    assert removed == [tags[step] for step in (0, 1, 3, 5)]
+    assert json.loads(run.best.read_text()) == {
+        "checkpoint": "step_00000002.pt", "step": 2, "metric": "pa_mpjpe_mm", "datasets": ["a", "b"], "value": 50,
+    }  # fmt: skip
+    journal.append(run.validation, {"step": 4, "a/pa_mpjpe_mm": 10, "b/pa_mpjpe_mm": 10})
+    (run.to_validate / run.checkpoint(4).name).unlink()
+    prune(run, {"world": service}, 2, ("a", "b"))
+    assert run.all_checkpoints() == [run.checkpoint(step) for step in (4, 6, 7)]
+
+
+def test_where_pa_mpjpe_is_not_known_a_mask_says_which_is_best(tmp_path: Path) -> None:
+    run = RunFolder.of(tmp_path, "run")
+    run.checkpoints.mkdir(parents=True)
+    for step, accuracy in ((1, 0.7), (2, 0.9), (3, 0.9)):
+        run.checkpoint(step).touch()
+        journal.append(
+            run.validation, {"step": step, "lsp/mask_accuracy": accuracy, "lsp/part_f1": -accuracy}
+        )
+    assert note_best(run, ("lsp",)) == run.checkpoint(2)
+    assert note_best(run, ()) is None

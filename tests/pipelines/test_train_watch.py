@@ -47,6 +47,9 @@ def test_validation_measures_while_training_and_leaves_nothing(watched: tuple[Da
     assert all(0 < line["world-test/pa_mpjpe_mm"] < line["world-test/mpjpe_mm"] for line in lines)
     assert lines[0]["world-test/mpjpe_mm"] != lines[1]["world-test/mpjpe_mm"]
     assert not list(run.to_validate.glob("*"))
+    best = json.loads(run.best.read_text())  # the only one of the two that is a checkpoint
+    assert (best["checkpoint"], best["metric"]) == ("step_00000004.pt", "pa_mpjpe_mm")
+    assert best["value"] == pytest.approx(lines[1]["world-test/pa_mpjpe_mm"], abs=1e-5)
 
 
 def test_tensorboard_has_curves_validation_and_pictures(watched: tuple[DataFolder, RunFolder]) -> None:
@@ -76,6 +79,7 @@ def test_going_back_to_an_earlier_checkpoint_keeps_the_later_ones(
         go_back_to(run, seen.checkpoint(0))
     go_back_to(run, run.checkpoint(0))
     assert run.latest_checkpoint() == run.checkpoint(0)
+    assert not run.best.exists()
     assert (run.checkpoints / "superseded" / run.checkpoint(4).name).is_file()
 
 
