@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +84,12 @@ def lose_a_node_while_training(fitted: Path, folder: Path) -> None:
     from tests.pipelines import test_train_survives as survives
 
     nodes = Nodes(head=0, others=3)
+    config = replace(survives.CONFIG, max_steps=15)  # not over before the kill, however busy the machine
 
     def run(name: str, watch: Callable[[RunFolder], None]) -> dict[str, Any]:
         data, run = DataFolder(shutil.copytree(fitted, folder / name)), RunFolder.of(folder, f"run-{name}")
         threading.Thread(target=watch, args=(run,), daemon=True).start()
-        train(data, run, survives.CONFIG, resume=False, address=nodes.cluster.address)
+        train(data, run, config, resume=False, address=nodes.cluster.address)
         return survives.state(data, run)
 
     def kill(run: RunFolder) -> None:
