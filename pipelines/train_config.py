@@ -183,7 +183,7 @@ def last_step(config: TrainConfig, plan: Plan) -> int:
     return steps - steps % config.accumulate
 
 
-# Published options (utils/train_options.py) of nested settings: option -> part, and its name there.
+# Options of nested settings, as published (utils/train_options.py) but for the last: option -> part, and its name there.
 _PLACES = {
     "rot_factor": ("augmentation", "rotation_deg"),
     "scale_factor": ("augmentation", "scale"),
@@ -195,6 +195,7 @@ _PLACES = {
     "openpose_train_weight": ("weights", "openpose"),
     "gt_train_weight": ("weights", "ground_truth"),
     "smplify_threshold": ("step", "accept_loss_px2"),
+    "clip_gradient": ("step", "clip_norm"),
 }
 _SPELLED = {"smplify_iterations": "--num-smplify-iters", "datasets": "--dataset", "epochs": "--num-epochs"}
 

@@ -189,6 +189,8 @@ _WATCH, _COST = "What is watched", "Machine"
 @_option(
     "--openpose-train-weight", type=float, default=0.0, help="Of OpenPose's 25 keypoints.", heading=_LOSS
 )
+@_option("--clip-gradient", type=float, default=0.0, metavar="NORM", heading=_LOSS,
+         help="Shorten longer gradients to this, against batches that undo a training; 0: don't (published).")  # fmt: skip
 @_option("--gt-train-weight", type=float, default=1.0, help="Of the 24 annotated keypoints.", heading=_LOSS)
 @_option(
     "--ignore-3d",

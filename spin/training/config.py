@@ -49,12 +49,14 @@ class AugmentationConfig:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """A train step: how its losses are weighed, and which fits may supervise."""
+    """A train step: how its losses are weighed, which fits may supervise, and how far one batch may move the network."""
 
     weights: LossWeights = field(default_factory=LossWeights)
     accept_loss_px2: float = 100.0  # a fit supervises if its loss is below
     accept_beta: float = 3.0  # and none of its betas is beyond
+    clip_norm: float = 0.0  # a longer gradient is shortened to this; 0: none is (published)
 
     def __post_init__(self) -> None:
         _require(self, "accept_loss_px2", 0.0, math.inf, "a finite number of px² of at least 0")
         _require(self, "accept_beta", 0.0, math.inf, "a finite number of at least 0")
+        _require(self, "clip_norm", 0.0, math.inf, "a finite number of at least 0")

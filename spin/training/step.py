@@ -80,7 +80,7 @@ class StepResult:
     """What a step did."""
 
     losses: dict[str, float]  # by the names of `losses.Losses`, before their weights, and the total
-    gradient_norm: float
+    gradient_norm: float  # before it is clipped
     new_fits: FitBatch | None  # canonical, to be offered to the store; None if no fitter ran
     improved: Bool[Tensor, " B"]  # the new fit beats the stored one
     valid: Bool[Tensor, " B"]  # the sample had a target
@@ -131,7 +131,9 @@ def train_step(
         clock.lap("fit")
 
         losses = step_losses(body, prediction, points_m, targets, batch, config, mesh)
-        gradient_norm = _descend(network, optimiser, losses, batch.sample_ids, step, accumulation)
+        gradient_norm = _descend(
+            network, optimiser, losses, batch.sample_ids, step, accumulation, config.clip_norm
+        )
         clock.lap("backward")
     return StepResult(
         losses=losses.as_floats(),
@@ -209,8 +211,9 @@ def _descend(
     sample_ids: Sequence[str],
     step: int,
     accumulation: Accumulation,
+    clip_norm: float,
 ) -> float:
-    """Backward, and at the last batch of several one optimiser step; the norm of the gradient so far."""
+    """Backward, and at the last batch of several one optimiser step; the norm of the gradient so far, before it is clipped."""
     if not torch.isfinite(losses.total):
         wrong = [f"{name} {value}" for name, value in losses.as_floats().items() if not math.isfinite(value)]
         raise TrainingError(
@@ -225,6 +228,9 @@ def _descend(
         optimiser.zero_grad(set_to_none=True)
         raise TrainingError(f"step {step}: the gradient is not a number; samples {_some(sample_ids)}")
     if accumulation.is_last:
+        if 0 < clip_norm < norm:
+            for gradient in gradients:
+                gradient.mul_(clip_norm / norm)
         optimiser.step()
     return norm
 

@@ -1,6 +1,8 @@
-"""Several batches to one optimiser step; what the convolutions compute in."""
+"""The optimiser's step: of one batch or several, of a gradient that may be clipped; what the convolutions compute in."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -69,3 +71,22 @@ def test_the_optimiser_follows_the_mean_gradient_at_the_last_batch(count: int, c
     for name, gradient in together.items():
         mean = torch.stack([g[name] for g in alone]).mean(0)
         assert torch.allclose(gradient, mean, rtol=1e-3, atol=1e-5), name
+
+
+@pytest.mark.parametrize("share", [0.25, 4.0])
+def test_a_longer_gradient_is_shortened_to_the_limit(share: float, compact: CompactBody) -> None:
+    """Plain descent moves the weights by the gradient: by the limit, or by all of a gradient that is shorter."""
+    batch, moves = make_batch(compact, Augmentations.none(BATCH)), []
+    norm = 0.0
+    for clips in (False, True):
+        network, _ = make_network()
+        start = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+        config = replace(CONFIG, clip_norm=share * norm if clips else 0.0)
+        torch.manual_seed(1)  # of the dropout
+        descent = torch.optim.SGD(network.parameters(), lr=1e-3)
+        found = train_step(network, descent, compact, batch, None, true_fits(1.0), config, step=0)
+        norm = found.gradient_norm
+        moves.append(torch.cat([p.detach().flatten() for p in network.parameters()]) - start)
+    # the norm that is reported is the whole one
+    assert moves[0].norm() == pytest.approx(1e-3 * norm, rel=1e-3)
+    torch.testing.assert_close(moves[1], min(share, 1.0) * moves[0], rtol=1e-3, atol=1e-7)
