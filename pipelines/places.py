@@ -33,13 +33,19 @@ class Waiting:
         self._begun = self._place_seen = time.monotonic() if begun is None else begun
         self._said = ""
 
+    def _in_use(self) -> bool:
+        import ray
+
+        free = ray.available_resources()
+        return any(free.get(name, 0) < self._count * amount for name, amount in self._asked.items())
+
     def look(self) -> None:
         """Says what the work waits for, when that is worth a line. StageError if no node has had a place for too long."""
         now = time.monotonic()
         wanted = f"{self._count} × {_amounts(self._asked)}" if self._count > 1 else _amounts(self._asked)
         if _places(self._asked) >= self._count:
             self._place_seen = now
-            text = "all of it in use, by this command or by others" if _in_use(self._asked) else ""
+            text = "all of it in use, by this command or by others" if self._in_use() else ""
             patience = BUSY_S
         else:
             if now - self._place_seen >= NO_PLACE_S:
@@ -101,13 +107,6 @@ def _nodes() -> list[dict[str, float]]:
 def _places(asked: Mapping[str, float]) -> int:
     """How many there would be if nothing else was done on the nodes."""
     return sum(min(int(node.get(name, 0) // amount) for name, amount in asked.items()) for node in _nodes())
-
-
-def _in_use(asked: Mapping[str, float]) -> bool:
-    import ray
-
-    free = ray.available_resources()
-    return any(free.get(name, 0) < amount for name, amount in asked.items())
 
 
 def _there() -> str:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from store.fingerprint import Fingerprint
 
 MAX_FAILURES = 3  # of workers, nodes or services, one after the other without a new checkpoint: the next one ends the run
-_NO_PLACE = "WorkerGroupStartupTimeoutError"  # Ray Train's, which it doesn't export
+_NO_PLACE = "WorkerGroupStartupTimeoutError"  # Ray Train's, which it doesn't export; it waits
+_STARTUP_S = 60.0  # before that
 
 
 class Setbacks:
@@ -90,7 +91,6 @@ def _until_done(settings: Any, asked: dict[str, float], meeting: Path | None, in
 
     setbacks, waiting = Setbacks(settings.run), None
     while True:
-        begun = time.monotonic()
         try:
             return _fit(settings, asked, meeting, in_process)
         except RayActorError as error:
@@ -108,6 +108,7 @@ def _until_done(settings: Any, asked: dict[str, float], meeting: Path | None, in
                 raise StageError(settings.failure.read_text()) from error
             if type(getattr(error, "controller_failure", None)).__name__ == _NO_PLACE:
                 what, count = f"train {settings.run.root.name}", settings.config.workers
+                begun = time.monotonic() - _STARTUP_S
                 waiting = waiting or Waiting(what, asked, count=count, begun=begun)
                 waiting.look()
             else:
@@ -135,7 +136,11 @@ def _fit(settings: Any, asked: dict[str, float], meeting: Path | None, in_proces
         run_config=RunConfig(
             name="ray",
             storage_path=str(settings.run.root),
-            failure_config=FailureConfig(max_failures=0, controller_failure_limit=0),  # type: ignore[call-arg]
+            failure_config=FailureConfig(
+                max_failures=0,
+                controller_failure_limit=0,  # type: ignore[call-arg]
+                max_preemption_failures=0,
+            ),
         ),
     ).fit()
 

@@ -65,6 +65,7 @@ def note_best(run: RunFolder, datasets: Sequence[str]) -> Path | None:
             }  # fmt: skip
             write_file(run.best, (json.dumps(noted) + "\n").encode())
             return there[best]
+    run.best.unlink(missing_ok=True)  # of other data sets, or of a checkpoint that has gone
     return None
 
 

@@ -75,18 +75,17 @@ def _follow(data: DataFolder, run: RunFolder, config: TrainConfig, over: threadi
             step = int(weights.stem.removeprefix("step_"))
             try:
                 found = ray.get(task.remote(data, config.eval_datasets, weights, config.eval_images))
-            except Exception as error:
-                # A process that was killed, for want of memory say, costs this measurement, not the later ones.
-                if not isinstance(cause(error), (*EXPECTED, RayError)):
-                    raise
-                say(f"validation of step {step}: {' '.join(str(cause(error)).split())}")
-                found = {}
-            for name, value in found.items():
-                writer.add_scalar(f"validation/{name}", value, step)
-            writer.flush()
-            if found:
                 journal.append(run.validation, {"step": step, **found})
                 note_best(run, config.eval_datasets)
+            except Exception as error:
+                # Whatever it is, it costs this measurement, not the later ones: weights that wait keep their checkpoint.
+                why = " ".join(str(cause(error)).split())
+                known = isinstance(cause(error), (*EXPECTED, RayError))
+                say(f"validation of step {step}: {why if known else f'{type(error).__name__}: {why}'}")
+            else:
+                for name, value in found.items():
+                    writer.add_scalar(f"validation/{name}", value, step)
+                writer.flush()
                 say(f"validation of step {step}: " + ", ".join(f"{n} {v:.1f}" for n, v in found.items()))
             weights.unlink(missing_ok=True)
         if ended:

@@ -48,8 +48,9 @@ def killed() -> Exception:
 
 def no_place() -> Exception:
     from ray.train import ControllerError
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
 
-    return ControllerError(type("WorkerGroupStartupTimeoutError", (RuntimeError,), {})("60 s"))
+    return ControllerError(WorkerGroupStartupTimeoutError(num_workers=2))
 
 
 def attempts_of(

@@ -186,7 +186,6 @@ from pathlib import Path
 from pipelines.layout import DataFolder, RunFolder
 from pipelines.ray_session import ray_session
 from pipelines.train import train
-from pipelines.train_attempts import MAX_FAILURES
 from pipelines.train_config import TrainConfig
 data, run = DataFolder(Path(sys.argv[1])), RunFolder(Path(sys.argv[2]))
 with ray_session(cpus=4):
