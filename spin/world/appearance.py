@@ -113,10 +113,14 @@ def mapped_suit() -> Outfit:
 
 
 def _map_of_body(p: np.ndarray, marks: Landmarks) -> np.ndarray:
-    """Red grows from the middle to the hands, green from the feet to the head, blue from the back to the front."""
+    """Red grows from the middle to the hands, green from the feet to the head, blue from the back to the front.
+
+    All of one brightness, so that what is brighter has more light.
+    """
     feet, wrist = marks["left ankle"][1], abs(marks["left wrist"][0])
     place = [np.abs(p[:, 0]) / wrist, (p[:, 1] - feet) / (marks.head_high[1] - feet), 0.5 + p[:, 2] / 0.25]
-    return (0.12 + 0.8 * np.clip(np.stack(place, 1), 0, 1)) ** 1.5
+    colour = (0.12 + 0.8 * np.clip(np.stack(place, 1), 0, 1)) ** 1.5
+    return 0.4 * colour / colour.mean(1, keepdims=True)
 
 
 def _shirt(outfit: Outfit, p: np.ndarray, marks: Landmarks) -> np.ndarray:

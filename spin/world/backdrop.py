@@ -101,9 +101,9 @@ def _floor_colour(rng: np.random.Generator, point: np.ndarray, noise: np.ndarray
 
 
 def plain_backdrop(camera: Pinhole) -> Backdrop:
-    """Grey, and nothing to stand on."""
+    """Dark grey, and nothing to stand on."""
     shape = (camera.height, camera.width)
-    grey, nowhere = np.full((*shape, 3), 0.25, np.float32), np.zeros((*shape, 3), np.float32)
+    grey, nowhere = np.full((*shape, 3), 0.05, np.float32), np.zeros((*shape, 3), np.float32)
     return Backdrop(grey, np.zeros(shape, bool), nowhere)
 
 

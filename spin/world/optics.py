@@ -21,6 +21,24 @@ class Sun:
     ambient: Float[np.ndarray, " 3"]
 
 
+@dataclass(frozen=True)
+class Lamp:
+    """A lamp by the camera, near enough to the person that what is nearer to it is plainly brighter."""
+
+    at_m: Float[np.ndarray, " 3"]  # camera frame
+    full_m: float  # the distance at which it lights a surface that faces it with strength 1
+
+    def on(
+        self, points_m: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"]
+    ) -> Float[np.ndarray, " n"]:
+        """Light on surfaces: inverse square, half of it from walls and ceiling whichever way they face. It casts no shadow."""
+        away = self.at_m - points_m
+        distance = np.linalg.norm(away, axis=1)
+        facing = (away * normals).sum(1) / np.maximum(distance * np.linalg.norm(normals, axis=1), 1e-9)
+        falloff = (self.full_m / np.maximum(distance, 0.4 * self.full_m)) ** 2
+        return falloff * (0.5 + 0.5 * np.clip(facing, 0, 1))
+
+
 def random_sun(rng: np.random.Generator) -> Sun:
     """From any side and 20 to 75° up, more or less of it direct, warmer or colder."""
     azimuth, elevation = rng.uniform(0, 2 * np.pi), np.deg2rad(rng.uniform(20, 75))

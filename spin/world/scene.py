@@ -20,7 +20,7 @@ from spin.rendering import Hits, Light, Mesh, Pinhole, Scene, lambert, render, v
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from spin.world.appearance import Landmarks, Outfit, cloth_colour, mapped_suit, paint, random_outfit
 from spin.world.backdrop import Backdrop, octaves, plain_backdrop, random_backdrop
-from spin.world.optics import Sun, expose, random_sun
+from spin.world.optics import Lamp, Sun, expose, random_sun
 from spin.world.people import place, random_bodies
 from spin.world.rig import Viewpoint
 from spin.world.visibility import keypoint_visibility
@@ -39,6 +39,7 @@ _APART_M = 0.9  # people of several views, from one to the next
 # Streams of random numbers beside that of `picture`
 _WHO, _VIEW, _PORTRAIT = 2, 3, 5
 _PORTRAIT_SPAN = 0.8
+_LAMP_M = 1.4  # from the person's middle
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class World:
     def portrait(self, seed: int, index: int, side_px: int, *, studio: bool = False) -> Picture:
         """One person who fills 80 % of a square picture, seen through the camera that crops are predicted in.
 
-        For experiments with small pictures. In the studio people wear a mapped suit, all else is grey, and nothing hides them.
+        For experiments with small pictures. In the studio people wear a mapped suit, all else is grey, nothing hides them, and
+        a lamp stands before them, so that brightness tells how near a limb is.
         """
         rng = np.random.default_rng([seed, index, _PORTRAIT])
         bodies = self._bodies(*random_bodies(rng, self._prior, 1))
@@ -148,7 +150,8 @@ class World:
         camera = Pinhole(FOCAL_PX * side_px / CROP_PX, (side_px / 2, side_px / 2), side_px, side_px)
         bodies = bodies.moved(np.array([[0.0, 0.0, away]]) - (low + high) / 2)
         outfit = mapped_suit() if studio else random_outfit(rng)
-        return self._photograph(rng, camera, bodies, [outfit], studio=studio)
+        lamp = Lamp(np.array([0, 0, away - _LAMP_M]), _LAMP_M) if studio else None
+        return self._photograph(rng, camera, bodies, [outfit], lamp)
 
     def views(
         self, seed: int, index: int, viewpoints: Sequence[Viewpoint], *, people: int = 1
@@ -199,18 +202,17 @@ class World:
         camera: Pinhole,
         bodies: _Bodies,
         outfits: list[Outfit],
-        *,
-        studio: bool = False,
+        lamp: Lamp | None = None,
     ) -> Picture:
-        """A picture of people who are in the camera's frame."""
+        """A picture of people who are in the camera's frame: in a studio, if there is a lamp."""
         scene = Scene([Mesh(v, self._faces) for v in bodies.vertices_m.astype(np.float32)])
         count, sun = len(outfits), random_sun(rng)
         floor_y_m = float(bodies.vertices_m[..., 1].max())
-        backdrop = plain_backdrop(camera) if studio else random_backdrop(rng, camera, floor_y_m)
-        light, whose = self._draw(scene, camera, outfits, sun, backdrop)
+        backdrop = random_backdrop(rng, camera, floor_y_m) if lamp is None else plain_backdrop(camera)
+        light, whose = self._draw(scene, camera, outfits, sun if lamp is None else lamp, backdrop)
         masks = [whose == i for i in range(count)]
         occluder = np.zeros(whose.shape, bool)
-        if not studio:
+        if lamp is None:
             light, occluder = _occlude(rng, light, masks)
         people = tuple(
             WorldPerson(
@@ -229,7 +231,7 @@ class World:
         return Picture(expose(rng, light), int(rng.integers(78, 96)), camera, people)
 
     def _draw(
-        self, scene: Scene, camera: Pinhole, outfits: list[Outfit], sun: Sun, backdrop: Backdrop
+        self, scene: Scene, camera: Pinhole, outfits: list[Outfit], source: Sun | Lamp, backdrop: Backdrop
     ) -> tuple[Float[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
         """People and their shadows on the backdrop (linear RGB), and whose each pixel is (-1: nobody's)."""
         table = [
@@ -243,21 +245,25 @@ class World:
             for i, outfit in enumerate(outfits):
                 of_person = hits.mesh[hits.any] == i
                 colour[of_person] = paint(outfit, rest[of_person], self._marks)
-            facing = lambert(normal, Light(tuple(sun.toward), directional=1, ambient=0))
+            if isinstance(source, Lamp):
+                return colour * source.on(point, normal)[:, None]
+            facing = lambert(normal, Light(tuple(source.toward), directional=1, ambient=0))
             # start the shadow ray off the surface, or the surface shadows itself
             shadow = scene.blocked(
-                point + np.float32(0.015) * normal, np.broadcast_to(sun.toward, point.shape)
+                point + np.float32(0.015) * normal, np.broadcast_to(source.toward, point.shape)
             )
             # the floor sends less light up than the sky sends down
             above = 0.8 - 0.2 * normal[:, 1:2]
-            return colour * (sun.ambient * above + sun.direct * (facing * ~shadow)[:, None])
+            return colour * (source.ambient * above + source.direct * (facing * ~shadow)[:, None])
 
         drawn = render(scene, camera, shade, samples=2)
         ground = backdrop.colour.copy()
+        if isinstance(source, Lamp):
+            return ground * (1 - drawn.rgba[..., 3:]) + drawn.rgba[..., :3], drawn.mesh
         points = backdrop.floor_point_m[backdrop.floor]
         shadow = np.zeros(backdrop.floor.shape, np.float32)
-        shadow[backdrop.floor] = scene.blocked(points, np.broadcast_to(sun.toward, points.shape))
-        share = (sun.direct / (sun.direct + sun.ambient)).astype(np.float32)
+        shadow[backdrop.floor] = scene.blocked(points, np.broadcast_to(source.toward, points.shape))
+        share = (source.direct / (source.direct + source.ambient)).astype(np.float32)
         ground *= 1 - 0.8 * share * cv2.GaussianBlur(shadow, (0, 0), 1.0)[..., None]
         return ground * (1 - drawn.rgba[..., 3:]) + drawn.rgba[..., :3], drawn.mesh
 

@@ -12,6 +12,7 @@ from spin.fitting.prior import load_pose_prior
 from spin.joints import JOINTS, OPENPOSE_NAMES
 from spin.rendering import Mesh, Pinhole, Scene, render_mask
 from spin.world import World, detect
+from spin.world.optics import Lamp
 from spin.world.people import random_bodies, wrong_bend_rad
 from spin.world.visibility import keypoint_visibility
 
@@ -181,3 +182,27 @@ def test_detection_swaps_left_and_right_limbs(pictures):
                 )
                 swapped += bool(to_right < 6 < to_left)
     assert 2 <= swapped <= 40
+
+
+def test_a_lamp_lights_by_the_inverse_square_and_what_faces_it_most():
+    lamp = Lamp(np.zeros(3), full_m=1.0)
+    points, toward = np.array([[0, 0, 1.0], [0, 0, 2.0], [0, 0, 2.0], [0, 0, 0.1]]), np.array([0, 0, -1.0])
+    light = lamp.on(points, np.stack([toward, 2 * toward, -toward, toward]))
+    np.testing.assert_allclose(light, [1, 0.25, 0.125, 1 / 0.4**2])
+
+
+def test_in_the_studio_the_nearer_keypoint_is_brighter(world):
+    """What keypoints alone don't tell, and a small picture can."""
+    nearer, brighter = [], []
+    for index in range(8):
+        picture = world.portrait(SEED, index, 96, studio=True)
+        (person,) = picture.people
+        assert picture.image.shape == (96, 96, 3)
+        seen = np.flatnonzero(person.visibility[:25] == 2)
+        x, y = np.rint(person.keypoints_px[seen] - 0.5).astype(int).clip(0, 95).T
+        inside = person.mask[y, x]
+        light = (picture.image[y, x].astype(float) ** 2.2).mean(1)[inside]
+        depth = person.keypoints_cam_m[seen, 2][inside]
+        nearer.append(depth.mean() - depth)
+        brighter.append(light / light.mean() - 1)
+    assert np.corrcoef(np.concatenate(nearer), np.concatenate(brighter))[0, 1] > 0.4

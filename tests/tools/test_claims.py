@@ -11,7 +11,7 @@ import torch
 from spin.joints import JOINTS
 from spin.training.augment import Augmentations, augment_keypoints
 from tools.bench import claims as bench
-from tools.bench.claims_people import SIZES, People, SmallHMR, new_network
+from tools.bench.claims_people import EMBEDDING, SIZES, People, SmallHMR, new_network, warm_start
 
 TOY = SIZES["toy"]
 
@@ -44,6 +44,7 @@ def test_every_arm_runs_and_reports(people: People, cache: Path, monkeypatch: py
         bad = result["bad_network"][setting]
         assert bad["fits_end_pa_mpjpe_mm"][0] < bad["fits_start_pa_mpjpe_mm"][0] + 1
         assert [len(result["calibration"][setting][arm]) for arm in "ef"] == [10, 10]
+    assert 20 < result["ceiling"]["network_pa_mpjpe_mm"][0] < 400
     # Nothing measures the network where there is no truth: it isn't believed, and fits stay as they are.
     only = result["only2d"]
     assert only["f"]["fits_end_pa_mpjpe_mm"] == pytest.approx(only["e"]["fits_end_pa_mpjpe_mm"], abs=0.3)
@@ -73,11 +74,32 @@ def test_pictures_are_augmented_as_keypoints_are(people: People) -> None:
     assert np.abs(found - expected).max() < 2.5 * 224 / side
 
 
-def test_the_small_network_takes_pictures_or_their_features(people: People) -> None:
+def test_the_small_network_takes_pictures_or_their_looks(people: People) -> None:
     network = new_network(TOY, 0).eval()
     assert isinstance(network, SmallHMR)
     pictures = people.plain(np.arange(4))
     with torch.no_grad():
-        features = network.features(pictures)
-        assert features.shape == (4, network.feature_count)
-        assert torch.equal(network(pictures).rotations, network(features).rotations)
+        looks = network.looks(pictures)
+        assert looks.shape == (4, EMBEDDING)
+        assert network.features(looks).shape == (4, network.feature_count)
+        assert torch.equal(network(pictures).rotations, network(looks).rotations)
+
+
+def test_others_are_other_people(people: People, cache: Path) -> None:
+    others = People.others(TOY, cache)
+    assert len(others.images) == TOY.others
+    together = torch.cat([people.pose_aa, others.pose_aa])
+    assert len(torch.unique(together, dim=0)) == len(together)
+    assert all(size.train + size.test <= 12_500 and size.train <= size.others for size in SIZES.values())
+
+
+def test_all_arms_of_a_seed_begin_with_the_same_trained_network(people: People, cache: Path) -> None:
+    """Trained on the others: not the warm start any more, but still on its convolutions."""
+    first = bench.beginning("toy", 0, cache).state_dict()
+    for kept in cache.glob("begin-*"):
+        kept.unlink()
+    again = bench.beginning("toy", 0, cache).state_dict()
+    fresh = warm_start(TOY, 0, cache, torch.device("cpu")).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert torch.equal(first["conv1.weight"], fresh["conv1.weight"])
+    assert not torch.equal(first["fc1.weight"], fresh["fc1.weight"])
