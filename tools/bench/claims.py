@@ -129,9 +129,8 @@ def run(task: Task) -> dict[str, Any]:
     given = material(task.size, task.cache)
     bad = task.arm == BAD
     if bad:
-        torch.nn.init.normal_(
-            network.decpose.weight, std=0.2, generator=torch.Generator().manual_seed(task.seed)
-        )
+        weight, generator = network.decpose.weight, torch.Generator().manual_seed(task.seed)
+        weight.data.copy_(0.2 * torch.randn(weight.shape, generator=generator))  # on whatever device it is
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment(
             given.people, size, given.fitting, network, setting=task.setting, arm=PARTS.get(task.arm, task.arm),
