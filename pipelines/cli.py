@@ -8,8 +8,6 @@ import traceback
 import click
 
 from pipelines.commands import (
-    cluster,
-    data,
     demo,
     evaluation,
     exchange,
@@ -24,8 +22,10 @@ from pipelines.commands import (
     train,
 )
 from pipelines.commands import store as stores
+from pipelines.commands import submit as cluster
+from pipelines.commands import synth as data
 from pipelines.commands.common import Group
-from pipelines.failures import EXPECTED, UsageError, cause
+from pipelines.errors import EXPECTED, UsageError, cause
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],

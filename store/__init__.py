@@ -1,6 +1,6 @@
 """What must survive: annotations of samples, and the best body found for each (format: FORMAT.md)."""
 
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 from store.errors import (
     AnnotationError,
     AnnotationsNotFoundError,
@@ -22,11 +22,11 @@ from store.errors import (
     UnusableNameError,
 )
 from store.exchange import StaticFits, export_final_fits, export_spin_dataset, import_static_fits
-from store.fingerprint import Fingerprint
-from store.fits import FitSnapshot, FitStore
-from store.merge import better, join
-from store.records import MAX_ABS_BETA, Fits, Source, StartKind, Verdict, admissible
-from store.tags import Tag
+from store.fits.fingerprint import Fingerprint
+from store.fits.format.tags import Tag
+from store.fits.merge import better, join
+from store.fits.records import MAX_ABS_BETA, Fits, Source, StartKind, Verdict, admissible
+from store.fits.store import FitSnapshot, FitStore
 
 __all__ = [
     "MAX_ABS_BETA",

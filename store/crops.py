@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from store.durable import remove_leftovers, write_named_by_content
 from store.errors import CropsError
+from store.files.atomic import remove_leftovers, write_named_by_content
 
 if TYPE_CHECKING:
     from jaxtyping import Float64

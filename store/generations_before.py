@@ -8,10 +8,10 @@ import numpy as np
 import zarr
 
 from store.errors import CorruptGenerationError
-from store.fingerprint import Fingerprint, require_same
-from store.layout import Layout, generation_name, is_segment_name
-from store.records import COLUMNS, Source, admissible_rows, empty_rows, take_rows
-from store.seal import is_sealed
+from store.files.checksummed_json import is_sealed
+from store.fits.fingerprint import Fingerprint, require_same
+from store.fits.format.layout import Layout, generation_name, is_segment_name
+from store.fits.records import COLUMNS, Source, admissible_rows, empty_rows, take_rows
 
 FORMAT = "spin-pipe-fits-generation"
 VERSIONS = (1, 2)
@@ -20,7 +20,7 @@ _REMEDY = "put a copy of the folder in its place, or remove the store to make th
 _ROWS_AT_ONCE = 65_536
 
 Earlier = tuple[int, int, int, frozenset[str]]
-"""version, number, line, absorbed: as in store.generations.Generation."""
+"""version, number, line, absorbed: as in store.fits.format.generations.Generation."""
 
 
 def read_earlier(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Earlier:
@@ -32,7 +32,7 @@ def read_earlier(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Ea
 def load_earlier(
     layout: Layout, number: int, *, samples: int, fingerprint: Fingerprint
 ) -> tuple[Earlier, np.ndarray]:
-    """A generation and its records, (n,) of store.records.ROW; columns it lacks are empty.
+    """A generation and its records, (n,) of store.fits.records.ROW; columns it lacks are empty.
 
     Raises CorruptGenerationError, FingerprintMismatchError.
     """

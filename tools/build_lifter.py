@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from spin.body import CompactBody, load_body
-from spin.fitting.judge_calibration import calibrate
 from spin.fitting.lifter import LifterInfo, load_lifter, save_lifter
 from spin.fitting.lifter_training import BLOCKS, WIDTH, train_lifter
 from spin.fitting.prior import load_pose_prior
 from spin.fitting.sampling import PoseSource
+from spin.fitting.scorer_calibration import calibrate
 from tools.cmu_motion import HELD_OUT, load_poses
 
 CALIBRATION = "amc/02"  # of the activities that are held out

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.layout import DataFolder
+    from pipelines.folders import DataFolder
 
 DATA = click.option(
     "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
@@ -21,7 +21,7 @@ DATA = click.option(
 def _keep_fits(context: click.Context, _: click.Parameter, value: str | None) -> None:
     if value is not None and "://" in value:
         from store.errors import UnusableNameError
-        from store.files import bucket_and_prefix
+        from store.files.base import bucket_and_prefix
 
         try:
             bucket_and_prefix(value)
@@ -54,7 +54,7 @@ class Group(click.Group):
 
 def data_folder(path: Path) -> DataFolder:
     """The folder that was named, with the fits where --fits says, if the command has that."""
-    from pipelines.layout import DataFolder
+    from pipelines.folders import DataFolder
 
     context = click.get_current_context(silent=True)
     return DataFolder(path, (context.meta.get(_FITS) if context else None) or "")

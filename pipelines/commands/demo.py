@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipelines.commands.common import DATA, data_folder, which_body
-from pipelines.failures import EXPECTED, StageError, UsageError
+from pipelines.errors import EXPECTED, StageError, UsageError
 
 if TYPE_CHECKING:
-    from pipelines.demo import Finder, Wanted
+    from pipelines.demo.bodies import Finder, Wanted
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -67,7 +67,7 @@ def demo(
       spin-pipe demo --img photo.jpg --openpose photo_keypoints.json --fit --person all
       spin-pipe demo --img photos --openpose detections --fit --outfile bodies --save-params
     """
-    from pipelines.demo import Finder, Wanted, wanted_images
+    from pipelines.demo.bodies import Finder, Wanted, wanted_images
     from pipelines.progress import progress, say
 
     if checkpoint is None and not fit:
@@ -129,10 +129,10 @@ def _one(
     """Looks at one image and writes what is wanted of it; lines to say."""
     import numpy as np
 
-    from pipelines.demo import look
-    from pipelines.demo_output import from_the_side, meshes, over_the_image, parameters, write_picture
+    from pipelines.demo.bodies import look
+    from pipelines.demo.output import from_the_side, meshes, over_the_image, parameters, write_picture
     from spin.rendering.gltf import check_ending
-    from store.durable import write_file
+    from store.files.atomic import write_file
 
     mesh = None if save_mesh is None else Path(save_mesh or f"{outfile}.glb")
     if mesh is not None:

@@ -18,11 +18,11 @@ from pipelines.commands.common import (
     data_folder,
     which_body,
 )
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.evaluation.subjects import Subject
-    from pipelines.layout import DataFolder
+    from pipelines.folders import DataFolder
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -85,10 +85,10 @@ def evaluate(
       spin-pipe eval --result-in theirs.npz --dataset h36m-p2 --json
     """
     from pipelines import journal
-    from pipelines.evaluate import evaluate as run
+    from pipelines.cluster.session import ray_session
+    from pipelines.evaluation.evaluate import evaluate as run
     from pipelines.evaluation.result import read_json, table
     from pipelines.progress import say
-    from pipelines.ray_session import ray_session
     from spin.evaluation.protocols import ALIASES
 
     folder = data_folder(data)
@@ -148,7 +148,7 @@ def _for_journal(subject: Subject) -> dict[str, Any]:
 
 
 def _config(settings: dict[str, Any]) -> Any:
-    from pipelines.evaluate import EvaluationConfig
+    from pipelines.evaluation.evaluate import EvaluationConfig
     from spin.evaluation.protocols import ALIASES, PROTOCOLS
 
     protocol = settings["protocol"]
@@ -173,8 +173,8 @@ def _subject(
     result_in: Path | None,
 ) -> Subject:  # fmt: skip
     from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
-    from pipelines.layout import RunFolder
-    from store.annotations import Annotations
+    from pipelines.folders import RunFolder
+    from store.annotations.table import Annotations
 
     if name is not None:
         checkpoint = RunFolder.of(log_dir, name).latest_checkpoint()
@@ -191,7 +191,7 @@ def _subject(
 
 
 def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
-    from pipelines.evaluate import default_output
+    from pipelines.evaluation.evaluate import default_output
 
     about = subject.about
     if about["kind"] == "fits":
@@ -226,7 +226,7 @@ def compare(
     """
     import json
 
-    from pipelines import compare as comparing
+    from pipelines.evaluation import compare as comparing
 
     found = comparing.compare_results(first, second, anyway=anyway, by=by, seed=seed, draws=draws)
     if as_json:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.common import DATA, FITS, WORKERS, chosen_datasets, data_folder, which_body
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.layout import DataFolder
+    from pipelines.folders import DataFolder
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FORMATS = ("spin", "static", "mview", "eft", "4dhumans", "bedlam", "parquet", "glb")
@@ -65,9 +65,9 @@ def export_fits(
       spin-pipe export-fits 3dpw --format glb --sequence downtown_walking_00 --fps 30
     """
     from pipelines import journal
-    from pipelines.export import FIT_FORMATS
-    from pipelines.export import export_fits as run
-    from pipelines.export_meshes import export_glb
+    from pipelines.exchange.export import FIT_FORMATS
+    from pipelines.exchange.export import export_fits as run
+    from pipelines.exchange.export_meshes import export_glb
     from pipelines.progress import say
 
     folder = data_folder(data)
@@ -96,8 +96,8 @@ def export_fits(
 
 def _with_fits(folder: DataFolder) -> list[str]:
     """The data sets that have fits. UsageError if none has."""
-    from store.files import open_files
-    from store.layout import CURRENT
+    from store.files.base import open_files
+    from store.fits.format.layout import CURRENT
 
     found = [name for name in folder.known() if open_files(folder.fits(name)).exists(CURRENT)]
     if not found:
@@ -120,7 +120,7 @@ def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, 
       spin-pipe export-annotations coco
     """
     from pipelines import journal
-    from pipelines.export import export_annotations as run
+    from pipelines.exchange.export import export_annotations as run
     from pipelines.progress import say
 
     folder = data_folder(data)
@@ -158,7 +158,7 @@ def import_annotations(
       spin-pipe import-annotations dataset_extras/coco_2014_train.npz --name coco --root raw/coco
     """
     from pipelines import journal
-    from pipelines.import_annotations import import_annotations as run
+    from pipelines.exchange.import_annotations import import_annotations as run
     from pipelines.progress import say
 
     folder = data_folder(data)
@@ -206,7 +206,7 @@ def import_fits(
       spin-pipe import-fits coco eft_fit/COCO2014-All-ver01.json
     """
     from pipelines import journal
-    from pipelines.import_fits import import_fits as run
+    from pipelines.exchange.import_fits import import_fits as run
     from pipelines.progress import say
 
     folder = data_folder(data)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.common import DATA, data_folder
-from pipelines.failures import StageError, UsageError
+from pipelines.errors import StageError, UsageError
 
 if TYPE_CHECKING:
-    from pipelines.layout import DataFolder
+    from pipelines.folders import DataFolder
 
 
 @click.command("fetch-data")
@@ -46,8 +46,8 @@ def fetch_data(
       spin-pipe fetch-data static_fits --base-url https://mirror.example.org/spin
     """
     from pipelines import journal
-    from pipelines.download import checked_url
-    from pipelines.fetch import ARCHIVES, PUBLISHED, fetch, read_checksums
+    from pipelines.download.archives import ARCHIVES, PUBLISHED, fetch, read_checksums
+    from pipelines.download.http import checked_url
     from pipelines.progress import progress, say
 
     folder = data_folder(data)
@@ -93,7 +93,7 @@ def fetch_data(
 
 def _listing(folder: DataFolder, bases: tuple[str, ...]) -> str:
     """Archives, SMPL and the data sets: what, where from, where to, and whether it is there."""
-    from pipelines.fetch import ARCHIVES, BY_HAND, record_of
+    from pipelines.download.archives import ARCHIVES, BY_HAND, record_of
     from pipelines.readers import DATASETS, OWN
 
     lines = [f"Fetched by this command, from {', '.join(bases)}:"]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.common import ADDRESS, DATA, FITS, WORKERS, data_folder, training_datasets, which_body
-from pipelines.failures import StageError, UsageError
+from pipelines.errors import StageError, UsageError
 
 if TYPE_CHECKING:
-    from pipelines.fit_static import GivenBodies
-    from pipelines.layout import DataFolder
+    from pipelines.fitting.fit_static import GivenBodies
+    from pipelines.folders import DataFolder
 
 _OWN_STARTS = ("lifter", "multistart")
 
@@ -39,8 +39,8 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, again: b
       spin-pipe train-lifter --data data
     """
     from pipelines import journal
+    from pipelines.fitting.train_lifter import train_lifter as run
     from pipelines.progress import say
-    from pipelines.train_lifter import train_lifter as run
 
     folder = data_folder(data)
     say(which_body(folder))
@@ -101,7 +101,7 @@ def fit_static(
       spin-pipe fit-static mpii --objective published --init multistart --solver adam
     """
     from pipelines import journal
-    from pipelines.fit_static import fit_static as run
+    from pipelines.fitting.fit_static import fit_static as run
     from pipelines.progress import say
     from spin.fitting.fitter import FitConfig
     from spin.fitting.objective import Objective
@@ -158,12 +158,12 @@ def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
     """Bodies to start from: of the data set's store, or of a file."""
     import numpy as np
 
-    from pipelines.fit_static import GivenBodies
-    from pipelines.fitting import open_fits
+    from pipelines.fitting.assets import open_fits
+    from pipelines.fitting.fit_static import GivenBodies
     from spin.body import load_body
-    from store.annotations import Annotations
+    from store.annotations.table import Annotations
     from store.exchange import import_static_fits
-    from store.records import Source
+    from store.fits.records import Source
 
     annotations = Annotations.read(folder.annotations(dataset))
     if source != "store":

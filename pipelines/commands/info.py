@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipelines.commands.common import DATA, FITS, LOG_DIR, chosen_datasets, data_folder
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 
 @click.command()
@@ -35,7 +35,7 @@ def info(
       spin-pipe info world
       spin-pipe info world --sample 12 --out sample.png
     """
-    from pipelines import info as stage
+    from pipelines.inspection import info as stage
     from pipelines.progress import say
 
     folder = data_folder(data)

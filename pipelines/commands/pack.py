@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.common import ADDRESS, DATA, WORKERS, chosen_datasets, data_folder
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.layout import DataFolder
-    from pipelines.pack import PackConfig
+    from pipelines.folders import DataFolder
+    from pipelines.preprocessing.pack import PackConfig
 
 _SHOWN = 5  # unreadable images that are named on the terminal
 
@@ -41,7 +41,7 @@ def pack(
 
     Training finds the file by itself. Remove it to train from the images again.
     """
-    from pipelines.pack import PackConfig
+    from pipelines.preprocessing.pack import PackConfig
     from spin.errors import TrainingError
     from spin.training.config import AugmentationConfig
 
@@ -59,7 +59,7 @@ def run_pack(
 ) -> None:
     """Packs one data set, and says what that cost and saved."""
     from pipelines import journal
-    from pipelines.pack import pack as run
+    from pipelines.preprocessing.pack import pack as run
     from pipelines.progress import say
     from store.crops import PackedCrops
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipelines.commands.common import ADDRESS, DATA, WORKERS, Group, data_folder
-from pipelines.failures import StageError, UsageError
+from pipelines.errors import StageError, UsageError
 
 if TYPE_CHECKING:
-    from pipelines.layout import DataFolder
+    from pipelines.folders import DataFolder
     from pipelines.readers import Dataset
     from pipelines.readers.base import Option
 
@@ -136,8 +136,8 @@ def _run(
 ) -> None:  # fmt: skip
     from pipelines import journal
     from pipelines.commands.pack import run_pack
-    from pipelines.pack import PackConfig, outdated
-    from pipelines.preprocess import preprocess as run
+    from pipelines.preprocessing.pack import PackConfig, outdated
+    from pipelines.preprocessing.preprocess import preprocess as run
     from pipelines.progress import say
     from pipelines.readers.base import ReaderOptions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipelines.commands.common import DATA, FITS, chosen_datasets, data_folder
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 
 @click.command()
@@ -28,8 +28,8 @@ def quality(datasets: tuple[str, ...], data: Path, tag: str | None, csv_file: Pa
     Example:
       spin-pipe quality world --csv world.csv
     """
+    from pipelines.inspection.quality import as_text, measure_quality, write_csv
     from pipelines.progress import say
-    from pipelines.quality import as_text, measure_quality, write_csv
 
     folder = data_folder(data)
     names = chosen_datasets(folder, datasets)

@@ -13,7 +13,7 @@ from pipelines.commands.common import (
     chosen_datasets,
     data_folder,
 )
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 
 @click.command()
@@ -54,7 +54,7 @@ def report(
       spin-pipe report --name second --compare first
     """
     from pipelines import journal
-    from pipelines.layout import RunFolder
+    from pipelines.folders import RunFolder
     from pipelines.progress import progress, say
     from pipelines.report import build_report
 

@@ -10,11 +10,11 @@ import click
 import numpy as np
 
 from pipelines.commands.common import DATA, FITS, Group, data_folder
-from pipelines.failures import UsageError
-from store.files import is_url
+from pipelines.errors import UsageError
+from store.files.base import is_url
 
 if TYPE_CHECKING:
-    from store.fits import FitSnapshot, FitStore
+    from store.fits.store import FitSnapshot, FitStore
 
 NAME = click.argument("name")
 JSON = click.option(
@@ -40,7 +40,7 @@ def place_of(data: Path, name: str) -> Path | str:
 
 
 def open_store(data: Path, name: str) -> FitStore:
-    from store.fits import FitStore
+    from store.fits.store import FitStore
 
     return FitStore.open(place_of(data, name), writer="spin-pipe")
 
@@ -88,7 +88,7 @@ def log(name: str, data: Path, as_json: bool) -> None:
     Example:
       spin-pipe store log world
     """
-    from store.provenance import as_text
+    from store.fits.runs import as_text
 
     entries = open_store(data, name).log()
     lines = []
@@ -175,7 +175,7 @@ def migrate(name: str, data: Path, as_json: bool) -> None:
 
 
 def _compact(name: str, data: Path, as_json: bool) -> None:
-    from store.generations import VERSION
+    from store.fits.format.generations import VERSION
 
     opened = open_store(data, name)
     number = opened.compact()
@@ -215,7 +215,7 @@ def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None
     Example:
       spin-pipe store diff world@static world
     """
-    from store.comparison import compare_states
+    from store.fits.diff import compare_states
 
     states = []
     for which in (first, second):
@@ -251,7 +251,7 @@ def reset(name: str, expression: str, dry_run: bool, data: Path, as_json: bool) 
       spin-pipe store reset world --where "run == 'first' and step >= 20000"
       spin-pipe fit-static world
     """
-    from store.expressions import matching
+    from store.fits.query import matching
 
     opened = open_store(data, name)
     ids = np.flatnonzero(matching(expression, opened.fits))

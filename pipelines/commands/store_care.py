@@ -9,8 +9,8 @@ import numpy as np
 
 from pipelines.commands.common import DATA, FITS
 from pipelines.commands.store import JSON, NAME, open_store, place_of, show
-from pipelines.failures import StageError, UsageError
-from store.exchange.columns import FORMATS
+from pipelines.errors import StageError, UsageError
+from store.exchange.tables import FORMATS
 
 
 @click.command()
@@ -33,8 +33,8 @@ def verify(name: str, repair: bool, copy: str | None, accept_loss: bool, data: P
       spin-pipe store verify world
       spin-pipe store verify world --repair --from backup/fits/world
     """
-    from store.repair import repair as run_repair
-    from store.verification import verify as run
+    from store.fits.repair.repair import repair as run_repair
+    from store.fits.repair.verify import verify as run
 
     if not repair and (copy or accept_loss):
         raise UsageError("--from and --accept-loss belong to --repair; give that, too")
@@ -91,8 +91,8 @@ def export(
     Example:
       spin-pipe store export world --columns score,loss,source,run --out world.parquet
     """
-    from store.exchange.columns import export_columns
-    from store.expressions import matching
+    from store.exchange.tables import export_columns
+    from store.fits.query import matching
 
     kind = kind or out.suffix.removeprefix(".")
     if kind not in FORMATS:

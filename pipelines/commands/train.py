@@ -18,10 +18,10 @@ from pipelines.commands.common import (
     training_datasets,
     which_body,
 )
-from pipelines.failures import UsageError
+from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
-    from pipelines.layout import RunFolder
+    from pipelines.folders import RunFolder
 
 # Published settings of another place and time: where their run lay, and how its own file was found.
 _NOT_TAKEN = ("log_dir", "summary_dir", "checkpoint_dir", "from_json")
@@ -267,10 +267,10 @@ def train(
     """
     from pipelines import journal
     from pipelines.progress import say
-    from pipelines.train import go_back_to
-    from pipelines.train import train as run_training
-    from pipelines.train_config import TrainConfig
-    from pipelines.train_start import alone
+    from pipelines.training.config import TrainConfig
+    from pipelines.training.preflight import alone
+    from pipelines.training.run import go_back_to
+    from pipelines.training.run import train as run_training
 
     folder, run = data_folder(data), _run(log_dir, name, resume)
     given = {key: value for key, value in settings.items() if ctx.get_parameter_source(key) in _GIVEN}
@@ -306,7 +306,7 @@ def train(
 
 def _run(log_dir: Path, name: str | None, resume: bool) -> RunFolder:
     """The run that was named; else the newest to resume, or the next number that is free."""
-    from pipelines.layout import RunFolder
+    from pipelines.folders import RunFolder
 
     if name is not None:
         return RunFolder.of(log_dir, name)

@@ -18,7 +18,7 @@ from spin.images import read_encoded
 from spin.network.hmr import HMR
 from spin.network.inference import for_inference
 from spin.rotations import axis_angle_to_matrix
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int

@@ -17,15 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.evaluation.card import Card
+from pipelines.errors import StageError
 from pipelines.evaluation.measure import Measured
-from pipelines.failures import StageError
+from pipelines.evaluation.protocol_card import Card
 from spin.errors import KeypointError
 from spin.evaluation.protocols import Protocol
 from spin.evaluation.scores import METRICS, Scores
 from spin.joints import H36M_NAMES
-from store.annotations import Annotations
-from store.durable import write_file
+from store.annotations.table import Annotations
+from store.files.atomic import write_file
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines.crop_cameras import to_weak
+from pipelines.errors import StageError
 from pipelines.evaluation.bodies import StoredBodies
-from pipelines.evaluation.card import file_hash
-from pipelines.failures import StageError
-from pipelines.fitting import open_fits
-from pipelines.layout import DataFolder
+from pipelines.evaluation.protocol_card import file_hash
+from pipelines.exchange.cameras import to_weak
+from pipelines.fitting.assets import open_fits
+from pipelines.folders import DataFolder
 from spin.body import load_body
 from spin.camera import CROP_PX
 from spin.crop import crop_camera
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
-from store.annotations import Annotations
-from store.exchange import files
-from store.records import Source
+from store.annotations.table import Annotations
+from store.exchange import io as files
+from store.fits.records import Source
 
 if TYPE_CHECKING:
     from jaxtyping import Int

@@ -10,14 +10,14 @@ import cv2
 import numpy as np
 import torch
 
-from pipelines.failures import StageError
-from pipelines.layout import DataFolder
+from pipelines.errors import StageError
+from pipelines.folders import DataFolder
 from spin.body import BodyMesh
 from spin.body.mesh import MeshOutput
 from spin.body.model_file import OPEN_BODY
 from spin.errors import ImageError
 from spin.joints import JOINTS
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt8

@@ -46,18 +46,18 @@ class Dataset:
 DATASETS: dict[str, Dataset] = {
     d.name: d
     for d in (
-        Dataset("h36m", "h36m", TRAIN, split="train"),
-        Dataset("lsp-orig", "lsp_original", TRAIN),
+        Dataset("h36m", "h36m.reader", TRAIN, split="train"),
+        Dataset("lsp-orig", "lsp.original", TRAIN),
         Dataset("mpii", "mpii", TRAIN),
-        Dataset("lspet", "lspet", TRAIN),
-        Dataset("coco", "coco", TRAIN),
-        Dataset("mpi-inf-3dhp", "mpi_inf_3dhp", TRAIN, split="train"),
-        Dataset("h36m-p1", "h36m", EVALUATION, split="p1", root="h36m"),
-        Dataset("h36m-p2", "h36m", EVALUATION, split="p2", root="h36m"),
+        Dataset("lspet", "lsp.extended", TRAIN),
+        Dataset("coco", "coco.reader", TRAIN),
+        Dataset("mpi-inf-3dhp", "mpi_inf_3dhp.reader", TRAIN, split="train"),
+        Dataset("h36m-p1", "h36m.reader", EVALUATION, split="p1", root="h36m"),
+        Dataset("h36m-p2", "h36m.reader", EVALUATION, split="p2", root="h36m"),
         Dataset("3dpw", "pw3d", EVALUATION, split="test"),
-        Dataset("lsp", "lsp", EVALUATION),
-        Dataset("mpi-inf-3dhp-valid", "mpi_inf_3dhp", EVALUATION, split="valid", root="mpi-inf-3dhp"),
-        Dataset("custom", "custom", OWN, min_body_joints=6),
+        Dataset("lsp", "lsp.evaluation", EVALUATION),
+        Dataset("mpi-inf-3dhp-valid", "mpi_inf_3dhp.reader", EVALUATION, split="valid", root="mpi-inf-3dhp"),
+        Dataset("custom", "custom.reader", OWN, min_body_joints=6),
     )
 }
 """In the order in which they are listed. Names of the published data sets are those of the published options."""

@@ -8,10 +8,10 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from pipelines.failures import StageError
+from pipelines.errors import StageError
 from pipelines.readers.base import SMPL, Option, Person, ReaderOptions, Refused, Truth
 from spin.joints import JOINTS
-from store.annotation_schema import GENDERS
+from store.annotations.schema import GENDERS
 from store.errors import ExchangeError
 from store.exchange import SampleRows, read_samples_file
 

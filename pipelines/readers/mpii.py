@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.failures import StageError
+from pipelines.errors import StageError
 from pipelines.readers.base import Option, Person, ReaderOptions, Refused
-from pipelines.readers.image_names import name_problem
+from pipelines.readers.formats.image_names import name_problem
 from pipelines.readers.openpose import detections_folder, match_image
 from spin.joints import JOINTS, SUPERSET_NAMES
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.failures import StageError
-from pipelines.readers.json_file import load_json
+from pipelines.errors import StageError
+from pipelines.readers.formats.json_file import load_json
 from spin.joints import JOINTS, OPENPOSE_NAMES, mirrored
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from pipelines.failures import StageError
+from pipelines.errors import StageError
 from pipelines.readers.base import Camera, Option, Person, ReaderOptions, Refused, Truth, body_of
-from pipelines.readers.recordings import around
+from pipelines.readers.studio_common import around
 from spin.body.safe_pickle import read_data_pickle
 from spin.crop import BOX_MARGIN
 from spin.errors import BodyFileError

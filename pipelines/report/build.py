@@ -14,19 +14,19 @@ import cv2
 import numpy as np
 
 from pipelines import journal
-from pipelines.failures import StageError, UsageError
-from pipelines.fit_static import STATIC_TAG
-from pipelines.layout import DataFolder, RunFolder
+from pipelines.errors import StageError, UsageError
+from pipelines.fitting.fit_static import STATIC_TAG
+from pipelines.folders import DataFolder, RunFolder
+from pipelines.panels import SURROUNDINGS
 from pipelines.report import charts, tables
 from pipelines.report.columns import as_json, listed_rows, page_data
 from pipelines.report.comparison import compare_runs
-from pipelines.report.panels import SURROUNDINGS
 from pipelines.report.people import Drawing, Pictured, draw_people
 from pipelines.report.samples import DatasetFits, choose, has_fit, load_dataset
 from pipelines.report.sheet import contact_sheet
-from pipelines.train_config import TrainConfig
+from pipelines.training.config import TrainConfig
 from spin.body import BodyMesh, load_body
-from store.durable import write_file
+from store.files.atomic import write_file
 
 if TYPE_CHECKING:
     from spin.body import BodyData

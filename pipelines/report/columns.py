@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pipelines.evidence import crops_of
-from pipelines.report.panels import detected_twin, side_of_body
+from pipelines.fitting.from_annotations import crops_of
+from pipelines.panels import detected_twin, side_of_body
 from pipelines.report.samples import KINDS, Chosen, DatasetFits, has_fit, score_change
 from spin.body import CompactBody
 from spin.camera import CROP_PX
 from spin.crop import keypoints_to_crop
 from spin.joints import SKELETON
-from store.records import Source, StartKind
+from store.fits.records import Source, StartKind
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, Int16
 
     from spin.body import BodyData
-    from store.records import Fits
+    from store.fits.records import Fits
 
 MISSING = -32768  # of a coordinate
 STEPS_PER_PX = 8  # coordinates are whole eighths of a crop pixel

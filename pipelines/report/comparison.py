@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pipelines import journal
-from pipelines.compare import compare_results, lines
-from pipelines.evaluation.card import differing
-from pipelines.failures import StageError
-from pipelines.layout import RunFolder
+from pipelines.errors import StageError
+from pipelines.evaluation.compare import compare_results, lines
+from pipelines.evaluation.protocol_card import differing
+from pipelines.folders import RunFolder
 from pipelines.report import charts, tables
-from pipelines.train_config import TrainConfig
+from pipelines.training.config import TrainConfig
 from spin.evaluation.bootstrap import Interval
 from spin.evaluation.scores import Metric
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.report import panels
+from pipelines import panels
 from pipelines.report.samples import Chosen, DatasetFits, SetAside, has_fit, ranking
 
 if TYPE_CHECKING:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.fit_static import STATIC_TAG
-from pipelines.fitting import open_fits
-from pipelines.layout import DataFolder
-from pipelines.refusals import NOT_FITTED, read_refusals, reasons_without_fit
+from pipelines.fitting.assets import open_fits
+from pipelines.fitting.fit_static import STATIC_TAG
+from pipelines.folders import DataFolder
+from pipelines.rejections import NOT_FITTED, read_refusals, reasons_without_fit
 from spin.fitting.verdicts import VERDICTS
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 from store.errors import FitStoreNotFoundError
-from store.records import Fits, Source, Verdict
+from store.fits.records import Fits, Source, Verdict
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from pipelines import journal
+from pipelines.errors import StageError
 from pipelines.evaluation.result import read_json
-from pipelines.export import valid_fits
-from pipelines.failures import StageError
-from pipelines.layout import DataFolder, RunFolder
+from pipelines.exchange.export import valid_fits
+from pipelines.folders import DataFolder, RunFolder
 from pipelines.report.samples import DatasetFits, has_fit
 from spin.evaluation.scores import METRICS, Metric
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from spin.fitting import adam, levenberg_marquardt
-from spin.fitting.evidence import Evidence
 from spin.fitting.objective import OBJECTIVES, Objective, prior_cost, reprojection_loss, total_cost
+from spin.fitting.observations import Evidence
 from spin.fitting.placement import place_body
 from spin.fitting.starts import (
     START_KINDS,
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.body.compact import CompactBody
-    from spin.fitting.judge import Judge, Opinion
     from spin.fitting.lifter import Lifter
     from spin.fitting.prior import PosePrior
+    from spin.fitting.scorer import Judge, Opinion
 
 Solver = Literal["lm", "adam"]
 PLACES_SEEN = 29  # how many places the body term can see: of the 34 named, five are hips and OpenPose's neck
@@ -127,7 +127,7 @@ class Fitter:
             self._compiled = make_body(body, prior)
         self.judge: Judge | None = None
         if config.objective.is_anchored and lifter is not None:
-            from spin.fitting.judge import Judge
+            from spin.fitting.scorer import Judge
 
             self.judge = Judge(body, lifter)
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.body.compact import CompactBody
-    from spin.fitting.evidence import Evidence
     from spin.fitting.objective import Objective
+    from spin.fitting.observations import Evidence
     from spin.fitting.prior import PosePrior
     from spin.fitting.starts import Start
 

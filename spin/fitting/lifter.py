@@ -85,7 +85,7 @@ class Lifter(nn.Module):
         self.enter = nn.Linear(3 * len(PLACES), info.width)
         self.blocks = nn.ModuleList(_Block(info.width) for _ in range(info.blocks))
         self.leave = nn.Linear(info.width, OUTPUTS)
-        # What the judge of fits makes of what it sees (spin.fitting.judge); zero until it is calibrated.
+        # What the judge of fits makes of what it sees (spin.fitting.scorer); zero until it is calibrated.
         for name, count in JUDGE_NUMBERS.items():
             self.register_buffer(f"judge_{name}", torch.zeros(count))
         nn.init.normal_(self.leave.weight, std=1e-3)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.body.compact import CompactBody
-    from spin.fitting.evidence import Evidence
+    from spin.fitting.observations import Evidence
     from spin.fitting.prior import PosePrior
 
 # Positions, among the 69 body-pose angles, of the hinge of left and right elbow and knee, and the sign that makes an

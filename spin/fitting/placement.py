@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from spin.fitting.evidence import Evidence
     from spin.fitting.objective import Objective
+    from spin.fitting.observations import Evidence
 
 _ITERATIONS = 15
 _DAMPING, _LESS, _MORE = 1e-3, 0.3, 5.0

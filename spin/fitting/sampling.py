@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from spin.camera import CROP_PX, FOCAL_PX, project
-from spin.fitting.evidence import Views
+from spin.fitting.observations import Views
 from spin.joints import JOINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle, mirror_pose
 

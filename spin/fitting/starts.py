@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from spin.camera import CROP_PX
-from spin.fitting.evidence import Evidence, Views
 from spin.fitting.objective import Anchor, body_weights, noise_px
+from spin.fitting.observations import Evidence, Views
 from spin.joints import JOINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle, rot6d_to_matrix, upright
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int
     from torch import Tensor
 
-    from spin.fitting.evidence import Evidence
     from spin.fitting.levenberg_marquardt import Solution
+    from spin.fitting.observations import Evidence
 
 ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
 BETA_LIMIT = 3.0  # fits of a shape beyond this are not believed (SPIN)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spin.fitting.judge import aligned_distance_mm
 from spin.fitting.lifter import Lift
 from spin.fitting.objective import Anchor
+from spin.fitting.scorer import aligned_distance_mm
 from spin.fitting.starts import Start, camera_start
 from spin.joints import LSP_POINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from spin.fitting.evidence import Evidence
     from spin.fitting.fitter import FitResult, Fitter
+    from spin.fitting.observations import Evidence
     from spin.training.step import Batch
     from spin.training.targets import GroundTruth
 

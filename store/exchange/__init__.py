@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from store.errors import ExchangeError
-from store.exchange import files
+from store.exchange import io as files
 from store.exchange.bedlam import export_bedlam, read_bedlam
 from store.exchange.bodies import (
     SampleKeys,

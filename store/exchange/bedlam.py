@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 from store.errors import ExchangeError
-from store.exchange import files
+from store.exchange import io as files
 from store.exchange.bodies import StaticFits, bodies, keys_of, pose_and_betas
-from store.records import Fits
+from store.fits.records import Fits
 
 if TYPE_CHECKING:
     from jaxtyping import Float64, Int64

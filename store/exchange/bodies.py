@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from store.errors import ExchangeError
-from store.exchange import files
-from store.records import Fits, Source
+from store.exchange import io as files
+from store.fits.records import Fits, Source
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32, Float64, Int64

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from store.annotation_schema import SUPERSET
-from store.annotations import Annotations
-from store.exchange import files
+from store.annotations.schema import SUPERSET
+from store.annotations.table import Annotations
+from store.exchange import io as files
 from store.exchange.bodies import SampleKeys, StaticFits, bodies
 from store.exchange.matching import annotation_ids
 

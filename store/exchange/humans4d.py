@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.annotation_schema import OPENPOSE, SUPERSET
-from store.annotations import Annotations
-from store.exchange import files
+from store.annotations.schema import OPENPOSE, SUPERSET
+from store.annotations.table import Annotations
+from store.exchange import io as files
 from store.exchange.bodies import StaticFits, bodies, keys_of, pose_and_betas
 from store.exchange.spin_dataset import SampleRows
-from store.records import Fits
+from store.fits.records import Fits
 
 if TYPE_CHECKING:
     from jaxtyping import Bool

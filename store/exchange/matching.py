@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 
 if TYPE_CHECKING:
     from jaxtyping import Int64

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from store.annotation_schema import OPENPOSE, SUPERSET
-from store.annotations import Annotations
-from store.exchange import files
+from store.annotations.schema import OPENPOSE, SUPERSET
+from store.annotations.table import Annotations
+from store.exchange import io as files
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 
-from store.durable import write_named_by_content
-from store.records import COLUMNS, Source
+from store.files.atomic import write_named_by_content
+from store.fits.records import COLUMNS, Source
 
 if TYPE_CHECKING:
     from jaxtyping import Bool
 
-    from store.annotations import Annotations
-    from store.records import Fits
+    from store.annotations.table import Annotations
+    from store.fits.records import Fits
 
 HOLDS = ("pose", "betas", "camera", "score", "loss", "source", "coverage")
 

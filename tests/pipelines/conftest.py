@@ -11,12 +11,12 @@ import pytest
 from s3_server import S3
 
 from pipelines.cli import main
-from pipelines.layout import DataFolder
-from pipelines.preprocess import preprocess
-from pipelines.ray_session import ray_session
+from pipelines.cluster.session import ray_session
+from pipelines.folders import DataFolder
+from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
-from pipelines.synth import synthesize
+from pipelines.synthetic.coco_world import synthesize
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from own_data import coco_style, people_of, table_rows, write_csv, write_openpose
 
-from pipelines.layout import DataFolder, RunFolder
-from pipelines.preprocess import preprocess
+from pipelines.folders import DataFolder, RunFolder
+from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
-from pipelines.synth_layout import synthesize_layout
-from pipelines.train_config import TrainConfig
+from pipelines.synthetic.published import synthesize_layout
+from pipelines.training.config import TrainConfig
 from spin.fitting.prior import load_pose_prior
 from spin.joints import OPENPOSE_NAMES
 from spin.network.checkpoints import Checkpoint, save_checkpoint
 from spin.network.hmr import HMR, MeanParameters
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 
 IMG_RES = 64
 

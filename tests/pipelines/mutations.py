@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.failures import StageError
+from pipelines.errors import StageError
 from pipelines.readers import read_all
 from pipelines.readers.base import Person, Reader, ReaderOptions, Refused
 

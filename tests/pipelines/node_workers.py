@@ -17,15 +17,15 @@ from typing import Any
 
 import torch
 
-import pipelines.evaluate
-import pipelines.fit_static
-import pipelines.places
-from pipelines.evaluate import EvaluationConfig, evaluate
+import pipelines.cluster.waiting
+import pipelines.evaluation.evaluate
+import pipelines.fitting.fit_static
+from pipelines.errors import StageError
+from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
 from pipelines.evaluation.subjects import checkpoint_subject
-from pipelines.failures import StageError
-from pipelines.fit_static import fit_static
-from pipelines.layout import DataFolder, RunFolder
-from pipelines.train import train
+from pipelines.fitting.fit_static import fit_static
+from pipelines.folders import DataFolder, RunFolder
+from pipelines.training.run import train
 from spin.fitting.fitter import FitConfig
 from spin.network.checkpoints import Checkpoint, save_checkpoint
 from spin.network.hmr import HMR, MeanParameters
@@ -66,13 +66,13 @@ class Nodes:
 def lose_a_node_while_fitting(data: DataFolder) -> None:
     """Both cores' batches must go through the one that is left."""
     nodes = Nodes(head=1, others=1)
-    record = pipelines.fit_static.RefusedLedger.record
+    record = pipelines.fitting.fit_static.RefusedLedger.record
 
     def record_and_kill(self: Any, fitted: Any) -> None:
         record(self, fitted)
         nodes.kill_one_that_runs("fit_batch")
 
-    pipelines.fit_static.RefusedLedger.record = record_and_kill  # type: ignore[method-assign]
+    pipelines.fitting.fit_static.RefusedLedger.record = record_and_kill  # type: ignore[method-assign]
     done = fit_static(data, "world", CONFIG, batch=1, address=nodes.cluster.address)
     assert nodes.killed, "no node was killed, so nothing was tested"
     assert done.fitted == done.samples
@@ -81,7 +81,7 @@ def lose_a_node_while_fitting(data: DataFolder) -> None:
 
 def lose_a_node_while_training(fitted: Path, folder: Path) -> None:
     """Twice the same training, of two workers; in the second the node of one is lost after a checkpoint."""
-    from tests.pipelines import test_train_survives as survives
+    from tests.pipelines.training import test_train_survives as survives
 
     nodes = Nodes(head=0, others=3)
     config = replace(survives.CONFIG, max_steps=15)  # not over before the kill, however busy the machine
@@ -133,9 +133,9 @@ def lose_a_node_while_measuring(data: DataFolder, folder: Path) -> None:
             nodes.others.append(nodes.cluster.add_node(num_cpus=1))
 
     alone = measured(None)
-    pipelines.evaluate.say = lose  # type: ignore[attr-defined]  # of a shard that is done
-    pipelines.places.say = replace_it  # type: ignore[attr-defined]
-    pipelines.places.SILENT_S = 5.0
+    pipelines.evaluation.evaluate.say = lose  # type: ignore[attr-defined]  # of a shard that is done
+    pipelines.cluster.waiting.say = replace_it  # type: ignore[attr-defined]
+    pipelines.cluster.waiting.SILENT_S = 5.0
     found = measured(nodes.cluster.address)
     # Not bit for bit: this process computes on more threads.
     assert found.keys() == alone.keys()
@@ -144,8 +144,8 @@ def lose_a_node_while_measuring(data: DataFolder, folder: Path) -> None:
     assert "needs 1 CPU, the cluster has 0 CPU" in said[0]
 
     nodes.kill(nodes.others[0])
-    pipelines.places.NO_PLACE_S = 12.0
-    pipelines.places.say = said.append  # type: ignore[attr-defined]
+    pipelines.cluster.waiting.NO_PLACE_S = 12.0
+    pipelines.cluster.waiting.say = said.append  # type: ignore[attr-defined]
     try:
         measured(nodes.cluster.address)
         raise AssertionError("it was measured on no node")

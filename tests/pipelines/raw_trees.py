@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.readers import DATASETS, read_all
 from pipelines.readers.base import Camera, Person, ReaderOptions, Refused
-from pipelines.synth_layout import synthesize_layout
+from pipelines.synthetic.published import synthesize_layout
 
 
 def made(folder: Path, layout: str, people: int, seed: int = 3) -> Path:

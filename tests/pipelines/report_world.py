@@ -10,15 +10,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from pipelines.fitting import FittingFiles
-from pipelines.layout import DataFolder, RunFolder
+from pipelines.fitting.assets import FittingFiles
+from pipelines.folders import DataFolder, RunFolder
 from pipelines.report import ReportSummary, build_report
-from pipelines.train_config import TrainConfig
+from pipelines.training.config import TrainConfig
 from spin.fitting.fitter import FitConfig
 from spin.fitting.objective import OBJECTIVES
-from store.annotations import Annotations
-from store.fits import FitStore
-from store.records import Fits, Source, Verdict
+from store.annotations.table import Annotations
+from store.fits.records import Fits, Source, Verdict
+from store.fits.store import FitStore
 
 EVIL = "<script>alert('x')</script>"
 LOSSES = np.array(

@@ -19,7 +19,7 @@ import pytest
 from docs_folder import make_docs_folder
 
 from pipelines.cli import cli, main
-from pipelines.readers.own.joint_names import joint_index
+from pipelines.readers.custom.joint_names import joint_index
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
@@ -27,16 +27,16 @@ SOURCES = [path for room in ("spin", "store", "pipelines") for path in sorted((R
 
 # Commands that are only read by the command line, and why they don't run in a test of a minute.
 ONLY_READ = {
-    r"spin-pipe train ": "training; tests/pipelines/test_train.py runs it",
-    r"spin-pipe submit ": "needs a cluster; tests/pipelines/test_cluster.py starts one",
+    r"spin-pipe train ": "training; tests/pipelines/training/test_train.py runs it",
+    r"spin-pipe submit ": "needs a cluster; tests/pipelines/cluster/test_submit.py starts one",
     r"spin-pipe .*--address ": "the same",
-    r"spin-pipe train-lifter": "a quarter of an hour; tests/pipelines/test_train_lifter.py runs a short one",
-    r"spin-pipe fetch-data( [a-z_]+)*$": "downloads; tests/pipelines/test_fetch.py has a server of its own",
-    r"spin-pipe preprocess .*raw/3dpw": "licensed files; tests/pipelines/test_preprocess.py reads made-up ones",
+    r"spin-pipe train-lifter": "a quarter of an hour; tests/pipelines/fitting/test_train_lifter.py runs a short one",
+    r"spin-pipe fetch-data( [a-z_]+)*$": "downloads; tests/pipelines/download/test_fetch.py has a server of its own",
+    r"spin-pipe preprocess .*raw/3dpw": "licensed files; tests/pipelines/preprocessing/test_preprocess.py reads made-up ones",
     r"spin-pipe preprocess --train-files .*--root coco=raw/coco": "the same, of several data sets",
-    r"spin-pipe import-fits coco static_fits": "SMPL's bodies; tests/pipelines/test_exchange_commands.py has some",
+    r"spin-pipe import-fits coco static_fits": "SMPL's bodies; tests/pipelines/exchange/test_exchange_commands.py has some",
     r"spin-pipe eval --checkpoint.data/model_checkpoint.pt --dataset.(h36m-p2|3dpw)$": "as h36m-p1, which runs",
-    r"spin-pipe synth --out raw/world": "hundreds of people; tests/pipelines/test_synth.py draws fewer",
+    r"spin-pipe synth --out raw/world": "hundreds of people; tests/pipelines/synthetic/test_synth.py draws fewer",
 }
 # Other programs, and those that take long or are no part of this; what they are given is not looked at.
 PROGRAMS = {"export", "ray", "sh", "tensorboard", "tools/quickstart", "tools/test"}

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from spin.body import CompactBody
-from spin.fitting.evidence import Evidence, Views
 from spin.fitting.objective import Anchor
+from spin.fitting.observations import Evidence, Views
 from spin.fitting.starts import Start
 from spin.joints import JOINTS
 from spin.rotations import axis_angle_to_matrix

@@ -7,8 +7,8 @@ import torch
 
 from spin.body import CompactBody
 from spin.camera import project
-from spin.fitting.evidence import Evidence
 from spin.fitting.objective import OBJECTIVES
+from spin.fitting.observations import Evidence
 from spin.fitting.prior import PosePrior
 from spin.fitting.starts import Start
 from spin.joints import JOINTS

@@ -18,8 +18,8 @@ from store.exchange import (
     export_spin_dataset,
     export_static_fits,
 )
+from tests.store.annotations.test_annotations import with_truth
 from tests.store.fit_samples import random_fits
-from tests.store.test_annotations import with_truth
 
 BODY = "open-body-1:0123456789ab"
 COUNT = 5

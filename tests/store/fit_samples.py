@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from store import Fingerprint, Fits, Source, StartKind, Verdict
-from store.records import COLUMNS, Solver
+from store.fits.records import COLUMNS, Solver
 
 FINGERPRINT = Fingerprint(
     body="open:1a2b", objective="published:3c4d", score_rule="loss:1", annotations="coco:5e6f"

@@ -76,11 +76,11 @@ def restore(folder: Path, reports: Path, seed: int, names: list[str]) -> None:
 
 def serve(folder: Path, reports: Path, seed: int, compact_every: int) -> None:
     """The actor's process: offers to a service whose threads write and compact; every other round is acknowledged."""
-    import store.maintenance
-    from pipelines.store_service import FitService
+    import store.fits.handle.maintenance
+    from pipelines.fits.service import FitService
 
     report = Reports(reports)
-    store.maintenance.WORTH_COMPACTING = 4000 if compact_every else 10**9
+    store.fits.handle.maintenance.WORTH_COMPACTING = 4000 if compact_every else 10**9
     service = FitService(folder, SAMPLES, FINGERPRINT, f"seed{seed}", flush_seconds=0.002)
     report("ready")
     for number in range(100_000):

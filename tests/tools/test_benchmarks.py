@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-from spin.fitting.evidence import Evidence
+from spin.fitting.observations import Evidence
 from tools.bench import evaluate, fit, score_rules, store
 from tools.bench import train as train_bench
 from tools.bench.fit_accuracy import by_default, by_start

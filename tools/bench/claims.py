@@ -34,7 +34,7 @@ import numpy as np
 import torch
 
 from spin.network.hmr import HMR
-from store.durable import write_file
+from store.files.atomic import write_file
 from tools.bench.claims_arms import ARMS, CLIP_NORM, SETTINGS, TRUE_SHARES, Experiment, Fitting
 from tools.bench.claims_people import (
     AUGMENTATION,

@@ -14,10 +14,10 @@ import torch
 
 from spin.body import CompactBody, load_body
 from spin.evaluation.metrics import mpjpe_mm, pa_mpjpe_mm
-from spin.fitting.evidence import Evidence
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import OPEN_LIFTER, load_lifter
 from spin.fitting.objective import OBJECTIVES
+from spin.fitting.observations import Evidence
 from spin.fitting.prior import load_pose_prior
 from spin.rotations import matrix_to_axis_angle
 from spin.training.config import LossWeights, StepConfig
@@ -26,9 +26,9 @@ from spin.training.loop import LoopFitter
 from spin.training.step import Batch, train_step
 from spin.training.targets import GroundTruth, StoredFits
 from spin.training.trust import Guesses, withheld
-from store.fingerprint import Fingerprint
-from store.fits import FitStore
-from store.records import Fits, Source
+from store.fits.fingerprint import Fingerprint
+from store.fits.records import Fits, Source
+from store.fits.store import FitStore
 from tools.bench.claims_people import (
     VARIANTS,
     Looks,

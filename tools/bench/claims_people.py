@@ -26,7 +26,7 @@ from spin.network.hmr import HMR, MeanParameters
 from spin.training.augment import Augmentations, augment_keypoints, sample_augmentations
 from spin.training.config import AugmentationConfig
 from spin.world import World
-from store.durable import write_file
+from store.files.atomic import write_file
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8

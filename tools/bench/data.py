@@ -30,19 +30,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pipelines.layout import DataFolder
-from pipelines.loading import TrainingData
-from pipelines.mix import Place
-from pipelines.pack import PackConfig, made_for, open_crops, pack
-from pipelines.preprocess import preprocess
+from pipelines.folders import DataFolder
+from pipelines.preprocessing.pack import PackConfig, made_for, open_crops, pack
+from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
+from pipelines.training.batch_plan import Place
+from pipelines.training.loading import TrainingData
 from spin.crop import IMAGE_MEAN, IMAGE_STD, SHARP, crop_affine, normalise, resample, resample_encoded
 from spin.images import decode_part, read_encoded
 from spin.joints import COCO_NAMES, JOINTS
 from spin.training.augment import sample_augmentations
 from spin.training.config import AugmentationConfig
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 
 SIZES = {"640": (480, 640), "1000": (1000, 1000), "2048": (2048, 2048)}
 THREADS = 2

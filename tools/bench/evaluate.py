@@ -30,13 +30,13 @@ import cv2
 import numpy as np
 import torch
 
-from pipelines.demo import Finder, Wanted, look
-from pipelines.demo_output import from_the_side, over_the_image, write_picture
+from pipelines.cluster.session import cpu_count
+from pipelines.demo.bodies import Finder, Wanted, look
+from pipelines.demo.output import from_the_side, over_the_image, write_picture
 from pipelines.evaluation.bodies import NetworkBodies
 from pipelines.evaluation.measure import Measurer
 from pipelines.evaluation.truth import Truth
-from pipelines.layout import DataFolder
-from pipelines.ray_session import cpu_count
+from pipelines.folders import DataFolder
 from spin.body import BodyData, BodyMesh, load_body
 from spin.camera import CROP_PX, FOCAL_PX, weak_to_translation
 from spin.evaluation.body_parts import PARTS, SkinnedParts
@@ -48,7 +48,7 @@ from spin.fitting.prior import load_pose_prior
 from spin.joints import H36M_TO_J14
 from spin.network.checkpoints import Checkpoint, save_checkpoint
 from spin.network.hmr import HMR, MeanParameters
-from store.annotations import Annotations
+from store.annotations.table import Annotations
 from tools.bench import data
 from tools.bench.fit import with_vertices_of_smpl
 

@@ -26,10 +26,10 @@ import torch
 
 from spin.body import BodyData, BodyMesh, CompactBody, load_body
 from spin.fitting import adam
-from spin.fitting.evidence import Evidence
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import OPEN_LIFTER, load_lifter
 from spin.fitting.objective import OBJECTIVES, body_weights, total_cost
+from spin.fitting.observations import Evidence
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.sampling import PoseSource, draw_people
 from spin.fitting.starts import Start, lifter_start

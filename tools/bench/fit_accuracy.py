@@ -17,9 +17,9 @@ from collections.abc import Iterator
 
 import torch
 
-from spin.fitting.evidence import Evidence
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.objective import OBJECTIVES
+from spin.fitting.observations import Evidence
 from spin.fitting.starts import lifter_start, mean_pose_starts
 from tools.bench.held_out import (
     NOISES_PX,

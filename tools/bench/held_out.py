@@ -17,8 +17,8 @@ import torch
 from spin.body import BodyMesh, CompactBody, load_body
 from spin.camera import CROP_PX, FOCAL_PX, project
 from spin.evaluation.metrics import error_2d_px, pa_mpjpe_mm, per_vertex_error_mm, procrustes_align
-from spin.fitting.evidence import Evidence
 from spin.fitting.lifter import OPEN_LIFTER, Lifter, load_lifter
+from spin.fitting.observations import Evidence
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.sampling import People, orbit
 from spin.joints import H36M_TO_J14, JOINTS

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from spin.fitting.evidence import Evidence
 from spin.fitting.fitter import FitConfig, Fitter
-from spin.fitting.judge import Judge
 from spin.fitting.objective import OBJECTIVES, reprojection_loss, total_cost
+from spin.fitting.observations import Evidence
+from spin.fitting.scorer import Judge
 from spin.fitting.starts import given_start, lifter_start
 from tools.bench.held_out import Lab, add_clips, errors_of, keypoints_of, open_lab
 

@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from store import Fingerprint, Fits, FitStore
-from store.records import COLUMNS, Source, put_rows, take_rows
+from store.fits.records import COLUMNS, Source, put_rows, take_rows
 
 ROWS = 64  # of a get and of a merge
 GROUP = 4096  # records in a segment
@@ -141,8 +141,8 @@ def by_clients(service: Any, samples: int, seconds: float, clients: int) -> dict
 
 
 def through_the_actor(folder: Path, samples: int, seconds: float) -> dict[str, float]:
-    from pipelines.ray_session import ray_session
-    from pipelines.store_service import start_service
+    from pipelines.cluster.session import ray_session
+    from pipelines.fits.service import start_service
 
     with ray_session():
         import ray  # after its environment is set

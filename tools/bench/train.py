@@ -24,15 +24,15 @@ from typing import Any
 import torch
 
 from pipelines import journal
-from pipelines.fit_static import fit_static
-from pipelines.layout import DataFolder, RunFolder
-from pipelines.preprocess import preprocess
-from pipelines.ray_session import cpu_count, ray_session
+from pipelines.cluster.session import cpu_count, ray_session
+from pipelines.fitting.fit_static import fit_static
+from pipelines.folders import DataFolder, RunFolder
+from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
-from pipelines.synth import synthesize
-from pipelines.train import train
-from pipelines.train_config import TrainConfig
+from pipelines.synthetic.coco_world import synthesize
+from pipelines.training.config import TrainConfig
+from pipelines.training.run import train
 from spin.fitting.fitter import FitConfig
 from spin.network.hmr import HMR, MeanParameters
 from spin.training.device import best_precision

@@ -23,8 +23,8 @@ from spin.fitting.levenberg_marquardt import Solution, parameters
 from spin.joints import JOINTS
 
 if TYPE_CHECKING:
-    from spin.fitting.evidence import Evidence
     from spin.fitting.objective import Objective
+    from spin.fitting.observations import Evidence
     from spin.fitting.starts import Start
 
 _KEEP_FIRST, _KEEP_SECOND, _EPSILON = 0.9, 0.999, 1e-8  # Adam's usual numbers

@@ -25,8 +25,8 @@ from spin.fitting.levenberg_marquardt import (
 from spin.fitting.objective import body_weights, pose_prior_weight
 
 if TYPE_CHECKING:
-    from spin.fitting.evidence import Evidence
     from spin.fitting.objective import Objective
+    from spin.fitting.observations import Evidence
     from spin.fitting.starts import Start
 
 _DAMPING_LEAST, _DAMPING_MOST = DAMPING_RANGE

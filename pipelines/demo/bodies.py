@@ -1,0 +1,289 @@
+"""The demo: bodies of the people in a photograph, by a network, by fitting detections, or by both; pictures and parameters.
+
+A body is found in the crop of its person and seen by the crop's camera: 5000 px over 224 px. That is a camera of the whole
+image, too, with a focal length of its own and the box's middle as principal point; pictures are drawn with it, at the
+image's resolution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipelines.errors import StageError, UsageError
+from pipelines.fitting.assets import FittingFiles
+from pipelines.readers.formats.json_file import load_json
+from pipelines.readers.openpose import read_detections
+from spin.body import BodyMesh, load_body
+from spin.camera import CROP_PX, FOCAL_PX, weak_to_translation
+from spin.crop import BOX_MARGIN, box_to_center_scale, crop_image, keypoints_to_crop, normalise
+from spin.errors import ImageError
+from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.observations import Evidence
+from spin.fitting.verdicts import VERDICTS
+from spin.images import read_image
+from spin.joints import JOINTS
+from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
+from spin.network.inference import for_inference
+from spin.rotations import matrix_to_axis_angle
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, UInt8
+
+    from pipelines.folders import DataFolder
+
+CONFIDENT = 0.2  # a detected joint that is surer shapes the box (published)
+MIN_JOINTS = 4  # so sure, or it is no person
+MIN_SIDE_PX = 8  # of an image
+OUTPUTS = ("_shape", "_shape_side")  # how the demo's own pictures' names end
+ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Person:
+    """Someone to find a body for: box (centre in px, scale = side / 200 px), and detected joints, if there are any."""
+
+    number: int  # counted from 1, in the file's order
+    center_px: Float[np.ndarray, "2"]
+    scale: float
+    keypoints_px: Float[np.ndarray, "49 3"] | None = None
+
+
+@dataclass(frozen=True)
+class Found:
+    """A person's body, in the frame of its crop's camera (metres, y down, z away)."""
+
+    person: Person
+    pose: Float[np.ndarray, "72"]
+    betas: Float[np.ndarray, "10"]
+    camera_m: Float[np.ndarray, "3"]
+    vertices_m: Float[np.ndarray, "V 3"]
+    loss_px2: float = float("nan")  # of a fit
+    verdict: str = ""  # of a fit, as VERDICTS has it; empty: predicted, not fitted
+
+    @property
+    def focal_px(self) -> float:
+        """Of the camera of the whole image that sees what the crop's camera sees."""
+        return FOCAL_PX * 200 * self.person.scale / CROP_PX
+
+    @property
+    def weak_camera(self) -> Float[np.ndarray, "3"]:
+        """[s, tx, ty] of the crop, as the network has it: s in crop half-widths per metre."""
+        x, y, z = self.camera_m
+        return np.array([2 * FOCAL_PX / (CROP_PX * z), x, y], np.float32)
+
+    def seen_from(self, focal_px: float, principal_px: Float[np.ndarray, "2"]) -> Float[np.ndarray, "3"]:
+        """The body's translation in another camera of the image: its origin is seen at the same pixel, at the same size."""
+        z = self.camera_m[2] * focal_px / self.focal_px
+        pixel = self.focal_px * self.camera_m[:2] / self.camera_m[2] + self.person.center_px
+        return np.array([*((pixel - principal_px) * z / focal_px), z])
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What was found in an image, and who was set aside, with the reason."""
+
+    image: UInt8[np.ndarray, "H W 3"]
+    found: list[Found]
+    set_aside: list[str]
+
+
+# ---- who is in the picture ----------------------------------------------------------------------------------------------
+
+
+def whole_image(image: UInt8[np.ndarray, "H W 3"]) -> list[Person]:
+    """An image that is cropped already: its larger side is the box's (published)."""
+    height, width = image.shape[:2]
+    return [Person(1, np.array([width / 2, height / 2], np.float32), max(height, width) / 200)]
+
+
+def person_of_box(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> list[Person]:
+    """The box of a file {"bbox": [x, y, width, height]}, or of the four numbers alone. StageError."""
+    try:
+        content = load_json(path)
+        numbers = content["bbox"] if isinstance(content, dict) else content
+        box = np.array(numbers, float).reshape(4)
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise StageError(
+            f'{path}: no box ({error}); expected {{"bbox": [x, y, width, height]}}, px'
+        ) from error
+    height, width = image.shape[:2]
+    x, y, w, h = box.tolist()
+    if not (np.isfinite(box).all() and w > 0 and h > 0):
+        raise StageError(f"{path}: the box {box.tolist()} has no area; expected [x, y, width, height], px")
+    if x >= width or y >= height or x + w <= 0 or y + h <= 0:
+        raise StageError(
+            f"{path}: the box {box.tolist()} lies outside the image, which is {width} x {height} px"
+        )
+    center, scale = box_to_center_scale(box, margin=1.0)  # taken as it is (published)
+    return [Person(1, center, scale)]
+
+
+def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -> list[Person]:
+    """People of an OpenPose file: the largest, the K-th, or all. StageError, UsageError.
+
+    A person's box is that of its confident joints and a fifth more, as in the published demo; its middle is the box's, as in
+    training.
+    """
+    people = []
+    for number, joints in enumerate(read_detections(path), 1):
+        sure = joints[joints[:, 2] > CONFIDENT, :2]
+        if len(sure) < MIN_JOINTS or not np.ptp(sure, axis=0).max() > 0:
+            continue
+        low, high = sure.min(0), sure.max(0)
+        center, scale = box_to_center_scale(np.concatenate([low, high - low]), margin=BOX_MARGIN)
+        keypoints = np.zeros((JOINTS.count, 3), np.float32)
+        keypoints[JOINTS.openpose] = joints
+        people.append(Person(number, center, scale, keypoints))
+    if not people:
+        raise StageError(
+            f"{path}: no person in the detections; expected one with {MIN_JOINTS} joints surer than {CONFIDENT}"
+        )
+    height, width = image.shape[:2]
+    # Someone at the image's edge is there; someone whose box has its middle a quarter beyond is in another image.
+    half = np.array([width / 2, height / 2])
+    inside = [p for p in people if (np.abs(p.center_px - half) < half + 50 * p.scale).all()]
+    if not inside:
+        raise StageError(
+            f"{path}: the detections lie outside the image, which is {width} x {height} px; another image's file?"
+        )
+    if which == "all":
+        return inside
+    if which == "largest":
+        return [max(inside, key=lambda person: person.scale)]
+    chosen = [person for person in inside if str(person.number) == which]
+    if not chosen:
+        numbers = ", ".join(str(person.number) for person in inside)
+        raise UsageError(f"--person {which}: {path} has {numbers}; expected one of them, 'all' or 'largest'")
+    return chosen
+
+
+# ---- bodies -------------------------------------------------------------------------------------------------------------
+
+
+class Finder:
+    """Finds bodies: with a network, with a fitter, or with a fitter that starts at the network's answer."""
+
+    def __init__(self, data: DataFolder, checkpoint: Path | None, fit: bool) -> None:
+        self.network, self.img_res = None, CROP_PX
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if checkpoint is not None:
+            loaded = load_checkpoint(checkpoint)
+            self.network = for_inference(network_from_checkpoint(loaded, str(checkpoint))).to(self.device)
+            self.img_res = int(loaded.config.get("img_res", CROP_PX))
+        self.fitter: Fitter | None = None
+        if fit:
+            config = FitConfig()
+            self.fitter = FittingFiles.of(data, config).fitter(config)
+        self.body = load_body(data.body)
+        self.mesh = BodyMesh(self.body)
+
+    def find(self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> Looked:
+        """A body for each person that has one. StageError if nobody has."""
+        predicted = None if self.network is None else self._predict(image, people)
+        with torch.no_grad():
+            if self.fitter is None:
+                assert predicted is not None
+                pose, betas, camera = predicted
+                fine, loss, verdicts = [True] * len(people), [float("nan")] * len(people), [""] * len(people)
+            else:
+                keypoints = np.stack([_detections(person) for person in people])
+                boxes = (
+                    np.stack([p.center_px for p in people]),
+                    np.array([p.scale for p in people], np.float32),
+                )
+                evidence = Evidence.of(torch.from_numpy(keypoints_to_crop(keypoints, *boxes)))
+                if predicted is None:
+                    result = self.fitter.fit(evidence)
+                else:
+                    result = self.fitter.refine(predicted[0], predicted[1], evidence, predicted[2])
+                fine = result.storable.tolist()
+                pose, betas, camera = result.pose_aa, result.betas, result.camera_m
+                loss, verdicts = result.loss.tolist(), [VERDICTS[v] for v in result.verdict.tolist()]
+            vertices = self.mesh(pose, betas).vertices_m + camera[:, None]
+        arrays = (a.numpy() for a in (pose, betas, camera, vertices))
+        rows = [Found(*row) for row in zip(people, *arrays, loss, verdicts)]
+        aside = [f"person {r.person.number}: {r.verdict}" for r, ok in zip(rows, fine) if not ok]
+        if len(aside) == len(rows):
+            raise StageError(f"nobody can be fitted: {'; '.join(aside)}")
+        return Looked(image, [row for row, ok in zip(rows, fine) if ok], aside)
+
+    def _predict(
+        self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Pose, betas, and translation in the crop's camera."""
+        assert self.network is not None
+        crops = [normalise(crop_image(image, p.center_px, p.scale, crop_px=self.img_res)) for p in people]
+        with torch.no_grad():
+            said = self.network(torch.from_numpy(np.stack(crops)).to(self.device))
+        pose = matrix_to_axis_angle(said.rotations).flatten(1)
+        return pose.cpu(), said.betas.cpu(), weak_to_translation(said.weak_camera).cpu()
+
+
+def _detections(person: Person) -> Float[np.ndarray, "49 3"]:
+    if person.keypoints_px is None:
+        raise UsageError("--fit needs detections: give --openpose FILE")
+    return person.keypoints_px
+
+
+# ---- images -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the demo is asked to look at."""
+
+    image: Path
+    bbox: Path | None = None
+    openpose: Path | None = None
+    person: str = "largest"
+
+
+def wanted_images(img: Path, openpose: Path | None, person: str) -> Iterator[Wanted]:
+    """The images of a folder, in the order of their names, with their OpenPose files; the demo's own pictures are none.
+
+    UsageError if there are none, or two of one name.
+    """
+    images = sorted(
+        path for path in img.iterdir() if path.suffix.lower() in ENDINGS and not path.stem.endswith(OUTPUTS)
+    )
+    twice = [b for a, b in pairwise(sorted(images, key=lambda path: path.stem)) if a.stem == b.stem]
+    if twice:
+        raise UsageError(
+            f"--img {img}: two images are called {twice[0].stem}, and so would be their pictures; rename one"
+        )
+    if not images:
+        raise UsageError(
+            f"--img {img}: no image in this folder; expected files ending in {', '.join(ENDINGS)}"
+        )
+    if openpose is not None and not openpose.is_dir():
+        raise UsageError(
+            f"--openpose {openpose}: expected a folder, as --img is one, with NAME_keypoints.json of each image"
+        )
+    for path in images:
+        yield Wanted(
+            path, None, None if openpose is None else openpose / f"{path.stem}_keypoints.json", person
+        )
+
+
+def look(finder: Finder, wanted: Wanted) -> Looked:
+    """The bodies in an image. ImageError, StageError, UsageError."""
+    image = read_image(wanted.image)
+    if min(image.shape[:2]) < MIN_SIDE_PX:
+        height, width = image.shape[:2]
+        raise ImageError(
+            f"image {wanted.image}: {width} x {height} px; expected at least {MIN_SIDE_PX} px each way"
+        )
+    if wanted.openpose is not None:
+        people = people_detected(wanted.openpose, image, wanted.person)
+    elif wanted.bbox is not None:
+        people = person_of_box(wanted.bbox, image)
+    else:
+        people = whole_image(image)
+    return finder.find(image, people)

@@ -1,0 +1,1 @@
+"""Published files fetched from their servers, checked and unpacked."""

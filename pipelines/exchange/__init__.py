@@ -1,0 +1,1 @@
+"""Fits and annotations out to other programs' files, and in from them."""

@@ -1,0 +1,239 @@
+"""Bodies from another program's file into the fit store: placed where they have no camera, scored like every other fit."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from pipelines.errors import UsageError
+from pipelines.exchange.cameras import Cameras, cameras_of
+from pipelines.fitting.assets import FittingFiles
+from pipelines.fitting.fit_static import write_view
+from pipelines.fitting.from_annotations import evidence_of, groups_of
+from pipelines.folders import DataFolder
+from pipelines.progress import progress
+from pipelines.readers.base import SMPL
+from spin.body import load_body
+from spin.fitting.fitter import FitConfig
+from spin.fitting.objective import OBJECTIVES, Objective
+from spin.fitting.verdicts import KEPT, VERDICTS
+from spin.rotations import matrix_to_axis_angle
+from store.annotations.table import Annotations
+from store.errors import FitStoreNotFoundError
+from store.exchange import StaticFits, match_samples, read_fits_file, require_rows
+from store.files.atomic import write_file
+from store.fits.records import Fits, Source
+from store.fits.store import FitStore
+
+if TYPE_CHECKING:
+    from jaxtyping import Bool, Int
+
+    from spin.body import BodyData
+    from spin.fitting.fitter import Fitter
+
+BATCH = 256
+_MOST_RAD = 1000.0  # beyond, float32 no longer tells which way an angle points
+_FILE = "file"
+
+
+@dataclass(frozen=True)
+class ImportSummary:
+    """Counts of an import. `better`: rows that became their sample's fit; the other offers met a better one."""
+
+    rows: int
+    offered: int
+    better: int
+    with_camera: int
+    set_aside: dict[str, int]  # reason -> count
+    set_aside_list: Path | None
+
+
+def check_body(file: Path, named: str, body: BodyData, root: Path, *, same_body: bool) -> None:
+    """UsageError if a file's bodies are not those of the body in use. A file that doesn't say is taken to hold SMPL's."""
+    if belongs(named, body, same_body=same_body):
+        return
+    if named:
+        raise UsageError(
+            f"{file}: its bodies are of {named}, the body in use is {body.fingerprint}; pose and shape of the one mean "
+            "something else for the other: use a data folder with that body"
+        )
+    raise UsageError(
+        f"{file}: does not say whose bodies it holds, so they are taken for SMPL's, and the body in use is "
+        f"{body.fingerprint}: put SMPL_NEUTRAL.pkl into {root}, or add --same-body if they are of the body in use"
+    )
+
+
+def belongs(named: str, body: BodyData, *, same_body: bool) -> bool:
+    """Whether bodies of a file that names them so are of the body in use."""
+    if named == body.fingerprint:
+        return True
+    if body.name.startswith(SMPL) and (not named or named.startswith(SMPL)):
+        return True
+    return same_body and not named
+
+
+def import_fits(
+    data: DataFolder,
+    dataset: str,
+    file: Path,
+    *,
+    same_body: bool = False,
+    objective: str | None = None,
+    ignore_3d: bool = False,
+) -> ImportSummary:
+    """Offers a file's bodies to the data set's store, which is made if there is none; they replace worse fits.
+
+    `objective`: by name; else the store's own. UsageError for another body's, StoreError if the file is of no known format.
+    """
+    annotations, body = Annotations.read(data.annotations(dataset)), load_body(data.body)
+    found = read_fits_file(file)
+    check_body(file, found.body, body, data.root, same_body=same_body)
+    rows, samples, problems = _assigned(file, found, annotations)
+    row_of = np.full(len(annotations), -1)
+    row_of[samples] = rows
+    given = _given(found, row_of, annotations)
+    minimised = Objective.named(objective) if objective else _objective_of(data.fits(dataset))
+    config = FitConfig("adam", 0, minimised, ())  # nothing is solved: 'lm' would be compiled for that
+    files = FittingFiles.of(data, config)
+    store = FitStore.open_or_create(
+        data.fits(dataset), samples=len(annotations), writer="import-fits",
+        fingerprint=files.fingerprint(minimised, annotations),
+    )  # fmt: skip
+    fitter, better, offered = files.fitter(config), 0, 0
+    with progress(len(samples), f"import-fits {dataset}", "fit") as bar:
+        for ids, people, groups in _batches(annotations, given.known):
+            fits, verdicts = score_bodies(fitter, people, groups, given.take(ids), ignore_3d=ignore_3d)
+            known = given.known[ids]
+            keep = np.isin(verdicts, KEPT) & known
+            fits.epoch[:] = store.get(ids).epoch
+            better += int(store.merge(ids[keep], fits.take(keep)).sum())
+            offered += int(keep.sum())
+            refused = known & ~keep
+            problems |= dict(zip(row_of[ids[refused]].tolist(), (VERDICTS[v] for v in verdicts[refused])))
+            bar.update(int(known.sum()))
+    store.flush()
+    store.compact()
+    listing = _write_list(data.set_aside_fits(dataset), file, problems)
+    reasons = dict(Counter(problems.values()).most_common())
+    return ImportSummary(len(found), offered, better, int(given.cameras.known.sum()), reasons, listing)
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A file's bodies in the data set's order."""
+
+    pose: np.ndarray
+    betas: np.ndarray
+    known: np.ndarray
+    cameras: Cameras
+
+    def take(self, rows: np.ndarray) -> _Given:
+        return _Given(self.pose[rows], self.betas[rows], self.known[rows], self.cameras.take(rows))
+
+
+def _given(found: StaticFits, row_of: Int[np.ndarray, " n"], annotations: Annotations) -> _Given:
+    """`row_of`: the file's row of each sample, -1 where it has none."""
+    known = row_of >= 0
+    pose, betas = np.zeros((len(known), 72), np.float32), np.zeros((len(known), 10), np.float32)
+    pose[known], betas[known] = _poses(found)[row_of[known]], found.betas[row_of[known]]
+    return _Given(pose, betas, known, cameras_of(found, row_of[known], np.flatnonzero(known), annotations))
+
+
+def _assigned(
+    file: Path, found: StaticFits, annotations: Annotations
+) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], dict[int, str]]:
+    """Usable rows, their samples, and why the other rows are not."""
+    require_rows(file, found, len(annotations))
+    samples = np.arange(len(found))
+    unmatched: dict[int, str] = {}
+    if found.keys is not None:
+        samples, unmatched = match_samples(found.keys, annotations)
+    far = np.flatnonzero((np.abs(found.pose) > _MOST_RAD).any(1))
+    wild = dict.fromkeys(far.tolist(), f"an angle beyond {_MOST_RAD:g} rad")
+    problems = {**unmatched, **wild, **found.problems}
+    usable = found.valid & (samples >= 0)
+    usable[list(problems)] = False
+    rows = np.flatnonzero(usable)
+    return rows, samples[rows], problems
+
+
+def _poses(found: StaticFits) -> np.ndarray:
+    """Axis-angles, of matrices where the format has those."""
+    if found.rotations is None:
+        return found.pose
+    matrices = np.where(found.valid[:, None, None, None], found.rotations, np.eye(3))
+    return matrix_to_axis_angle(torch.from_numpy(matrices)).flatten(1).numpy().astype(np.float32)
+
+
+def _objective_of(path: Path | str) -> Objective:
+    """What the fits of a store minimised, so that imported ones compare with them; without a store the default."""
+    try:
+        stored = FitStore.open(path).fingerprint.objective
+    except FitStoreNotFoundError:
+        stored = ""
+    named = (o for o in OBJECTIVES.values() if stored.startswith(f"{o.fingerprint},prior="))
+    return next(named, OBJECTIVES["anchored"])
+
+
+def _batches(
+    annotations: Annotations, known: Bool[np.ndarray, " n"]
+) -> Iterator[tuple[np.ndarray, Annotations, list[np.ndarray]]]:
+    """Sample numbers, their annotations, and which of them show one pose: groups with a body to score."""
+    groups = [group for group in groups_of(annotations) if known[group].any()]
+    batch: list[np.ndarray] = []
+    for place, group in enumerate(groups):
+        batch.append(group)
+        if place + 1 == len(groups) or sum(map(len, batch)) >= BATCH:
+            ids = np.concatenate(batch)
+            ends = np.cumsum([len(g) for g in batch])
+            yield ids, annotations.take(ids), np.split(np.arange(len(ids)), ends[:-1])
+            batch = []
+
+
+def score_bodies(
+    fitter: Fitter, people: Annotations, groups: list[np.ndarray], given: _Given, *, ignore_3d: bool = False
+) -> tuple[Fits, np.ndarray]:
+    """Records of the bodies as they are, and verdicts; every row is scored with all views of its pose, as fits are."""
+    fits, verdicts = Fits.empty(len(people)), np.zeros(len(people), np.int64)
+    for views in sorted({len(group) for group in groups}):
+        rows = np.stack([group for group in groups if len(group) == views])
+        evidence = evidence_of(people, rows, ignore_3d=ignore_3d)
+        for view in range(views):
+            mine = rows[:, view]
+            pose, betas = torch.from_numpy(given.pose[mine]), torch.from_numpy(given.betas[mine])
+            placed = torch.from_numpy(given.cameras.known[mine] & (views == 1))
+            if views == 1:
+                camera = torch.from_numpy(given.cameras.translation_m[mine])
+                start = fitter.given(pose, betas, evidence, kind=_FILE)
+                start = start.at(torch.where(placed[:, None], camera, start.camera_m))
+            else:
+                of_view = torch.full((len(mine),), view)
+                there = torch.from_numpy(given.known[mine])
+                start = fitter.given_in_view(pose, betas, evidence, of_view, there, kind=_FILE, fallback=[])
+            result = fitter.as_given(start, evidence, placed)
+            write_view(fits, mine, result, evidence, view, fitter)
+            verdicts[mine] = result.verdict.cpu().numpy()
+    fits.pose[:], fits.betas[:] = (
+        given.pose,
+        given.betas,
+    )  # to the bit, though a view's root was turned and back
+    fits.source[:], fits.solver[:] = int(Source.IMPORTED), 0
+    return fits, verdicts
+
+
+def _write_list(path: Path, file: Path, problems: dict[int, str]) -> Path | None:
+    """The rows that were set aside; an empty list removes an older one."""
+    if not problems:
+        path.unlink(missing_ok=True)
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    entries = [{"row": row, "reason": reason} for row, reason in sorted(problems.items())]
+    write_file(path, json.dumps({"file": str(file), "set_aside": entries}, indent=1).encode())
+    return path

@@ -1,0 +1,1 @@
+"""Fits over whole data sets, and what they need."""

@@ -1,0 +1,179 @@
+"""Where everything lies. One data folder in the published layout, plus annotations/ and fits/; one folder a run."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.errors import UsageError
+from spin.body.model_file import OPEN_BODY, find_body
+from spin.fitting.lifter import LIFTER_FILE, find_lifter
+from spin.fitting.prior import find_prior
+from store.files.base import is_url
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+def checked_name(kind: str, name: str) -> str:
+    """A name that may become a file name. UsageError otherwise, so that no name leaves its folder."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{kind} name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 64"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The data folder: SMPL's files if the user has them, annotations, fits (which may lie elsewhere)."""
+
+    root: Path
+    fits_place: str = ""
+    """Where fits lie, if not in fits/: another folder, or a URL."""
+
+    def __post_init__(self) -> None:
+        # Ray's workers may run in other folders.
+        object.__setattr__(self, "root", self.root.absolute())
+        if self.fits_place and not is_url(self.fits_place):
+            object.__setattr__(self, "fits_place", str(Path(self.fits_place).absolute()))
+
+    def annotations(self, dataset: str) -> Path:
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.parquet"
+
+    def crops(self, dataset: str) -> Path:
+        """Packed crops, if it has some."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.crops"
+
+    def set_aside(self, dataset: str) -> Path:
+        """The list of samples a reader refused, with reasons."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.set-aside.json"
+
+    def failed(self, dataset: str) -> Path:
+        """The list of a run of preprocess that found nobody to use."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.failed.json"
+
+    def fits(self, dataset: str) -> Path | str:
+        name = checked_name("data set", dataset)
+        if is_url(self.fits_place):
+            return f"{self.fits_place.rstrip('/')}/{name}"
+        return Path(self.fits_place or self.root / "fits") / name
+
+    def refused_fits(self, dataset: str) -> Path:
+        """The list of samples that fit-static could not fit, with reasons."""
+        return self.root / "fits" / f"{checked_name('data set', dataset)}.refused.json"
+
+    def set_aside_fits(self, dataset: str) -> Path:
+        """The rows of a file that import-fits could not use, with reasons."""
+        return self.root / "fits" / f"{checked_name('data set', dataset)}.import.set-aside.json"
+
+    def exported(self, dataset: str, ending: str = ".npz") -> Path:
+        return self.root / "final_fits" / f"{checked_name('data set', dataset)}{ending}"
+
+    @property
+    def backbones(self) -> Path:
+        """Where ImageNet weights are kept that were downloaded."""
+        return self.root / "backbones"
+
+    def dataset_extra(self, file_name: str) -> Path:
+        """Where SPIN's data set files lie, under their published names."""
+        return self.root / "dataset_extras" / file_name
+
+    @property
+    def body(self) -> Path:
+        return find_body(self.root)
+
+    @property
+    def prior(self) -> Path:
+        return find_prior(self.root, self.body)
+
+    @property
+    def lifter(self) -> Path:
+        """The lifter of the body in use. ModelFileError if it has none yet."""
+        return find_lifter(self.root, self.body)
+
+    @property
+    def own_lifter(self) -> Path:
+        """Where `spin-pipe train-lifter` leaves one."""
+        return self.root / LIFTER_FILE
+
+    @property
+    def mean_parameters(self) -> Path | None:
+        """Published mean pose and shape; they belong to SMPL."""
+        path = self.root / "smpl_mean_params.npz"
+        return path if path.is_file() and self.body != OPEN_BODY else None
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    def known(self) -> list[str]:
+        """Names of the data sets that were preprocessed."""
+        return sorted(p.stem for p in (self.root / "annotations").glob("*.parquet"))
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One training run."""
+
+    root: Path
+
+    @classmethod
+    def of(cls, log_dir: Path, name: str) -> RunFolder:
+        return cls(log_dir / checked_name("run", name))
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def validation(self) -> Path:
+        """What validation found, a JSON line each time."""
+        return self.root / "validation.jsonl"
+
+    @property
+    def to_validate(self) -> Path:
+        """Weights that wait to be measured."""
+        return self.root / "validation"
+
+    def waiting_weights(self) -> list[Path]:
+        """Those, by step."""
+        return sorted(self.to_validate.glob("step_*.pt"))
+
+    @property
+    def skipped(self) -> Path:
+        """Images that training could not read, a JSON line each."""
+        return self.root / "skipped.jsonl"
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step:08d}.pt"
+
+    def all_checkpoints(self) -> list[Path]:
+        """The oldest first."""
+        return sorted(self.checkpoints.glob("step_*.pt"))
+
+    def latest_checkpoint(self) -> Path | None:
+        found = self.all_checkpoints()
+        return found[-1] if found else None
+
+    @property
+    def best(self) -> Path:
+        """Which checkpoint validation found best, and by what number."""
+        return self.checkpoints / "best.json"
+
+    @property
+    def superseded(self) -> Path:
+        """Later checkpoints than one that the run went back to."""
+        return self.checkpoints / "superseded"

@@ -1,0 +1,1 @@
+"""From a raw data set to annotations, and to packed crops."""

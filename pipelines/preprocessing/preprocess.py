@@ -1,0 +1,268 @@
+"""Raw data set to annotations: a reader's people, their images checked, in one Parquet file; refusals in a list beside it.
+
+The parts of a data set are read by all cores. Each comes back as a block of arrays, not as objects, so that hundreds of
+thousands of people fit into memory.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sized
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.cluster.ordered_map import ordered_map
+from pipelines.errors import StageError
+from pipelines.folders import DataFolder
+from pipelines.progress import progress
+from pipelines.readers import Dataset
+from pipelines.readers.base import SMPL, Person, ReaderOptions, Refused
+from pipelines.readers.formats.image_check import ImageCheck, check_images
+from pipelines.readers.formats.image_names import is_text
+from spin.body import load_body
+from store.annotations.schema import ARRAYS, TEXTS
+from store.annotations.table import Annotations
+from store.files.atomic import write_file
+
+
+@dataclass(frozen=True)
+class PreprocessSummary:
+    path: Path
+    people: int
+    images: int
+    with_openpose: int
+    with_truth: int
+    refused: dict[str, int]  # reason -> count
+    refused_list: Path | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """People of one part, as the columns of annotations, and who was refused."""
+
+    columns: dict[str, Any]
+    refused: list[Refused]
+    read: int  # people met, usable or not
+
+
+@dataclass(frozen=True)
+class PartReader:
+    """Turns a part of a data set into a block. Runs in any process."""
+
+    dataset: Dataset
+    root: Path
+    options: ReaderOptions
+    bodies: frozenset[str]  # whose pose and betas can be kept
+    decode: bool = False
+
+    def __call__(self, part: Any) -> Block:
+        outcomes = list(self.dataset.reader.read(self.root, part, self.options))
+        people = [o for o in outcomes if isinstance(o, Person)]
+        refused = [o for o in outcomes if isinstance(o, Refused)]
+        images = check_images(self.root, (p.image for p in people), decode=self.decode)
+        usable = []
+        for person, problem in zip(people, _problems(people, images)):
+            if problem:
+                refused.append(Refused(person.source, person.image, problem))
+            else:
+                usable.append(person)
+        return Block(_columns(usable, self.bodies), refused, len(outcomes))
+
+
+def preprocess(
+    data: DataFolder,
+    dataset: Dataset,
+    root: Path,
+    name: str,
+    options: ReaderOptions,
+    *,
+    workers: int | None = None,
+    address: str | None = None,
+    decode: bool = False,
+) -> PreprocessSummary:
+    """Reads, checks and writes one data set. StageError if nothing in it is usable; an earlier result then stays.
+
+    `decode`: decode every image, to find damage that its header and its end don't show.
+    """
+    if not root.is_dir():
+        raise StageError(f"--root {root}: no such folder")
+    if address is not None:  # other nodes' processes work in other folders
+        root = root.absolute()
+    body = load_body(data.body)
+    bodies = frozenset({body.fingerprint} | ({SMPL} if body.name.startswith(SMPL) else set()))
+    read_part = PartReader(dataset, root, options, bodies, decode)
+    parts = dataset.reader.parts(root, options)
+    gathered = _Gathered()
+    with progress(len(parts) if isinstance(parts, Sized) else 0, f"preprocess {name}", "part") as bar:
+        for block in ordered_map(read_part, parts, workers=workers, address=address, seen=[root]):
+            gathered.add(block)
+            bar.update()
+            bar.set_postfix_str(f"{gathered.people} people", refresh=False)
+    if not gathered.people:
+        # Not in place of an earlier result's list, which stays with it.
+        listing = _write_refused(data.failed(name), gathered.refused)
+        raise StageError(f"{root}: no usable person among {gathered.read}; {_why(gathered.refused, listing)}")
+    annotations = gathered.annotations(name, root)
+    annotations.write(data.annotations(name), provenance=_provenance(dataset, options))
+    listing = _write_refused(data.set_aside(name), gathered.refused)
+    data.failed(name).unlink(missing_ok=True)
+    return PreprocessSummary(
+        path=data.annotations(name),
+        people=len(annotations),
+        images=len(set(annotations.image)),
+        with_openpose=int(annotations.keypoints_px[:, :25, 2].any(1).sum()),
+        with_truth=int((annotations.has_smpl | annotations.has_joints3d | annotations.has_joints17).sum()),
+        refused=dict(_reasons(gathered.refused).most_common()),
+        refused_list=listing,
+    )
+
+
+@dataclass
+class _Gathered:
+    """What the blocks add up to. A person that an earlier one already is, by image and source, is refused."""
+
+    blocks: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    read: int = 0
+    _seen: set[tuple[str, str]] = field(default_factory=set)
+
+    @property
+    def people(self) -> int:
+        return len(self._seen)
+
+    def add(self, block: Block) -> None:
+        self.refused += block.refused
+        self.read += block.read
+        names = list(zip(block.columns["image"], block.columns["source"]))
+        fresh = []
+        for place, name in enumerate(names):
+            if name in self._seen:
+                self.refused.append(Refused(name[1], name[0], "another person has the same image and name"))
+            else:
+                self._seen.add(name)
+                fresh.append(place)
+        if len(fresh) < len(names):
+            block = Block(_take(block.columns, fresh), [], 0)
+        if fresh:
+            self.blocks.append(block.columns)
+
+    def annotations(self, name: str, root: Path) -> Annotations:
+        columns: dict[str, Any] = {key: np.concatenate([b[key] for b in self.blocks]) for key in ARRAYS}
+        columns |= {key: [text for b in self.blocks for text in b[key]] for key in TEXTS}
+        return Annotations(name=name, image_root=str(root.resolve()), **columns)
+
+
+def _take(columns: dict[str, Any], places: list[int]) -> dict[str, Any]:
+    texts = {key: [columns[key][place] for place in places] for key in TEXTS}
+    return texts | {key: columns[key][places] for key in ARRAYS}
+
+
+def _reasons(refused: Iterable[Refused]) -> Counter[str]:
+    return Counter(r.reason for r in refused)
+
+
+def _why(refused: list[Refused], listing: Path | None) -> str:
+    if not refused:
+        return "it is empty"
+    return f"most often: {_reasons(refused).most_common(1)[0][0]}; all in {listing}"
+
+
+def _provenance(dataset: Dataset, options: ReaderOptions) -> dict[str, str]:
+    settings = {
+        "split": options.split,
+        "min_body_joints": options.min_body_joints,
+        "openpose": options.openpose,
+        **options.extra,
+    }
+    return {
+        "reader": dataset.module,
+        "reader_version": str(dataset.reader.VERSION),
+        "options": json.dumps(settings, default=str),
+    }
+
+
+def _write_refused(path: Path, refused: list[Refused]) -> Path | None:
+    """The list of what was set aside; an empty one removes an older list."""
+    if not refused:
+        path.unlink(missing_ok=True)
+        return None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, json.dumps([asdict(r) for r in refused], indent=1).encode())
+    return path
+
+
+def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
+    """Why each person can't become a row, or ''. Readers give better reasons where they can; nothing passes both."""
+    if not people:
+        return []
+    box = np.array([[*p.center_px, p.scale] for p in people], np.float64)
+    keypoints = np.array([p.keypoints_px for p in people], np.float32)
+    confidence = keypoints[..., 2]
+    boxed = np.isfinite(box).all(1) & (box[:, 2] > 0)
+    numbers: np.ndarray = np.all(np.isfinite(keypoints), axis=(1, 2))
+    sure = (confidence.min(1) >= 0) & (confidence.max(1) <= 1)
+    out = []
+    for row, person in enumerate(people):
+        truth = person.truth
+        known = [truth.pose_aa, truth.betas, truth.joints3d_m, truth.joints17_m] if truth else []
+        image = images[person.image]
+        if image.problem:
+            out.append(image.problem)
+        elif not boxed[row]:
+            out.append("its box has no area, or is not a number")
+        elif (
+            np.abs(box[row, :2] - np.array(image.size_px) / 2)
+            >= 100 * box[row, 2] + np.array(image.size_px) / 2
+        ).any():
+            out.append(f"its box lies outside the image ({image.size_px[0]} × {image.size_px[1]} px)")
+        elif not numbers[row]:
+            out.append("a keypoint is not a number")
+        elif not sure[row]:
+            out.append("a keypoint's confidence is outside 0..1")
+        elif not all(map(is_text, (person.image, person.source))):
+            out.append("its image or its name is no text that can be written")
+        elif not all(np.isfinite(part).all() for part in known if part is not None):
+            out.append("its true body is not a number")
+        else:
+            out.append("")
+    return out
+
+
+def _columns(people: list[Person], bodies: frozenset[str]) -> dict[str, Any]:
+    """`bodies`: poses and betas of another body mean something else, and are left out."""
+    out: dict[str, Any] = {
+        key: np.zeros((len(people), *column.shape), column.dtype) for key, column in ARRAYS.items()
+    }
+    out |= {key: [""] * len(people) for key in TEXTS}
+    for row, person in enumerate(people):
+        for key in ("center_px", "scale", "keypoints_px"):
+            out[key][row] = getattr(person, key)
+        for key in ("image", "source", "openpose_match", "gender", "mask", "part"):
+            out[key][row] = getattr(person, key)
+        _set_truth(out, row, person, bodies)
+        if person.camera is not None:
+            out["has_camera"][row] = True
+            out["focal_px"][row] = person.camera.focal_px
+            out["principal_px"][row] = person.camera.principal_px
+        if person.view is not None:
+            out["has_view"][row] = True
+            out["view_rotation"][row] = person.view.rotation
+            out["view_translation_m"][row] = person.view.translation_m
+            out["pose_id"][row] = person.view.pose_id
+    return out
+
+
+def _set_truth(out: dict[str, Any], row: int, person: Person, bodies: frozenset[str]) -> None:
+    truth = person.truth
+    if truth is None:
+        return
+    if truth.pose_aa is not None and truth.betas is not None and truth.body in bodies:
+        out["has_smpl"][row], out["pose"][row], out["betas"][row] = True, truth.pose_aa, truth.betas
+    if truth.joints3d_m is not None:
+        out["has_joints3d"][row], out["joints3d_m"][row] = True, truth.joints3d_m
+    if truth.joints17_m is not None:
+        out["has_joints17"][row], out["joints17_m"][row] = True, truth.joints17_m

@@ -1,0 +1,176 @@
+"""COCO person keypoints (2014 layout). People with too few body joints are set aside, as published: all twelve by default."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from pipelines.errors import StageError
+from pipelines.readers.base import Option, Person, ReaderOptions, Refused, Truth
+from pipelines.readers.coco.columns import Table, table_of
+from pipelines.readers.formats.image_names import name_problem
+from pipelines.readers.formats.json_file import Id, id_of, images_by_id, parse_json
+from pipelines.readers.openpose import detections_folder, match_image
+from spin.joints import JOINTS
+
+ABOUT = "COCO 2014 person keypoints, or any data set in its format"
+OBTAIN = "cocodataset.org, Download: images and annotations of 2014; annotations CC BY 4.0, photographs under Flickr's terms"
+VERSION = 3
+OPTIONS: tuple[Option, ...] = ()
+SPLITS = ("train2014", "val2014", "train2017", "val2017")
+TREE = """\
+ROOT/
+  annotations/person_keypoints_SPLIT.json   SPLIT: train2014 (default), val2014, train2017, val2017
+  SPLIT/*.jpg
+  openpose/SPLIT/NAME_keypoints.json        optional: OpenPose BODY_25 detections, one file an image (or openpose/coco)
+  truth/SPLIT.npz                           optional: true bodies, as `spin-pipe synth` writes them
+"""
+_IMAGES_A_PART = 1000
+# Outlines are nine tenths of the file, and not used: left out before the text becomes objects, they cost neither time nor
+# memory. As a key's value, an array of numbers ends with the last bracket before anything else.
+_OUTLINE = re.compile(rb'(?<!\\)"segmentation":\s*\[[\[\]\d\s.,eE+-]*\]')
+_USED = ("id", "keypoints", "bbox", "iscrowd")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images with the annotations of their people, and who can't be placed in any image."""
+
+    images: list[tuple[str, list[dict[str, Any]]]]
+    refused: tuple[Refused, ...] = ()
+
+
+def parts(root: Path, options: ReaderOptions) -> list[Part]:
+    """Lists of images. StageError if the annotation file is missing or not COCO's."""
+    by_image, refused = _by_image(_load(root / "annotations" / f"person_keypoints_{options.split}.json"))
+    images = list(by_image.items())
+    chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
+    return [Part([], tuple(refused)), *map(Part, chunks)] if refused else [*map(Part, chunks)]
+
+
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
+    """Every annotated person, image by image."""
+    # The published scripts call the folder coco, whatever the split.
+    openpose = detections_folder(root, options, options.split, "coco")
+    truths = _load_truth(root / "truth" / f"{options.split}.npz")
+    yield from part.refused
+    annotations = [a for _, people in part.images for a in people]
+    if not annotations:
+        return
+    table = table_of(annotations, options.min_body_joints)
+    first = 0
+    for file_name, people in part.images:
+        image, rows = f"{options.split}/{file_name}", range(first, first + len(people))
+        first += len(people)
+        usable = [row for row in rows if not table.problems[row]]
+        for row in rows:
+            if table.problems[row]:
+                yield Refused(_name(annotations[row]), image, table.problems[row])
+        if usable:
+            yield from _people(image, usable, annotations, table, openpose, truths)
+
+
+def _people(
+    image: str,
+    rows: list[int],
+    annotations: list[dict[str, Any]],
+    table: Table,
+    openpose: Path | None,
+    truths: dict[int, Truth],
+) -> Iterator[Person]:
+    matches = match_image(
+        openpose, image, table.keypoints_px[rows][:, JOINTS.superset], 200 * table.scale[rows]
+    )
+    for row, match in zip(rows, matches):
+        keypoints = table.keypoints_px[row].copy()
+        keypoints[JOINTS.openpose] = match.keypoints_px
+        yield Person(
+            image=image,
+            center_px=table.center_px[row],
+            scale=float(table.scale[row]),
+            keypoints_px=keypoints,
+            source=_name(annotations[row]),
+            openpose_match=match.reason,
+            truth=truths.get(number)
+            if isinstance(number := id_of(annotations[row].get("id")), int)
+            else None,
+        )
+
+
+def _name(annotation: dict[str, Any]) -> str:
+    return f"annotation {annotation.get('id', '?')}"
+
+
+def _load(path: Path) -> dict[str, list[Any]]:
+    """The file's 'images' and 'annotations'."""
+    if not path.is_file():
+        raise StageError(
+            f"{path}: no such file; `spin-pipe preprocess coco --help` shows the layout expected"
+        )
+    try:
+        content = parse_json(_OUTLINE.sub(b'"segmentation":[]', path.read_bytes()))
+        out = {key: content[key] for key in ("images", "annotations")}
+        if not all(isinstance(part, list) for part in out.values()):
+            raise TypeError("'images' and 'annotations' are lists")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StageError(f"{path}: not a COCO keypoints file ({type(error).__name__}: {error})") from error
+    return out
+
+
+def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Refused]]:
+    """Annotations by file name, in order of first appearance; and those that belong to no image.
+
+    Of an annotation what is used is kept, and the rest let go.
+    """
+    entries, shared = images_by_id(content["images"])
+    names = {number: entry["file_name"] for number, entry in entries.items()}
+    problems = {name: name_problem(name) for name in names.values()}
+    out: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    refused: list[Refused] = []
+    seen: set[Id] = set()
+    annotations = content["annotations"]
+    for position, annotation in enumerate(annotations):
+        annotations[position] = None
+        if not isinstance(annotation, dict):
+            refused.append(Refused(f"annotation #{position}", "", "is no annotation"))
+            continue
+        image, number = id_of(annotation.get("image_id")), id_of(annotation.get("id"))
+        name = None if image is None else names.get(image)
+        if image is None or name is None:
+            reason = f"names image {annotation.get('image_id')!r}, which 'images' does not list"
+        else:
+            reason = (
+                problems[name] or shared.get(image, "") or ("its id stands twice" if number in seen else "")
+            )
+        if reason or name is None:
+            refused.append(Refused(_name(annotation), name or "", reason))
+        else:
+            if number is not None:
+                seen.add(number)
+            out[name].append({key: annotation[key] for key in _USED if key in annotation})
+    return out, refused
+
+
+def _load_truth(path: Path) -> dict[int, Truth]:
+    """True bodies by annotation id, of the people whose truth is given."""
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            ids, given, pose, betas, s, joints17 = (
+                z[k] for k in ("annotation_id", "given", "pose", "betas", "S", "joints17_m")
+            )
+            body = str(z["body"])
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise StageError(f"{path}: not a truth file ({error})") from error
+    return {
+        int(ids[i]): Truth(pose[i], betas[i], body, joints3d_m=s[i], joints17_m=joints17[i])
+        for i in np.flatnonzero(given)
+    }

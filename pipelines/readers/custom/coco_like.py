@@ -1,0 +1,200 @@
+"""A COCO-style file of people with joints of any number, order and (known) names, said by its categories."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines.errors import StageError
+from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.custom.joint_names import UNUSED, resolve
+from pipelines.readers.custom.people import Seen, judge, matched, place_image, shown
+from pipelines.readers.formats.json_file import Id, id_of, images_by_id
+from spin.joints import COCO_NAMES
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+_IMAGES_A_PART = 1000
+_ANY = ""  # no id: stands for every category, in a file that names no joints
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    name: str
+    size_px: tuple[float, float] | None
+    annotations: list[tuple[str, dict[str, Any]]]  # source, annotation
+
+
+@dataclass(frozen=True)
+class CocoPart:
+    """Some images with their people; who can't be placed in any; and each category's joints among the 49."""
+
+    joints: dict[Id, tuple[int, ...]]
+    images: list[ImageEntry]
+    refused: tuple[Refused, ...] = ()
+
+
+def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
+    """StageError if the file is missing or not COCO's; UsageError if a joint's name means nothing."""
+    content = _load(file)
+    joints = _joints(content, renames, str(file))
+    images, refused = _by_image(content, root)
+    chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
+    out = [CocoPart(joints, chunk) for chunk in chunks]
+    return [CocoPart(joints, [], tuple(refused)), *out] if refused else out
+
+
+def read(part: CocoPart, options: ReaderOptions) -> Iterator[Person | Refused]:
+    yield from part.refused
+    for image in part.images:
+        people: list[Person] = []
+        for source, annotation in image.annotations:
+            seen = _seen(image, source, annotation, part.joints)
+            outcome = seen if isinstance(seen, Refused) else judge(seen, options.min_body_joints)
+            if isinstance(outcome, Person):
+                people.append(outcome)
+            else:
+                yield outcome
+        yield from matched(people, options.openpose)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise StageError(f"--annotations {path}: no such file")
+    try:
+        with path.open(encoding="utf-8-sig") as handle:
+            content = json.load(handle, object_hook=_without_outlines)
+    except (OSError, ValueError, RecursionError) as error:
+        raise StageError(f"{path}: not a JSON file ({type(error).__name__}: {error})") from error
+    missing = [
+        k
+        for k in ("images", "annotations")
+        if not (isinstance(content, dict) and isinstance(content.get(k), list))
+    ]
+    if missing:
+        raise StageError(f"{path}: not a COCO-style file: it has no list {missing[0]!r}")
+    return content
+
+
+def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
+    """Outlines are most of such a file, and not used: dropped as they are read, they cost no memory."""
+    entry.pop("segmentation", None)
+    return entry
+
+
+def _joints(content: dict[str, Any], renames: Mapping[str, str], where: str) -> dict[Id, tuple[int, ...]]:
+    """Place among the 49 of every keypoint, by category; a file that names none is taken for COCO's 17."""
+    categories = content.get("categories")
+    out: dict[Id, tuple[int, ...]] = {}
+    for category in categories if isinstance(categories, list) else []:
+        names = category.get("keypoints") if isinstance(category, dict) else None
+        if isinstance(names, list) and names:
+            if not all(isinstance(name, str) for name in names):
+                raise StageError(f"{where}: a category's 'keypoints' is not a list of names")
+            number = id_of(category.get("id"))
+            out[_ANY if number is None else number] = resolve(names, renames, where)
+    if out:
+        return out
+    lengths = {
+        len(a["keypoints"])
+        for a in content["annotations"]
+        if isinstance(a, dict) and isinstance(a.get("keypoints"), list)
+    }
+    if lengths - {3 * len(COCO_NAMES)}:
+        raise StageError(
+            f"{where}: no category names its 'keypoints', and people have other than COCO's 17; name the joints in "
+            "categories[].keypoints, in the order of the numbers"
+        )
+    places = resolve(COCO_NAMES, renames, where)
+    return {_ANY: places}
+
+
+def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], list[Refused]]:
+    """Images that have annotations, in order of first appearance; and annotations that belong to none."""
+    known, shared = images_by_id(content["images"])
+    entries: dict[str, ImageEntry] = {}
+    refused: list[Refused] = []
+    ids: set[Id] = set()
+    for position, annotation in enumerate(content["annotations"]):
+        if not isinstance(annotation, dict):
+            refused.append(Refused(f"annotation #{position}", "", "is no annotation"))
+            continue
+        number, at = id_of(annotation.get("id")), id_of(annotation.get("image_id"))
+        source = f"annotation #{position}" if number is None else f"annotation {number}"
+        image = None if at is None else known.get(at)
+        if at is None or image is None:
+            named = shown(annotation.get("image_id"))
+            refused.append(Refused(source, "", f"names image {named}, which 'images' does not list"))
+            continue
+        name, reason = place_image(image.get("file_name"), root)
+        reason = reason or shared.get(at, "")
+        if number is not None:
+            reason = reason or ("its id stands twice" if number in ids else "")
+            ids.add(number)
+        if reason:
+            refused.append(Refused(source, name, reason))
+            continue
+        entry = entries.setdefault(name, ImageEntry(name, _size_px(image), []))
+        entry.annotations.append((source, annotation))
+    return list(entries.values()), refused
+
+
+def _size_px(image: dict[str, Any]) -> tuple[float, float] | None:
+    width, height = image.get("width"), image.get("height")
+    if (
+        isinstance(width, int | float)
+        and isinstance(height, int | float)
+        and 0 < width < 1e6
+        and 0 < height < 1e6
+    ):
+        return float(width), float(height)
+    return None
+
+
+def _seen(
+    image: ImageEntry, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]
+) -> Seen | Refused:
+    """The third number of a keypoint is COCO's visibility (0: not labelled, 1 and 2: labelled) or a confidence up to 1."""
+    if annotation.get("iscrowd"):
+        return Refused(source, image.name, "is a crowd, not a person")
+    category = id_of(annotation.get("category_id"))
+    places = joints.get(_ANY if category is None else category, joints.get(_ANY))
+    if places is None:
+        return Refused(source, image.name, "its category names no keypoints")
+    given = _numbers(annotation.get("keypoints"), 3 * len(places))
+    if given is None:
+        return Refused(source, image.name, f"'keypoints' is not {len(places)} × 3 numbers")
+    given = given.reshape(-1, 3)
+    if not np.isfinite(given[given[:, 2] != 0]).all():
+        return Refused(source, image.name, "a keypoint is not a number of pixels")
+    keypoints = np.zeros((49, 3))
+    at = np.array(places)
+    used = (at != UNUSED) & (given[:, 2] > 0)
+    keypoints[at[used]] = given[used]
+    keypoints[:, 2] = keypoints[:, 2].clip(0, 1)
+    box = annotation.get("bbox")
+    numbers = None
+    if box:
+        numbers = _numbers(box, 4)
+        if numbers is None or not np.isfinite(numbers).all():
+            return Refused(source, image.name, "'bbox' is not 4 numbers")
+        numbers = (
+            numbers if numbers.any() else None
+        )  # [0, 0, 0, 0] is how many tools write that there is none
+    return Seen(image.name, source, keypoints, numbers, image.size_px)
+
+
+def _numbers(value: Any, count: int) -> Float[np.ndarray, " count"] | None:
+    if not isinstance(value, list) or len(value) != count:
+        return None
+    try:
+        out = np.array(value, np.float64)
+    except (ValueError, TypeError, OverflowError):
+        return None
+    return out if out.ndim == 1 else None

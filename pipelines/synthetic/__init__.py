@@ -1,0 +1,1 @@
+"""Raw data sets made of the embedded world, in the published formats."""

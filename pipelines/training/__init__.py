@@ -1,0 +1,1 @@
+"""SPIN's training loop on Ray Train."""

@@ -1,0 +1,1 @@
+"""Annotations of a data set: one Parquet file."""

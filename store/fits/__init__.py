@@ -1,0 +1,1 @@
+"""The fit store: records, how they merge, and how they are kept."""

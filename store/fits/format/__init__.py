@@ -1,0 +1,1 @@
+"""The store's files: generations, segments, tags, and the state they make."""

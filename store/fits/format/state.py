@@ -1,0 +1,134 @@
+"""A state on disk, brought into memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from store.errors import StoreError
+from store.fits.fingerprint import Fingerprint
+from store.fits.format.generations import Generation, load_generation, read_generation
+from store.fits.format.layout import Layout, Manifest, read_current
+from store.fits.format.segments import Segment, SegmentInfo, read_segment
+from store.fits.format.tags import Tag
+from store.fits.records import Fits
+from store.fits.table import FitTable
+
+_AHEAD = 3  # segments read while others are merged, for each that is being read
+
+
+@dataclass
+class State:
+    """Records in memory and what they were read from.
+
+    names: the segments of the generation's line that the records contain ('FOLDER/FILE'). infos: what those that the
+    generation has not absorbed say of themselves, with their numbers of records. runs: names of runs by their codes.
+    """
+
+    generation: Generation
+    table: FitTable
+    names: set[str]
+    infos: dict[str, tuple[SegmentInfo, int]] = field(default_factory=dict)
+    runs: dict[int, str] = field(default_factory=dict)
+
+    def absorb(self, name: str, segment: Segment) -> None:
+        """Merges one segment into the records."""
+        merge_segment(self.table, segment)
+        self.note(name, segment.info, len(segment))
+
+    def note(self, name: str, info: SegmentInfo, records: int) -> None:
+        self.names.add(name)
+        self.infos[name] = (info, records)
+        self.runs.update(info.runs)
+
+
+def current_generation(layout: Layout, fingerprint: Fingerprint) -> Generation:
+    """What the current generation says of itself, though others may replace and remove it meanwhile.
+
+    Raises what read_generation raises.
+    """
+    while True:
+        number = read_current(layout)
+        try:
+            return read_generation(layout, number, fingerprint=fingerprint)
+        except StoreError:
+            if read_current(layout) == number:
+                raise
+
+
+def load_current(layout: Layout, manifest: Manifest) -> State:
+    """The current state: the current generation and every segment of its line.
+
+    Needs no lock: if a compaction moved on, and so may have removed files meanwhile, what was read is given
+    up.
+    Raises what load_generation and read_segment raise.
+    """
+    while True:
+        number = read_current(layout)
+        try:
+            state = _load(layout, manifest, number)
+            listed = set(layout.segment_names(state.generation.line, number))
+            state.names = set(listed & state.generation.absorbed)
+            for name, segment in read_segments(layout, manifest, sorted(listed - state.generation.absorbed)):
+                state.absorb(name, segment)
+        except (StoreError, OSError):
+            if read_current(layout) == number:
+                raise
+            continue
+        if read_current(layout) == number:
+            return state
+
+
+def load_tagged(layout: Layout, manifest: Manifest, tag: Tag) -> State:
+    """A tagged state. Raises what load_generation and read_segment raise."""
+    state = _load(layout, manifest, tag.generation)
+    for name, segment in read_segments(layout, manifest, tag.segments):
+        state.absorb(name, segment)
+    return state
+
+
+def _load(layout: Layout, manifest: Manifest, number: int) -> State:
+    generation, rows = load_generation(
+        layout, number, samples=manifest.samples, fingerprint=manifest.fingerprint
+    )
+    return State(generation, FitTable(rows), set(), runs=dict(generation.runs))
+
+
+def read_segments(layout: Layout, manifest: Manifest, names: Iterable[str]) -> Iterator[tuple[str, Segment]]:
+    """Segments one after another, a few of them read ahead by other threads."""
+    names = list(names)
+
+    def read(name: str) -> Segment:
+        return read_segment(layout, name, samples=manifest.samples, fingerprint=manifest.fingerprint)
+
+    if len(names) <= 1:
+        yield from ((name, read(name)) for name in names)
+        return
+    # Reading local ones takes less time than merging them.
+    readers = layout.files.concurrency // 2
+    ahead = _AHEAD * readers
+    with ThreadPoolExecutor(readers) as pool:
+        waiting = [pool.submit(read, name) for name in names[:ahead]]
+        for place, name in enumerate(names):
+            segment = waiting.pop(0).result()
+            if place + ahead < len(names):
+                waiting.append(pool.submit(read, names[place + ahead]))
+            yield name, segment
+
+
+def merge_segment(table: FitTable, segment: Segment) -> None:
+    """Merges a segment into a table. Only what may win is looked at as a whole."""
+    mine, columns = table.rows, segment.columns
+    score, epoch = columns["score"], columns.get("epoch")
+    hopeful = score <= mine["score"][segment.ids]
+    if epoch is not None:
+        hopeful &= epoch == mine["epoch"][segment.ids]
+        hopeful |= epoch > mine["epoch"][segment.ids]
+    elif mine["epoch"].any():
+        hopeful &= mine["epoch"][segment.ids] == 0
+    places = np.flatnonzero(hopeful)
+    if len(places):
+        table.merge(segment.ids[places], Fits.of_rows(segment.rows(places)))

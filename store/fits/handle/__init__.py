@@ -1,0 +1,1 @@
+"""An open store: records in memory, reading, writing, compaction, collecting garbage."""
