@@ -156,31 +156,9 @@ def compact(name: str, data: Path, as_json: bool) -> None:
     Example:
       spin-pipe store compact world
     """
-    _compact(name, data, as_json)
-
-
-@store.command()
-@NAME
-@DATA
-@FITS
-@JSON
-def migrate(name: str, data: Path, as_json: bool) -> None:
-    """Write a store of an earlier version in today's format; changes no answer.
-
-    \b
-    Example:
-      spin-pipe store migrate world
-    """
-    _compact(name, data, as_json)
-
-
-def _compact(name: str, data: Path, as_json: bool) -> None:
-    from store.fits.format.generations import VERSION
-
     opened = open_store(data, name)
     number = opened.compact()
-    found = {"generation": number, "version": VERSION}
-    show(found, as_json, [f"{opened.location}: generation {number}, of version {VERSION}, no segments"])
+    show({"generation": number}, as_json, [f"{opened.location}: generation {number}, no segments"])
 
 
 @store.command()

@@ -60,24 +60,20 @@ class Solver(IntEnum):
 
 @dataclass(frozen=True)
 class Column:
-    """An array of the record: little-endian type, numbers per record (0: a scalar), the empty value.
-
-    since: the first version of generations and segments that holds it; earlier ones read as the empty value.
-    """
+    """An array of the record: little-endian type, numbers per record (0: a scalar), the empty value."""
 
     dtype: np.dtype
     width: int
     empty: float
     unit: str
     meaning: str
-    since: int = 1
 
     def shape(self, count: int) -> tuple[int, ...]:
         return (count, self.width) if self.width else (count,)
 
 
-def _column(dtype: str, width: int, empty: float, unit: str, meaning: str, since: int = 1) -> Column:
-    return Column(np.dtype(dtype), width, empty, unit, meaning, since)
+def _column(dtype: str, width: int, empty: float, unit: str, meaning: str) -> Column:
+    return Column(np.dtype(dtype), width, empty, unit, meaning)
 
 
 COLUMNS: dict[str, Column] = {
@@ -92,20 +88,18 @@ COLUMNS: dict[str, Column] = {
     "step": _column("<i8", 0, 0, "1", "training step at which the fit was made"),
     "improvements": _column("<u4", 0, 0, "1", "how often a better fit had replaced the sample's fit"),
     "start": _column(
-        "|u1", 0, 0, "1", "start that won: 0 unknown, 1 multistart, 2 lifter, 3 store, 4 file, 5 network", 2
+        "|u1", 0, 0, "1", "start that won: 0 unknown, 1 multistart, 2 lifter, 3 store, 4 file, 5 network"
     ),
-    "verdict": _column("|u1", 0, 0, "1", "0 valid, 8 loss too high, 9 not converged", 2),
-    "iterations": _column("<u2", 0, 0, "1", "solver iterations of the start that won", 2),
-    "coverage": _column(
-        "<f4", 0, 0.0, "1", "share (0 to 1) of the places keypoints can name that were seen", 2
-    ),
-    "prior_cost": _column("<f4", 0, 0.0, "px^2", "cost of the terms that don't look at the image", 2),
-    "solver": _column("|u1", 0, 0, "1", "0 unknown, 1 lm, 2 adam", 3),
-    "epoch": _column("<u4", 0, 0, "1", "retractions of the sample's fits before this one was begun", 3),
+    "verdict": _column("|u1", 0, 0, "1", "0 valid, 8 loss too high, 9 not converged"),
+    "iterations": _column("<u2", 0, 0, "1", "solver iterations of the start that won"),
+    "coverage": _column("<f4", 0, 0.0, "1", "share (0 to 1) of the places keypoints can name that were seen"),
+    "prior_cost": _column("<f4", 0, 0.0, "px^2", "cost of the terms that don't look at the image"),
+    "solver": _column("|u1", 0, 0, "1", "0 unknown, 1 lm, 2 adam"),
+    "epoch": _column("<u4", 0, 0, "1", "retractions of the sample's fits before this one was begun"),
     "run": _column(
-        "<u8", 0, 0, "1", "code of the run that made the fit, 0 unknown; names are in the metadata", 3
+        "<u8", 0, 0, "1", "code of the run that made the fit, 0 unknown; names are in the metadata"
     ),
-    "time": _column("<i8", 0, 0, "ms", "when the store was offered the fit, since 1970 UTC; 0 unknown", 3),
+    "time": _column("<i8", 0, 0, "ms", "when the store was offered the fit, since 1970 UTC; 0 unknown"),
 }
 """The record's columns, in the order in which files hold them."""
 

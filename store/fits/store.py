@@ -108,8 +108,7 @@ class FitStore:
         writer: str | None = None,
         clock: Callable[[], int] = now_ms,
     ) -> FitStore:
-        """Open a store; `writer` is a name for this handle's segment files. Stores of earlier versions open, too; the next
-        compaction writes them in today's.
+        """Open a store; `writer` is a name for this handle's segment files.
 
         Raises FitStoreNotFoundError; FingerprintMismatchError if `fingerprint` is given and is not the
         store's; CorruptSegmentError or CorruptGenerationError, naming the file; FormatVersionError;
@@ -266,8 +265,8 @@ class FitStore:
         """Flush, write the state as the next generation, and remove what is no longer needed. Changes no
         answer; get(), merge() and flush() go on meanwhile.
 
-        Returns the current generation's number: the old one if there was no segment to absorb, unless it was
-        written by an earlier version, or `force` is set.
+        Returns the current generation's number: the old one if there was no segment to absorb, unless `force`
+        is set.
         """
         return self._maintenance.compact(force=force)
 

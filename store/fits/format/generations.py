@@ -6,6 +6,7 @@ plain little-endian numbers, so this program reads and writes them as bytes, and
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,6 @@ from store.fits.fingerprint import Fingerprint, require_same
 from store.fits.format.layout import Layout, generation_name, inventory_name, is_segment_name
 from store.fits.records import COLUMNS, Column, empty_rows
 from store.fits.runs import names_from_json, names_to_json
-from store.generations_before import load_earlier, read_earlier
 
 FORMAT = "spin-pipe-fits-generation"
 VERSION = 3
@@ -49,7 +49,6 @@ class Generation:
     absorbed: frozenset[str]
     history: tuple[Mapping[str, Any], ...] = ()
     runs: Mapping[int, str] = field(default_factory=dict)
-    version: int = VERSION
 
 
 @dataclass(frozen=True)
@@ -98,17 +97,18 @@ def write_generation(
     layout.files.write_tree(generation_name(number), inventory_name(number), fill)
 
 
-def read_inventory(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Inventory | None:
-    """None if the generation is of a version that had none.
+def read_inventory(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Inventory:
+    """Return what a generation holds, without its records.
 
-    Raises CorruptGenerationError, FingerprintMismatchError.
+    Raises CorruptGenerationError, FingerprintMismatchError; FormatVersionError if the generation is of version 1 or 2.
     """
     name = inventory_name(number)
     where = layout.files.where(name)
     try:
         content = read_sealed(layout.files, name, format_name=FORMAT, version=VERSION)
-    except FileNotFoundError:
-        return None
+    except FileNotFoundError as error:
+        _require_today(layout, number)
+        raise CorruptGenerationError(f"{where}: missing; {REMEDY}") from error
     except FormatVersionError as error:
         raise CorruptGenerationError(f"{error}; {REMEDY}") from error
     try:
@@ -128,24 +128,32 @@ def read_inventory(layout: Layout, number: int, *, fingerprint: Fingerprint) -> 
 
 def read_generation(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Generation:
     """What generation `number` says of itself, without its records. Raises as load_generation does."""
-    inventory = read_inventory(layout, number, fingerprint=fingerprint)
-    if inventory is not None:
-        return inventory.generation
-    return _as_generation(read_earlier(layout, number, fingerprint=fingerprint))
+    return read_inventory(layout, number, fingerprint=fingerprint).generation
+
+
+def _require_today(layout: Layout, number: int) -> None:
+    """Raise FormatVersionError if a generation is of version 1 or 2, which had no inventory."""
+    name = f"{generation_name(number)}/zarr.json"
+    try:
+        version = json.loads(layout.files.read(name))["attributes"]["version"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return
+    if version in (1, 2):
+        raise FormatVersionError(
+            f"{layout.files.where(name)}: expected {FORMAT} version {VERSION}, found version {version}, which is no longer "
+            "read; remove the store and make the fits again with `spin-pipe fit-static`"
+        )
 
 
 def load_generation(
     layout: Layout, number: int, *, samples: int, fingerprint: Fingerprint
 ) -> tuple[Generation, np.ndarray]:
-    """A generation and its records, (n,) of store.fits.records.ROW; one of an earlier version, too.
+    """A generation and its records, (n,) of store.fits.records.ROW.
 
     Raises CorruptGenerationError if it is missing or not what was written, FingerprintMismatchError if its
-    scores were made under other conditions.
+    scores were made under other conditions, FormatVersionError if it is of version 1 or 2.
     """
     inventory = read_inventory(layout, number, fingerprint=fingerprint)
-    if inventory is None:
-        earlier, rows = load_earlier(layout, number, samples=samples, fingerprint=fingerprint)
-        return _as_generation(earlier), rows
     folder = generation_name(number)
     rows = empty_rows(samples)
 
@@ -176,11 +184,6 @@ def read_chunk(files: Files, name: str, expected: tuple[int, str], column: Colum
             f"expected {expected[0]} with {expected[1]}; {REMEDY}"
         )
     return np.frombuffer(content, column.dtype).reshape(-1, *column.shape(1)[1:])
-
-
-def _as_generation(earlier: tuple[int, int, int, frozenset[str]]) -> Generation:
-    version, number, line, absorbed = earlier
-    return Generation(number, line, absorbed, version=version)
 
 
 def _chunk(rows: np.ndarray, name: str, column: Column, rows_per_chunk: int) -> np.ndarray:

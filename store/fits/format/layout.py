@@ -45,7 +45,7 @@ class Layout:
         return sorted(
             number
             for number, kinds in self.generation_files().items()
-            # Earlier versions had no inventory, and claimed nothing.
+            # A local one that has lost its inventory counts, so that verify names it.
             if "zarr" in kinds and ("json" in kinds or "claim" not in kinds)
         )
 

@@ -58,7 +58,6 @@ class Segment:
     ids: Int64[np.ndarray, "k"]
     columns: Mapping[str, np.ndarray]
     info: SegmentInfo
-    version: int
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -111,7 +110,7 @@ def checksum_in_name(name: str) -> str | None:
 
 
 def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Fingerprint) -> Segment:
-    """One segment, of this version or an earlier one.
+    """Return one segment.
 
     Raises CorruptSegmentError if the file is not what was written, FingerprintMismatchError if its scores were
     made under other conditions, FileNotFoundError if it is gone.
@@ -131,7 +130,7 @@ def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Finger
         )
     try:
         reader = pa.ipc.open_file(pa.BufferReader(content))
-        version, info = _read_metadata(where, reader.schema, fingerprint)
+        info = _read_metadata(where, reader.schema, fingerprint)
         table = reader.read_all()
     except (pa.ArrowException, KeyError, ValueError) as error:
         if isinstance(error, ValueError) and type(error).__module__ == "store.errors":
@@ -140,12 +139,8 @@ def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Finger
     ids = table.column("id").to_numpy()
     if len(ids) and not 0 <= ids.min() <= ids.max() < samples:
         raise CorruptSegmentError(f"{where}: holds samples {ids.min()}–{ids.max()}, the store has {samples}")
-    columns = {name: _to_numpy(table, name, len(ids)) for name in _columns(version)}
-    return Segment(ids, columns, info, version)
-
-
-def _columns(version: int) -> list[str]:
-    return [name for name, column in COLUMNS.items() if column.since <= version]
+    columns = {name: _to_numpy(table, name, len(ids)) for name in COLUMNS}
+    return Segment(ids, columns, info)
 
 
 def _to_numpy(table: pa.Table, name: str, count: int) -> np.ndarray:
@@ -158,10 +153,9 @@ def _to_numpy(table: pa.Table, name: str, count: int) -> np.ndarray:
     return flat.to_numpy().reshape(COLUMNS[name].shape(count))
 
 
-def _fields(version: int) -> list[pa.Field]:
+def _fields() -> list[pa.Field]:
     fields = [pa.field("id", pa.int64(), nullable=False)]
-    for name in _columns(version):
-        column = COLUMNS[name]
+    for name, column in COLUMNS.items():
         kind = pa.from_numpy_dtype(column.dtype)
         if column.width:
             kind = pa.list_(pa.field("item", kind, nullable=False), column.width)
@@ -181,7 +175,7 @@ def _schema(generation: int, fingerprint: Fingerprint, info: SegmentInfo) -> pa.
         "where": info.where,
         "runs": json.dumps(names_to_json(info.runs)),
     }
-    return pa.schema(_fields(VERSION), metadata=metadata)
+    return pa.schema(_fields(), metadata=metadata)
 
 
 def _to_batch(schema: pa.Schema, ids: Int64[np.ndarray, "k"], rows: np.ndarray) -> pa.RecordBatch:
@@ -193,23 +187,23 @@ def _to_batch(schema: pa.Schema, ids: Int64[np.ndarray, "k"], rows: np.ndarray) 
     return pa.record_batch(arrays, schema=schema)
 
 
-def _read_metadata(where: str, schema: pa.Schema, fingerprint: Fingerprint) -> tuple[int, SegmentInfo]:
+def _read_metadata(where: str, schema: pa.Schema, fingerprint: Fingerprint) -> SegmentInfo:
     metadata = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     found = (metadata.get("format", ""), metadata.get("version", ""))
-    if found[0] != FORMAT or found[1] not in map(str, range(1, VERSION + 1)):
+    if found != (FORMAT, str(VERSION)):
         raise CorruptSegmentError(
-            f"{where}: expected {FORMAT} of a version up to {VERSION}, found {found[0]!r} {found[1]!r}"
+            f"{where}: expected {FORMAT} version {VERSION}, found {found[0]!r} version {found[1]!r}; "
+            "use the version of spin-pipe that wrote the store, or make the fits again with `spin-pipe fit-static`"
         )
-    expected = pa.schema(_fields(int(found[1])))
+    expected = pa.schema(_fields())
     if not schema.equals(expected):
         raise CorruptSegmentError(f"{where}: expected the columns {expected.names}, found {schema.names}")
     stored = Fingerprint.from_json(json.loads(metadata["fingerprint"]), where=where)
     require_same(fingerprint, stored, where=where)
-    info = SegmentInfo(
-        operation=metadata.get("operation", MERGE),
-        writer=metadata.get("writer", where.rpartition("/")[2].rsplit("-", 2)[0]),
-        time_ms=int(metadata.get("time_ms", "0")),
-        where=metadata.get("where", ""),
-        runs=names_from_json(json.loads(metadata.get("runs", "[]"))),
+    return SegmentInfo(
+        operation=metadata["operation"],
+        writer=metadata["writer"],
+        time_ms=int(metadata["time_ms"]),
+        where=metadata["where"],
+        runs=names_from_json(json.loads(metadata["runs"])),
     )
-    return int(found[1]), info

@@ -122,13 +122,10 @@ def read_segments(layout: Layout, manifest: Manifest, names: Iterable[str]) -> I
 def merge_segment(table: FitTable, segment: Segment) -> None:
     """Merges a segment into a table. Only what may win is looked at as a whole."""
     mine, columns = table.rows, segment.columns
-    score, epoch = columns["score"], columns.get("epoch")
+    score, epoch = columns["score"], columns["epoch"]
     hopeful = score <= mine["score"][segment.ids]
-    if epoch is not None:
-        hopeful &= epoch == mine["epoch"][segment.ids]
-        hopeful |= epoch > mine["epoch"][segment.ids]
-    elif mine["epoch"].any():
-        hopeful &= mine["epoch"][segment.ids] == 0
+    hopeful &= epoch == mine["epoch"][segment.ids]
+    hopeful |= epoch > mine["epoch"][segment.ids]
     places = np.flatnonzero(hopeful)
     if len(places):
         table.merge(segment.ids[places], Fits.of_rows(segment.rows(places)))

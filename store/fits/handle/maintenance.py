@@ -8,7 +8,7 @@ import numpy as np
 
 from store.errors import TagExistsError
 from store.fits import log as history
-from store.fits.format.generations import VERSION, Generation, write_generation
+from store.fits.format.generations import Generation, write_generation
 from store.fits.format.layout import (
     Layout,
     Manifest,
@@ -131,7 +131,7 @@ class Maintenance:
                 self._follower.refresh()
                 state = replica.state
                 infos, absorbed = dict(state.infos), frozenset(state.names)
-            if not infos and state.generation.version == VERSION and not force:
+            if not infos and not force:
                 return
             # Other threads flush meanwhile, as other processes do: what they write is not absorbed, and counts as before.
             generation = self._compacted(state, infos, absorbed)

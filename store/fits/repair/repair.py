@@ -38,7 +38,6 @@ from store.fits.format.tags import Tag, read_tag_file, tag_file
 from store.fits.repair import checksums as mending
 from store.fits.repair.repair_files import GIVE_COPY, Outcome, RepairFiles, ranges
 from store.fits.repair.salvage import manifest_from_generations, rebuilt_chunk, salvaged
-from store.generations_before import load_earlier
 
 if TYPE_CHECKING:
     from store.files.base import Files
@@ -138,12 +137,9 @@ class _Repair(RepairFiles):
             name = inventory_name(number)
             try:
                 found = read_inventory(self.layout, number, fingerprint=self.manifest.fingerprint)
-                if found is None:
-                    self._mend_earlier(number)
-                    continue
             except StoreError as error:
                 content = self._bytes(name)
-                if mending.holds_sealed(content):
+                if isinstance(error, FormatVersionError) or mending.holds_sealed(content):
                     self._say(name, "refused", str(error))
                     continue
                 if not self._mend_sealed(name, content):
@@ -151,30 +147,7 @@ class _Repair(RepairFiles):
                     self._say(name, "refused", f"{what}; {GIVE_COPY}")
                     continue
                 found = read_inventory(self.layout, number, fingerprint=self.manifest.fingerprint)
-            if found is not None:
-                self.inventories[number] = found
-
-    def _mend_earlier(self, number: int) -> None:
-        """A generation of version 1 or 2, or one that has lost its inventory."""
-        samples, fingerprint = self.manifest.samples, self.manifest.fingerprint
-        try:
-            load_earlier(self.layout, number, samples=samples, fingerprint=fingerprint)
-        except StoreError as error:
-            if self._mend_sealed(inventory_name(number), b""):
-                found = read_inventory(self.layout, number, fingerprint=fingerprint)
-                assert found is not None
-                self.inventories[number] = found
-                return
-            folder = generation_name(number)
-            if self.copy is not None:
-                with suppress(StoreError):
-                    load_earlier(Layout(self.copy), number, samples=samples, fingerprint=fingerprint)
-                    for name in self.copy.descendants(folder):
-                        content = self.copy.read(f"{folder}/{name}")
-                        if content != self._bytes(f"{folder}/{name}"):
-                            self._put(f"{folder}/{name}", content, "taken from the copy")
-                    return
-            self._say(folder, "refused", f"{error}; {GIVE_COPY}")
+            self.inventories[number] = found
 
     def _mend_current(self) -> int | None:
         with suppress(StoreError):
@@ -212,14 +185,13 @@ class _Repair(RepairFiles):
         number = int(_stem(name))
         with suppress(StoreError):
             found = read_inventory(Layout(self.copy), number, fingerprint=self.manifest.fingerprint)
-            if found is not None:
-                folder, there = generation_name(number), set(self.files.descendants(generation_name(number)))
-                same = [
-                    mending.has_checksum(crc, size)(self._bytes(f"{folder}/{file}"))
-                    for file, (size, crc) in found.files.items()
-                    if file in there
-                ]
-                return not same or 2 * sum(same) > len(same)
+            folder, there = generation_name(number), set(self.files.descendants(generation_name(number)))
+            same = [
+                mending.has_checksum(crc, size)(self._bytes(f"{folder}/{file}"))
+                for file, (size, crc) in found.files.items()
+                if file in there
+            ]
+            return not same or 2 * sum(same) > len(same)
         return False
 
     # ---- generations ------------------------------------------------------------------------------------------------
@@ -292,9 +264,7 @@ class _Repair(RepairFiles):
         self._give_up_tags(needing, f"generation {number} can't be mended")
         self.files.remove_tree(generation_name(number), inventory_name(number))
         del self.inventories[number]
-        found = read_inventory(self.layout, made, fingerprint=self.manifest.fingerprint)
-        assert found is not None
-        self.inventories[made] = found
+        self.inventories[made] = read_inventory(self.layout, made, fingerprint=self.manifest.fingerprint)
 
     # ---- segments ---------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from store.files.checksummed_json import read_sealed
 from store.fits.format.fencing import FENCES
 from store.fits.format.fencing import FORMAT as FENCE_FORMAT
 from store.fits.format.fencing import VERSION as FENCE_VERSION
-from store.fits.format.generations import load_generation, read_inventory
+from store.fits.format.generations import read_inventory
 from store.fits.format.layout import (
     CURRENT,
     GENERATIONS,
@@ -118,11 +118,6 @@ def _generation(files: Files, layout: Layout, manifest: Manifest, number: int) -
     folder = generation_name(number)
     try:
         inventory = read_inventory(layout, number, fingerprint=manifest.fingerprint)
-        if inventory is None:
-            load_generation(
-                layout, number, samples=manifest.samples, fingerprint=manifest.fingerprint
-            )  # of an earlier version: nothing finer than columns has a checksum
-            return []
     except (StoreError, OSError) as error:
         return [(f"{GENERATIONS}/{number:06d}.json", " ".join(str(error).split()))]
     there, found = set(files.descendants(folder)), []

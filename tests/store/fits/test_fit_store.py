@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from store import (
 )
 from store.files.base import open_files
 from store.fits.records import COLUMNS
+from store.fits.repair.repair import repair
 
 SAMPLES = 40
 ALL = np.arange(SAMPLES)
@@ -437,7 +439,7 @@ def test_a_later_version_is_refused(store: FitStore) -> None:
 def test_a_later_version_of_a_part_is_refused(
     part: str, place: Place, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(f"store.{part}.VERSION", 4)
+    monkeypatch.setattr(f"store.fits.format.{part}.VERSION", 4)
     store = FitStore.create(place.location("fits"), samples=SAMPLES, fingerprint=FINGERPRINT)
     store.merge(ALL, random_fits(SAMPLES, rng))
     store.flush()
@@ -445,6 +447,22 @@ def test_a_later_version_of_a_part_is_refused(
     with pytest.raises(StoreError, match=f"{store.location}/{part}/.*expected .*3.*found .*4") as caught:
         FitStore.open(store.location)
     assert "earlier" not in str(caught.value)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_an_earlier_version_is_refused_in_one_line(version: int, store: FitStore) -> None:
+    """Generations of versions 1 and 2 had no inventory, only the group's attributes."""
+    files, name = open_files(store.location), "generations/000000.zarr/zarr.json"
+    group = json.loads(files.read(name))
+    group["attributes"]["version"] = version
+    files.write(name, json.dumps(group).encode())
+    files.remove("generations/000000.json")
+    expected = f"expected spin-pipe-fits-generation version 3, found version {version}, .*fit-static"
+    with pytest.raises(FormatVersionError, match=expected) as caught:
+        FitStore.open(store.location)
+    assert "\n" not in str(caught.value) and store.location in str(caught.value)
+    refused = {outcome.file: outcome.text for outcome in repair(store.location)}
+    assert re.search(expected, refused["generations/000000.json"])
 
 
 def test_summary_counts(store: FitStore, rng: np.random.Generator) -> None:
