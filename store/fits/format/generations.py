@@ -193,11 +193,6 @@ def _chunk(rows: np.ndarray, name: str, column: Column, rows_per_chunk: int) -> 
     return numbers
 
 
-def chunk_bytes(rows: np.ndarray, name: str, rows_per_chunk: int) -> bytes:
-    """The content of a chunk's file: a column of these records, (k,) of store.fits.records.ROW."""
-    return _chunk(rows, name, COLUMNS[name], rows_per_chunk).tobytes()
-
-
 def group_metadata(inventory: Inventory, samples: int, fingerprint: Fingerprint) -> dict[str, bytes]:
     """The files of a generation's group but for the chunks, as they are written today."""
     return _metadata(inventory.generation, samples, inventory.rows_per_chunk, fingerprint)

@@ -1,4 +1,4 @@
-"""Records of a damaged generation, from whatever else of the store can be read."""
+"""Salvage: the records of a damaged generation that can still be read, there or elsewhere in the store."""
 
 from __future__ import annotations
 
@@ -8,17 +8,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from store.errors import StoreError
-from store.fits import log as history
+from store.fits import log
 from store.fits.fingerprint import Fingerprint
-from store.fits.format.generations import (
-    Inventory,
-    chunk_bytes,
-    load_generation,
-    read_chunk,
-    write_generation,
-)
+from store.fits.format.generations import Inventory, load_generation, read_chunk, write_generation
 from store.fits.format.layout import (
     Layout,
     Manifest,
@@ -28,9 +23,9 @@ from store.fits.format.layout import (
     move_current,
 )
 from store.fits.format.segments import read_segment
-from store.fits.format.state import load_tagged, merge_segment
+from store.fits.format.state import load_tagged
 from store.fits.records import COLUMNS, Fits, Source, empty_rows
-from store.fits.repair.checksums import Check, has_checksum, holds_sealed
+from store.fits.repair.checksums import has_checksum, holds_sealed
 from store.fits.runs import now_ms
 from store.fits.table import FitTable
 
@@ -39,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def manifest_from_generations(layout: Layout) -> Manifest | None:
-    """What store.json said: each generation has the fingerprint, and arrays of as many records as there are samples."""
+    """Return what store.json held: each generation has the fingerprint, and arrays with one record per sample."""
     for number in reversed(layout.generation_numbers()):
         try:
             content = layout.files.read(inventory_name(number))
@@ -55,64 +50,12 @@ def manifest_from_generations(layout: Layout) -> Manifest | None:
     return None
 
 
-def rebuilt_chunk(
-    layout: Layout, manifest: Manifest, inventory: Inventory, name: str, check: Check, tags: Iterable[Tag]
-) -> bytes | None:
-    """A chunk as it was, made again of another state and the updates between the two; None if that isn't what was written."""
-    column, _, place = name.partition("/c/")
-    if not place or column not in COLUMNS:
-        return None
-    size, chunk = inventory.rows_per_chunk, int(place.partition("/")[0])
-    for rows in _states(layout, manifest, inventory, tags):
-        content = chunk_bytes(rows[chunk * size : (chunk + 1) * size], column, size)
-        if check(content):
-            return content
-    return None
-
-
-def _states(
-    layout: Layout, manifest: Manifest, inventory: Inventory, tags: Iterable[Tag]
-) -> Iterator[np.ndarray]:
-    """Records as they may have been when a generation was written, all (n,) of store.fits.records.ROW."""
-    generation = inventory.generation
-    segments = layout.segment_names(generation.line, generation.number)
-    absorbed = [name for name in segments if name in generation.absorbed]
-    for number in layout.generation_numbers():
-        if number != generation.number:
-            try:
-                other, rows = load_generation(
-                    layout, number, samples=manifest.samples, fingerprint=manifest.fingerprint
-                )
-            except (StoreError, OSError):
-                continue
-            yield rows
-            if other.line == generation.line:
-                table = FitTable(rows)
-                for some in (absorbed, segments):
-                    _merge_readable(layout, manifest, table, some)
-                    yield table.rows
-    for tag in tags:
-        try:
-            yield load_tagged(layout, manifest, tag).table.rows
-        except (StoreError, OSError):
-            continue
-
-
-def _merge_readable(layout: Layout, manifest: Manifest, table: FitTable, names: Iterable[str]) -> None:
-    for name in names:
-        try:
-            segment = read_segment(layout, name, samples=manifest.samples, fingerprint=manifest.fingerprint)
-        except (StoreError, OSError):
-            continue
-        merge_segment(table, segment)
-
-
 @dataclass(frozen=True)
 class Salvaged:
-    """What is left of a generation. damaged: samples of whose records a part is gone; of these `lost` had or may have had
-    a fit and have none now, `earlier` have a fit that an earlier state or a segment still held.
+    """What is left of a generation.
 
-    write: makes it the current generation, and returns its number.
+    damaged: samples whose records have lost a part. Of these `lost` had or may have had a fit and have none now; `earlier` have
+    a fit that an earlier state or a segment still held. write: makes this the current generation, and returns its number.
     """
 
     damaged: tuple[int, ...]
@@ -121,57 +64,89 @@ class Salvaged:
     write: Callable[[], int]
 
 
-def salvaged(
+def salvage(
     layout: Layout, manifest: Manifest, inventory: Inventory, missing: list[str], tags: Iterable[Tag]
 ) -> Salvaged:
-    """The generation with whole records as they are, and each damaged one replaced by the best that is known of its sample in
-    the same epoch, else by none. Where epochs are gone, by none, of an epoch after all that are known: a fit that was taken
-    back does not return."""
-    generation, size = inventory.generation, inventory.rows_per_chunk
+    """Keep the whole records of a generation, and replace each damaged one by the best other record of its sample.
+
+    Only records of the same epoch are taken: a retracted fit does not return. Where epochs are lost, the sample has no fit, and
+    its epoch is after all known ones.
+    """
+    size = inventory.rows_per_chunk
     rows, gone = _readable(layout, manifest, inventory, missing)
     damaged = np.zeros(manifest.samples, bool)
     for chunk in {int(place.partition("/")[0]) for places in gone.values() for place in places}:
         damaged[chunk * size : (chunk + 1) * size] = True
-    epochs_known = "epoch" not in gone
-    known = FitTable(empty_rows(manifest.samples))
-    if epochs_known:
-        known.rows["epoch"][damaged] = rows["epoch"][damaged]
-        for other in _states(layout, manifest, inventory, tags):
-            places = np.flatnonzero(damaged & (other["epoch"] == rows["epoch"]))
-            known.merge(places, Fits.of_rows(other[places]))
+    others = FitTable(empty_rows(manifest.samples))
+    if "epoch" in gone:
+        others.rows["epoch"][damaged] = int(rows["epoch"].max()) + 1
     else:
-        known.rows["epoch"][damaged] = int(rows["epoch"].max()) + 1
+        others.rows["epoch"][damaged] = rows["epoch"][damaged]
+        for ids, records in _other_records(layout, manifest, inventory, tags):
+            chosen = damaged[ids] & (records["epoch"] == rows["epoch"][ids])
+            others.merge(ids[chosen], Fits.of_rows(records[chosen]))
     had = damaged & ((rows["source"] != int(Source.NONE)) | np.full(manifest.samples, "source" in gone))
-    rows[damaged] = known.rows[damaged]
+    rows[damaged] = others.rows[damaged]
     fitted = rows["source"] != int(Source.NONE)
     lost, earlier = np.flatnonzero(had & ~fitted), np.flatnonzero(damaged & fitted)
+    return Salvaged(
+        tuple(np.flatnonzero(damaged).tolist()),
+        tuple(lost.tolist()),
+        tuple(earlier.tolist()),
+        lambda: _write(layout, manifest, inventory, rows, len(lost)),
+    )
 
-    def write() -> int:
-        number = claim_generation(layout, generation.number)
-        if number is None:
-            raise StoreError(f"{layout.location}: another process changed the store meanwhile; try again")
-        entry = history.entry("salvage", "spin-pipe", now_ms(), generation=number, lost=len(lost))
-        new = replace(generation, number=number, history=(*generation.history, entry))
+
+def _write(layout: Layout, manifest: Manifest, inventory: Inventory, rows: np.ndarray, lost: int) -> int:
+    """Make these rows the current generation in place of a damaged one, and return its number."""
+    old = inventory.generation
+    number = claim_generation(layout, old.number)
+    if number is not None:
+        entry = log.entry("salvage", "spin-pipe", now_ms(), generation=number, lost=lost)
         write_generation(
             layout,
-            new,
+            replace(old, number=number, history=(*old.history, entry)),
             samples=manifest.samples,
             fingerprint=manifest.fingerprint,
             rows_of=lambda part: rows[part],
         )
-        if not move_current(layout, generation.number, number):
-            raise StoreError(f"{layout.location}: another process changed the store meanwhile; try again")
-        return number
+    if number is None or not move_current(layout, old.number, number):
+        raise StoreError(f"{layout.location}: another process changed the store meanwhile; try again")
+    return number
 
-    return Salvaged(
-        tuple(np.flatnonzero(damaged).tolist()), tuple(lost.tolist()), tuple(earlier.tolist()), write
-    )
+
+def _other_records(
+    layout: Layout, manifest: Manifest, inventory: Inventory, tags: Iterable[Tag]
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield records outside a generation: sample numbers, and rows of store.fits.records.ROW. Skip what can't be read."""
+    samples, fingerprint, everyone = manifest.samples, manifest.fingerprint, np.arange(manifest.samples)
+    generation = inventory.generation
+    for number in layout.generation_numbers():
+        if number != generation.number:
+            try:
+                yield (
+                    everyone,
+                    load_generation(layout, number, samples=samples, fingerprint=fingerprint)[1],
+                )
+            except (StoreError, OSError):
+                continue
+    for name in layout.segment_names(generation.line, generation.number):
+        try:
+            segment = read_segment(layout, name, samples=samples, fingerprint=fingerprint)
+        except (StoreError, OSError):
+            continue
+        yield segment.ids, segment.rows()
+    for tag in tags:
+        try:
+            yield everyone, load_tagged(layout, manifest, tag).table.rows
+        except (StoreError, OSError):
+            continue
 
 
 def _readable(
     layout: Layout, manifest: Manifest, inventory: Inventory, missing: list[str]
 ) -> tuple[np.ndarray, dict[str, list[str]]]:
-    """A generation's records without the missing files, and which chunks are gone, by column."""
+    """Return a generation's records without the missing files, and which chunks are missing, by column."""
     folder, size = generation_name(inventory.generation.number), inventory.rows_per_chunk
     rows, gone = empty_rows(manifest.samples), dict[str, list[str]]()
     for name, expected in inventory.files.items():
@@ -186,3 +161,21 @@ def _readable(
         part = rows[column][start : start + size]
         part[...] = numbers[: len(part)]
     return rows, gone
+
+
+def readable_ids(content: bytes, samples: int) -> tuple[int, ...]:
+    """Return the sample numbers that a damaged segment seems to name."""
+    try:
+        ids = pa.ipc.open_file(pa.BufferReader(content)).read_all().column("id").to_numpy()
+    except (pa.ArrowException, KeyError, ValueError, OSError):
+        return ()
+    return tuple(np.unique(ids[(ids >= 0) & (ids < samples)]).tolist())
+
+
+def ranges(samples: tuple[int, ...]) -> str:
+    """Return ascending numbers as text: '3, 5-9'; 'none'."""
+    if not samples:
+        return "none"
+    ids = np.array(samples)
+    runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

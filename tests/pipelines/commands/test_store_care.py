@@ -54,7 +54,7 @@ def run(*arguments: object, code: int = 0) -> Any:
     return result
 
 
-def test_verify_repairs_what_a_copy_holds_and_says_what_it_did(store: FitStore, tmp_path: Path) -> None:
+def test_verify_repairs_what_a_copy_holds_and_reports_what_it_did(store: FitStore, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "copy")
     pose = store.path / "generations" / "000001.zarr" / "pose" / "c" / "0" / "0"
     segment = next((store.path / "segments" / "000001").iterdir())
@@ -63,10 +63,10 @@ def test_verify_repairs_what_a_copy_holds_and_says_what_it_did(store: FitStore, 
     assert "--repair" in str(run("verify", store.path, code=1).exception)
     run("verify", store.path, "--from", tmp_path / "copy", code=1)
     refused = run("verify", store.path, "--repair", code=1)
-    assert "lost would be: the updates in it" in refused.output and "--accept-loss" in refused.output
-    mended = run("verify", store.path, "--repair", "--from", tmp_path / "copy", "--json")
-    found = json.loads(mended.output)
-    assert found["findings"] == [] and {r["action"] for r in found["repairs"]} == {"mended"}
+    assert "would be lost: the updates in it" in refused.output and "--accept-loss" in refused.output
+    repaired = run("verify", store.path, "--repair", "--from", tmp_path / "copy", "--json")
+    found = json.loads(repaired.output)
+    assert found["findings"] == [] and {r["action"] for r in found["repairs"]} == {"repaired"}
     assert FitStore.open(store.path).get(ALL[:1]).score == -1
 
 
