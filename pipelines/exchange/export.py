@@ -29,7 +29,7 @@ from store.exchange import (
     export_static_fits,
     lost_in_spin_dataset,
 )
-from store.exchange.table import HOLDS, export_table
+from store.exchange.tables import TABLE_COLUMNS, export_table
 from store.fits.records import COLUMNS, Fits, Source, Verdict
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ FIT_FORMATS = {
         "_bedlam.npz", "BEDLAM's: pose_cam, shape, trans_cam, camera", holds=("pose", "betas", "camera"),
         lacks=("keypoints",), only_valid=True,
     ),
-    "parquet": FitFormat(".parquet", "a table: sample, image, valid, reason, the fit", holds=HOLDS),
+    "parquet": FitFormat(".parquet", "a table: sample, image, valid, reason, the fit", holds=TABLE_COLUMNS),
 }  # fmt: skip
 
 

@@ -1,9 +1,9 @@
-"""Columns of a fit store as a table for other programs: Parquet (for SQL, pandas, …), NumPy's .npz, or CSV."""
+"""Fits as a table for other programs (Parquet, .npz, CSV), and with their annotations as Parquet."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -17,10 +17,14 @@ from store.files.atomic import remove_leftovers, write_named_by_content
 from store.fits.records import COLUMNS, Fits, Solver, Source, StartKind, Verdict
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Bool, Int64
+
+    from store.annotations.table import Annotations
 
 FORMATS = ("parquet", "npz", "csv")
 CODES = {"source": Source, "start": StartKind, "verdict": Verdict, "solver": Solver}
+TABLE_COLUMNS = ("pose", "betas", "camera", "score", "loss", "source", "coverage")
+"""Columns of a fit in the table of a data set."""
 _ROWS_AT_ONCE = 65_536
 
 
@@ -33,10 +37,10 @@ def export_columns(
     runs: Mapping[int, str],
     kind: str,
 ) -> None:
-    """Writes these samples' columns, and their numbers as the column `sample`; replaces the file, whole or not at all.
+    """Write these samples' columns, and their numbers as the column `sample`. Replaces the file, whole or not at all.
 
-    Parquet and CSV hold words for codes, names of runs (`runs`, by their codes) and moments in UTC; .npz the numbers as they
-    are, and the runs' codes and names as `run_code` and `run_name`. In CSV pose is pose_0 … pose_71. Raises ExchangeError.
+    Parquet and CSV hold words for codes, names of runs (`runs`, by their codes) and times in UTC; .npz holds the stored
+    numbers, and the runs' codes and names as `run_code` and `run_name`. In CSV pose is pose_0 … pose_71. Raises ExchangeError.
     """
     for name in columns:
         if name not in COLUMNS:
@@ -47,12 +51,56 @@ def export_columns(
         raise ExchangeError(f"{path}: there is no folder {path.parent}; make it first")
     write = {"parquet": _parquet, "npz": _npz, "csv": _csv}[kind]
 
-    def fill(handle: BinaryIO) -> str:
-        write(handle, fits, samples, list(columns), runs)
+    remove_leftovers(path.parent)
+    _write(path, lambda handle: write(handle, fits, samples, list(columns), runs))
+
+
+def export_table(
+    path: Path,
+    annotations: Annotations,
+    fits: Fits,
+    valid: Bool[np.ndarray, " n"],
+    reasons: Sequence[str],
+    *,
+    body: str,
+) -> None:
+    """Write one Parquet row per sample of a data set: what it is of, whether its fit is good enough, and the fit.
+
+    Columns: `sample`, `image`, `row` (where the annotation comes from), `valid`, `reason`, and TABLE_COLUMNS, null without a
+    fit. Each column's metadata holds its unit and meaning, the table's metadata the body that the poses are of.
+    """
+    without = fits.source == Source.NONE
+    columns = [
+        ("sample", pa.array(np.arange(len(fits))), "", "number of the sample in the data set"),
+        ("image", pa.array(annotations.image, pa.string()), "", "path relative to the image root"),
+        (
+            "row",
+            pa.array(annotations.source, pa.string()),
+            "",
+            "where the annotation comes from in the raw data set",
+        ),
+        ("valid", pa.array(valid), "", "good enough to supervise"),
+        ("reason", pa.array(list(reasons), pa.string()), "", "why it is not valid; empty if it is"),
+    ]
+    for name in TABLE_COLUMNS:
+        array = _to_arrow(name, np.ascontiguousarray(getattr(fits, name)), {}, without)
+        columns.append((name, array, COLUMNS[name].unit, COLUMNS[name].meaning))
+    fields = [
+        pa.field(name, array.type, metadata={"unit": unit, "meaning": meaning})
+        for name, array, unit, meaning in columns
+    ]
+    schema = pa.schema(fields, metadata={"spin_pipe_body": body, "dataset": annotations.name})
+    table = pa.Table.from_arrays([array for _, array, _, _ in columns], schema=schema)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write(path, lambda handle: _write_parquet(handle, [table]))
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
+    def named(handle: BinaryIO) -> str:
+        fill(handle)
         return path.name
 
-    remove_leftovers(path.parent)
-    write_named_by_content(path.parent, fill)
+    write_named_by_content(path.parent, named)
 
 
 def _npz(
@@ -71,8 +119,12 @@ def _npz(
 def _parquet(
     handle: BinaryIO, fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]
 ) -> None:
+    _write_parquet(handle, _tables(fits, samples, columns, runs))
+
+
+def _write_parquet(handle: BinaryIO, tables: Iterable[pa.Table]) -> None:
     writer = None
-    for table in _tables(fits, samples, columns, runs):
+    for table in tables:
         if writer is None:
             writer = pyarrow.parquet.ParquetWriter(handle, table.schema, compression="zstd")
         writer.write_table(table)
@@ -96,7 +148,7 @@ def _csv(
 def _tables(
     fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]
 ) -> Iterator[pa.Table]:
-    """The rows, some at a time, at least once."""
+    """Yield the rows, some at a time; an empty table if there are none."""
     for start in range(0, max(len(samples), 1), _ROWS_AT_ONCE):
         part = samples[start : start + _ROWS_AT_ONCE]
         arrays = {"sample": pa.array(part, pa.int64())}
@@ -105,22 +157,28 @@ def _tables(
         yield pa.table(arrays)
 
 
-def _to_arrow(name: str, numbers: np.ndarray, runs: Mapping[int, str]) -> pa.Array:
+def _to_arrow(
+    name: str, numbers: np.ndarray, runs: Mapping[int, str], null: np.ndarray | None = None
+) -> pa.Array:
+    """Return a column as other programs read it, null where `null` is set."""
     if name in CODES:
         words = {int(member): member.name.lower() for member in CODES[name]}
-        return pa.array([words[code] for code in numbers.tolist()], pa.string())
+        return pa.array([words[code] for code in numbers.tolist()], pa.string(), mask=null)
     if name == "run":
         names = {0: None, **runs}
         return pa.array([names.get(code, f"{code:016x}") for code in numbers.tolist()], pa.string())
     if name == "time":
         return pa.array(numbers, pa.timestamp("ms", "UTC"), mask=numbers == 0)
     if COLUMNS[name].width:
-        return pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), COLUMNS[name].width)
-    return pa.array(numbers)
+        mask = None if null is None else pa.array(null)
+        return pa.FixedSizeListArray.from_arrays(
+            pa.array(numbers.reshape(-1)), COLUMNS[name].width, mask=mask
+        )
+    return pa.array(numbers, mask=null)
 
 
 def _without_lists(table: pa.Table) -> pa.Table:
-    """A column for each number of a list."""
+    """Return the table with a column for each number of a list."""
     arrays: dict[str, pa.Array] = {}
     for name in table.column_names:
         column = table.column(name).combine_chunks()
