@@ -10,7 +10,7 @@ from pipelines.errors import UsageError
 from spin.body.model_file import OPEN_BODY, find_body
 from spin.fitting.lifter import LIFTER_FILE, find_lifter
 from spin.fitting.prior import find_prior
-from store.files.base import is_url
+from store.files.open import is_url
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

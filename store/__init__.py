@@ -1,6 +1,6 @@
 """What must survive: annotations of samples, and the best body found for each (format: FORMAT.md)."""
 
-from store.annotations.table import Annotations
+from store.annotations import Annotations
 from store.errors import (
     AnnotationError,
     AnnotationsNotFoundError,

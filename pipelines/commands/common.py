@@ -21,7 +21,7 @@ DATA = click.option(
 def _keep_fits(context: click.Context, _: click.Parameter, value: str | None) -> None:
     if value is not None and "://" in value:
         from store.errors import UnusableNameError
-        from store.files.base import bucket_and_prefix
+        from store.files.open import bucket_and_prefix
 
         try:
             bucket_and_prefix(value)

@@ -96,7 +96,7 @@ def export_fits(
 
 def _with_fits(folder: DataFolder) -> list[str]:
     """The data sets that have fits. UsageError if none has."""
-    from store.files.base import open_files
+    from store.files.open import open_files
     from store.fits.format.layout import CURRENT
 
     found = [name for name in folder.known() if open_files(folder.fits(name)).exists(CURRENT)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.commands.common import DATA, FITS, Group, data_folder
 from pipelines.errors import UsageError
-from store.files.base import is_url
+from store.files.open import is_url
 
 if TYPE_CHECKING:
     from store.fits.store import FitSnapshot, FitStore

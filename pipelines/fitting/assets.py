@@ -14,7 +14,7 @@ from spin.body import CompactBody, load_body
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import load_lifter
 from spin.fitting.prior import load_pose_prior
-from store.files.base import open_files
+from store.files.open import open_files
 from store.fits.fingerprint import Fingerprint, require_same
 from store.fits.format.layout import CURRENT
 from store.fits.store import FitStore

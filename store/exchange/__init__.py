@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from store.errors import ExchangeError
-from store.exchange import io as files
+from store.exchange import io
 from store.exchange.bedlam import export_bedlam, read_bedlam
 from store.exchange.bodies import (
     SampleKeys,
@@ -59,14 +59,14 @@ _SAMPLES = "annotations: SPIN's data set .npz (imgname, center, scale, …), or 
 
 def read_fits_file(path: Path) -> StaticFits:
     """Bodies from a file of any of the formats, which its suffix and its keys tell. ExchangeError; nothing is executed."""
-    files.require_file(path, "fits")
+    io.require_file(path, "fits")
     if path.suffix == ".npy":
         return read_static(path)
     if path.suffix == ".json":
         return read_eft(path)
     if path.suffix != ".npz":
         raise ExchangeError(f"{path}: expected {_FITS}")
-    names = files.array_names(path, _FITS)
+    names = io.array_names(path, _FITS)
     for needed, read in (
         ({"body_pose", "betas"}, read_humans4d_bodies),
         ({"pose_cam", "shape"}, read_bedlam),
@@ -75,14 +75,14 @@ def read_fits_file(path: Path) -> StaticFits:
     ):
         if needed <= names:
             return read(path)
-    raise files.missing_keys(path, _FITS, names)
+    raise io.missing_keys(path, _FITS, names)
 
 
 def read_samples_file(path: Path) -> SampleRows:
     """The people of a data set from a file of SPIN's or 4D-Humans' format. ExchangeError; nothing is executed."""
-    files.require_file(path, "annotations")
+    io.require_file(path, "annotations")
     if path.suffix != ".npz":
         raise ExchangeError(f"{path}: expected {_SAMPLES}")
-    names = files.array_names(path, _SAMPLES)
+    names = io.array_names(path, _SAMPLES)
     theirs = {"body_keypoints_2d", "extra_keypoints_2d", "has_body_pose", "body_pose"}
     return read_humans4d_samples(path) if theirs & names else read_spin_dataset(path)

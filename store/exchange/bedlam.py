@@ -12,7 +12,7 @@ import numpy as np
 
 from store.annotations.table import Annotations
 from store.errors import ExchangeError
-from store.exchange import io as files
+from store.exchange import io
 from store.exchange.bodies import StaticFits, bodies, keys_of, pose_and_betas
 from store.fits.records import Fits
 
@@ -53,27 +53,27 @@ def export_bedlam(
         "gender": np.array(gender, dtype=np.str_),
     }
     if body:
-        arrays[files.BODY_KEY] = np.array(body)
-    files.write_npz(Path(path), arrays)
+        arrays[io.BODY_KEY] = np.array(body)
+    io.write_npz(Path(path), arrays)
 
 
 def read_bedlam(path: Path) -> StaticFits:
     """Bodies of SMPL's 24 joints with the samples they are of; SMPL-X's are refused."""
     wanted = (
-        "imgname", "center", "scale", "pose_cam", "shape", "trans_cam", "cam_ext", "cam_int", files.BODY_KEY,
+        "imgname", "center", "scale", "pose_cam", "shape", "trans_cam", "cam_ext", "cam_int", io.BODY_KEY,
     )  # fmt: skip
-    arrays = files.read_arrays(path, wanted, EXPECTED)
+    arrays = io.read_arrays(path, wanted, EXPECTED)
     if not {"imgname", "center", "scale", "pose_cam", "shape"} <= set(arrays):
-        raise files.missing_keys(path, EXPECTED, files.array_names(path, EXPECTED))
+        raise io.missing_keys(path, EXPECTED, io.array_names(path, EXPECTED))
     pose, betas = pose_and_betas(path, arrays, "pose_cam", "shape")
     count = len(pose)
     keys = keys_of(path, arrays, count)
     translation = matrix = None
     if {"trans_cam", "cam_int"} <= set(arrays):
-        matrix = files.numbers(path, "cam_int", arrays["cam_int"], (count, 3, 3), "<f8")
-        place = files.numbers(path, "trans_cam", arrays["trans_cam"], (count, 3), "<f8")
+        matrix = io.numbers(path, "cam_int", arrays["cam_int"], (count, 3, 3), "<f8")
+        place = io.numbers(path, "trans_cam", arrays["trans_cam"], (count, 3), "<f8")
         if "cam_ext" in arrays:
-            place = place + files.numbers(path, "cam_ext", arrays["cam_ext"], (count, 4, 4), "<f8")[:, :3, 3]
+            place = place + io.numbers(path, "cam_ext", arrays["cam_ext"], (count, 4, 4), "<f8")[:, :3, 3]
         with np.errstate(over="ignore", invalid="ignore"):
             translation = place.astype(np.float32)
     if not count:
@@ -82,7 +82,7 @@ def read_bedlam(path: Path) -> StaticFits:
         pose,
         betas,
         keys=keys,
-        body=files.body_named(path, arrays),
+        body=io.body_named(path, arrays),
         translation_m=translation,
         camera_matrix=matrix,
     )

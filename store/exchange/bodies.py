@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from store.errors import ExchangeError
-from store.exchange import io as files
+from store.exchange import io
 from store.fits.records import Fits, Source
 
 if TYPE_CHECKING:
@@ -69,23 +69,23 @@ def export_final_fits(path: str | Path, fits: Fits, valid: Bool[np.ndarray, "n"]
             f"found {valid.dtype.name} of shape {valid.shape}"
         )
     arrays = {"pose": fits.pose, "betas": fits.betas, "valid_fit": valid}
-    files.write_npz(Path(path), arrays | _named(body))
+    io.write_npz(Path(path), arrays | _named(body))
 
 
 def export_static_fits(path: str | Path, fits: Fits) -> None:
     """<dataset>_fits.npy, float32 (n, 82): pose, then betas. A sample without a fit is a row of zeros."""
     there = (fits.source != Source.NONE)[:, None]
-    files.write_npy(Path(path), np.where(there, np.concatenate([fits.pose, fits.betas], 1), np.float32(0)))
+    io.write_npy(Path(path), np.where(there, np.concatenate([fits.pose, fits.betas], 1), np.float32(0)))
 
 
 def export_mview_fits(path: str | Path, fits: Fits, valid: Bool[np.ndarray, "n"], *, body: str = "") -> None:
     """pose (n, 72), shape (n, 10), has_smpl (n,), as mpi-inf-3dhp_mview_fits.npz has them."""
     arrays = {"pose": fits.pose, "shape": fits.betas, "has_smpl": valid.astype(np.uint8)}
-    files.write_npz(Path(path), arrays | _named(body))
+    io.write_npz(Path(path), arrays | _named(body))
 
 
 def _named(body: str) -> dict[str, np.ndarray]:
-    return {files.BODY_KEY: np.array(body)} if body else {}
+    return {io.BODY_KEY: np.array(body)} if body else {}
 
 
 def import_static_fits(path: str | Path, samples: int) -> StaticFits:
@@ -94,7 +94,7 @@ def import_static_fits(path: str | Path, samples: int) -> StaticFits:
     A row that is all zeros or not finite has no body. Raises ExchangeError; nothing in the file is executed.
     """
     path = Path(path)
-    files.require_file(path, "fits")
+    io.require_file(path, "fits")
     found = read_final(path) if path.suffix == ".npz" else read_static(path)
     require_rows(path, found, samples)
     return found
@@ -112,38 +112,38 @@ def require_rows(path: Path, found: StaticFits, samples: int) -> None:
 def read_static(path: Path) -> StaticFits:
     """<dataset>_fits.npy."""
     expected = f"an .npy array (n, 82): {ROW_FORMATS}"
-    rows = files.read_array(path, expected)
+    rows = io.read_array(path, expected)
     if rows.ndim != 2 or rows.shape[1] != 82:
         raise ExchangeError(f"{path}: expected {expected}, found shape {rows.shape}")
-    rows = files.numbers(path, "the array", rows, rows.shape)
+    rows = io.numbers(path, "the array", rows, rows.shape)
     return bodies(rows[:, :72], rows[:, 72:])
 
 
 def read_final(path: Path) -> StaticFits:
     """Final fits."""
     names = ("pose", "betas", "valid_fit")
-    arrays = files.read_arrays(path, (*names, files.BODY_KEY), ROW_FORMATS)
+    arrays = io.read_arrays(path, (*names, io.BODY_KEY), ROW_FORMATS)
     if not set(names) <= set(arrays):
-        raise files.missing_keys(path, ROW_FORMATS, files.array_names(path, ROW_FORMATS))
+        raise io.missing_keys(path, ROW_FORMATS, io.array_names(path, ROW_FORMATS))
     pose, betas = pose_and_betas(path, arrays, "pose", "betas")
-    there = files.flags(path, "valid_fit", arrays["valid_fit"], len(pose))
-    return bodies(pose, betas, there, why_not="valid_fit is not set", body=files.body_named(path, arrays))
+    there = io.flags(path, "valid_fit", arrays["valid_fit"], len(pose))
+    return bodies(pose, betas, there, why_not="valid_fit is not set", body=io.body_named(path, arrays))
 
 
 def read_mview(path: Path) -> StaticFits:
     """pose, shape and has_smpl; of SPIN's data set files also which samples they are."""
     expected = "an .npz with pose (n, 72), shape (n, 10) and, where not all rows have a body, has_smpl (n,)"
-    wanted = ("pose", "shape", "has_smpl", "imgname", "center", "scale", files.BODY_KEY)
-    arrays = files.read_arrays(path, wanted, expected)
+    wanted = ("pose", "shape", "has_smpl", "imgname", "center", "scale", io.BODY_KEY)
+    arrays = io.read_arrays(path, wanted, expected)
     if not {"pose", "shape"} <= set(arrays):
-        raise files.missing_keys(path, expected, arrays)
+        raise io.missing_keys(path, expected, arrays)
     pose, betas = pose_and_betas(path, arrays, "pose", "shape")
     there = np.ones(len(pose), bool)
     if "has_smpl" in arrays:
-        there = files.flags(path, "has_smpl", arrays["has_smpl"], len(pose))
+        there = io.flags(path, "has_smpl", arrays["has_smpl"], len(pose))
     return bodies(
         pose, betas, there, why_not="has_smpl is not set", keys=keys_of(path, arrays, len(pose)),
-        body=files.body_named(path, arrays),
+        body=io.body_named(path, arrays),
     )  # fmt: skip
 
 
@@ -158,8 +158,8 @@ def pose_and_betas(
             f"{path}: {pose} has {width} angles a row, as SMPL-X or SMPL-H have; expected SMPL's 72"
         )
     return (
-        files.numbers(path, pose, arrays[pose], (count, 72)),
-        files.numbers(path, betas, arrays[betas], (count, 10)),
+        io.numbers(path, pose, arrays[pose], (count, 72)),
+        io.numbers(path, betas, arrays[betas], (count, 10)),
     )
 
 
@@ -171,13 +171,11 @@ def keys_of(
         return None
     scale = arrays["scale"]
     if scale.ndim > 1 and len(scale) == count:  # 4D-Humans: width and height
-        scale = (
-            files.numbers(path, "scale", scale, scale.shape, "<f8").reshape(count, -1).max(axis=1, initial=0)
-        )
+        scale = io.numbers(path, "scale", scale, scale.shape, "<f8").reshape(count, -1).max(axis=1, initial=0)
     return SampleKeys(
-        files.texts(path, "imgname", arrays["imgname"], count),
-        files.numbers(path, "center", arrays["center"], (count, 2), "<f8"),
-        files.numbers(path, "scale", scale, (count,), "<f8") / scale_px,
+        io.texts(path, "imgname", arrays["imgname"], count),
+        io.numbers(path, "center", arrays["center"], (count, 2), "<f8"),
+        io.numbers(path, "scale", scale, (count,), "<f8") / scale_px,
         np.zeros(count, np.int64),
     )
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from store.annotations.schema import SUPERSET
 from store.annotations.table import Annotations
-from store.exchange import io as files
+from store.exchange import io
 from store.exchange.bodies import SampleKeys, StaticFits, bodies
 from store.exchange.matching import annotation_ids
 
@@ -74,8 +74,8 @@ def export_eft(
                 "imageName": names[row],
             }
 
-    meta = {files.BODY_KEY: body}
-    files.write_json(Path(path), {"ver": _VERSION, "data": list(people()), "meta": meta})
+    meta = {io.BODY_KEY: body}
+    io.write_json(Path(path), {"ver": _VERSION, "data": list(people()), "meta": meta})
 
 
 def _image_names(images: list[str]) -> list[str]:
@@ -88,12 +88,12 @@ def _image_names(images: list[str]) -> list[str]:
 
 def read_eft(path: Path) -> StaticFits:
     """ExchangeError if it is not EFT's, or no object in it is; one that can't be used is listed in `problems`."""
-    content = files.read_json(path, EXPECTED, _kept)
+    content = io.read_json(path, EXPECTED, _kept)
     people = content.get("data") if isinstance(content, dict) else None
     if not isinstance(people, list) or not people or not all(isinstance(p, _Person) for p in people):
-        raise files.refusal(path, f"expected {EXPECTED}; {_found(content)}")
+        raise io.refusal(path, f"expected {EXPECTED}; {_found(content)}")
     if all(person.problem for person in people):
-        raise files.refusal(path, f"expected {EXPECTED}; no entry is; the first: {people[0].problem}")
+        raise io.refusal(path, f"expected {EXPECTED}; no entry is; the first: {people[0].problem}")
     rotations = np.stack([person.rotations for person in people])
     numbers = np.stack([person.numbers for person in people])
     keys = SampleKeys(
@@ -103,7 +103,7 @@ def read_eft(path: Path) -> StaticFits:
     with np.errstate(over="ignore"):
         betas = numbers[:, :10].astype(np.float32)
     meta = content.get("meta")
-    named = meta.get(files.BODY_KEY, "") if isinstance(meta, dict) else ""
+    named = meta.get(io.BODY_KEY, "") if isinstance(meta, dict) else ""
     found = bodies(
         np.zeros((len(people), 72), np.float32), betas, keys=keys, rotations=rotations,
         weak_camera=numbers[:, 10:13], body=named if isinstance(named, str) and named.isprintable() else "",

@@ -13,7 +13,7 @@ import numpy as np
 
 from store.annotations.schema import OPENPOSE, SUPERSET
 from store.annotations.table import Annotations
-from store.exchange import io as files
+from store.exchange import io
 from store.exchange.bodies import StaticFits, bodies, keys_of, pose_and_betas
 from store.exchange.spin_dataset import SampleRows
 from store.fits.records import Fits
@@ -51,8 +51,8 @@ def export_humans4d(
         of_body[:, _FACE_IN_OPENPOSE] = annotations.joints3d_m[:, _FACE_IN_SUPERSET]
         arrays |= {"body_keypoints_3d": of_body, "extra_keypoints_3d": annotations.joints3d_m[:, :_EXTRA]}
     if body:
-        arrays[files.BODY_KEY] = np.array(body)
-    files.write_npz(Path(path), arrays)
+        arrays[io.BODY_KEY] = np.array(body)
+    io.write_npz(Path(path), arrays)
 
 
 def read_humans4d_bodies(path: Path) -> StaticFits:
@@ -65,19 +65,19 @@ def read_humans4d_bodies(path: Path) -> StaticFits:
         "betas",
         "has_body_pose",
         "has_betas",
-        files.BODY_KEY,
+        io.BODY_KEY,
     )
-    arrays = files.read_arrays(path, wanted, EXPECTED)
+    arrays = io.read_arrays(path, wanted, EXPECTED)
     if not {"body_pose", "betas"} <= set(arrays):
-        raise files.missing_keys(path, EXPECTED, arrays)
+        raise io.missing_keys(path, EXPECTED, arrays)
     pose, betas = pose_and_betas(path, arrays, "body_pose", "betas")
     there = np.ones(len(pose), bool)
     for name in ("has_body_pose", "has_betas"):
         if name in arrays:
-            there &= files.flags(path, name, arrays[name], len(pose))
+            there &= io.flags(path, name, arrays[name], len(pose))
     return bodies(
         pose, betas, there, why_not="has_body_pose or has_betas is not set",
-        keys=keys_of(path, arrays, len(pose), scale_px=_SIDE_PX), body=files.body_named(path, arrays),
+        keys=keys_of(path, arrays, len(pose), scale_px=_SIDE_PX), body=io.body_named(path, arrays),
     )  # fmt: skip
 
 
@@ -87,13 +87,13 @@ def read_humans4d_samples(path: Path) -> SampleRows:
         "body_keypoints_2d": (25, 3), "extra_keypoints_2d": (_EXTRA, 3),
         "body_keypoints_3d": (25, 4), "extra_keypoints_3d": (_EXTRA, 4),
     }  # fmt: skip
-    arrays = files.read_arrays(path, ("imgname", "center", "scale", *shapes), EXPECTED)
+    arrays = io.read_arrays(path, ("imgname", "center", "scale", *shapes), EXPECTED)
     count = len(arrays["imgname"]) if "imgname" in arrays and arrays["imgname"].ndim == 1 else 0
     keys = keys_of(path, arrays, count, scale_px=_SIDE_PX)
     if keys is None:
-        raise files.missing_keys(path, EXPECTED, files.array_names(path, EXPECTED))
+        raise io.missing_keys(path, EXPECTED, io.array_names(path, EXPECTED))
     known = {
-        name: files.numbers(path, name, arrays[name], (count, *shape)) if name in arrays
+        name: io.numbers(path, name, arrays[name], (count, *shape)) if name in arrays
         else np.zeros((count, *shape), np.float32)
         for name, shape in shapes.items()
     }  # fmt: skip
@@ -105,7 +105,7 @@ def read_humans4d_samples(path: Path) -> SampleRows:
     joints[:, _FACE_IN_SUPERSET] = known["body_keypoints_3d"][:, _FACE_IN_OPENPOSE]
     pose = betas = None
     has_smpl, body = np.zeros(count, bool), ""
-    if {"body_pose", "betas"} <= files.array_names(path, EXPECTED):
+    if {"body_pose", "betas"} <= io.array_names(path, EXPECTED):
         found = read_humans4d_bodies(path)
         pose, betas, has_smpl, body = found.pose, found.betas, found.valid, found.body
     nothing = [""] * count

@@ -10,7 +10,7 @@ import numpy as np
 
 from store.annotations.schema import OPENPOSE, SUPERSET
 from store.annotations.table import Annotations
-from store.exchange import io as files
+from store.exchange import io
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float32
@@ -32,7 +32,7 @@ PUBLISHED_NAMES = {
 """File names of the published data sets, by the names that the published options give them."""
 _KEYS = (
     "imgname", "center", "scale", "part", "openpose", "S", "pose", "shape", "has_smpl", "gender", "maskname", "partname",
-    files.BODY_KEY,
+    io.BODY_KEY,
 )  # fmt: skip
 _SHORT = {"female": "f", "male": "m", "neutral": "n", "": ""}
 _LONG = {short: long for long, short in _SHORT.items()} | {name: name for name in _SHORT}
@@ -82,13 +82,13 @@ def export_spin_dataset(path: str | Path, annotations: Annotations, *, body: str
         arrays |= {"pose": annotations.pose, "shape": annotations.betas}
         arrays["has_smpl"] = annotations.has_smpl.astype(np.uint8)
         if body:
-            arrays[files.BODY_KEY] = np.array(body)
+            arrays[io.BODY_KEY] = np.array(body)
     if any(annotations.gender):
         arrays["gender"] = np.array([_SHORT[gender] for gender in annotations.gender], dtype="U1")
     for name, column in (("maskname", annotations.mask), ("partname", annotations.part)):
         if any(column):
             arrays[name] = np.array(column, dtype=np.str_)
-    files.write_npz(Path(path), arrays)
+    io.write_npz(Path(path), arrays)
 
 
 def lost_in_spin_dataset(annotations: Annotations) -> list[str]:
@@ -106,32 +106,32 @@ def lost_in_spin_dataset(annotations: Annotations) -> list[str]:
 
 def read_spin_dataset(path: Path) -> SampleRows:
     """Only imgname, center and scale must be there. Pose and shape without has_smpl belong to every row, as in SPIN."""
-    arrays = files.read_arrays(path, _KEYS, EXPECTED)
+    arrays = io.read_arrays(path, _KEYS, EXPECTED)
     if not {"imgname", "center", "scale"} <= set(arrays):
-        raise files.missing_keys(path, EXPECTED, files.array_names(path, EXPECTED))
+        raise io.missing_keys(path, EXPECTED, io.array_names(path, EXPECTED))
     count = len(arrays["imgname"]) if arrays["imgname"].ndim == 1 else -1
-    images = files.texts(path, "imgname", arrays["imgname"], max(count, 0))
+    images = io.texts(path, "imgname", arrays["imgname"], max(count, 0))
     keypoints = np.zeros((count, 49, 3), np.float32)
     for name, place, joints in (("openpose", OPENPOSE, 25), ("part", SUPERSET, 24)):
         if name in arrays:
-            keypoints[:, place] = files.numbers(path, name, arrays[name], (count, joints, 3))
-    joints3d = files.numbers(path, "S", arrays["S"], (count, 24, 4)) if "S" in arrays else None
+            keypoints[:, place] = io.numbers(path, name, arrays[name], (count, joints, 3))
+    joints3d = io.numbers(path, "S", arrays["S"], (count, 24, 4)) if "S" in arrays else None
     pose = betas = None
     has_smpl = np.zeros(count, bool)
     if {"pose", "shape"} <= set(arrays):
-        pose = files.numbers(path, "pose", arrays["pose"], (count, 72))
-        betas = files.numbers(path, "shape", arrays["shape"], (count, 10))
+        pose = io.numbers(path, "pose", arrays["pose"], (count, 72))
+        betas = io.numbers(path, "shape", arrays["shape"], (count, 10))
         has_smpl = ~has_smpl
         if "has_smpl" in arrays:
-            has_smpl = files.flags(path, "has_smpl", arrays["has_smpl"], count)
+            has_smpl = io.flags(path, "has_smpl", arrays["has_smpl"], count)
     named = {
-        name: files.texts(path, name, arrays[name], count) if name in arrays else [""] * count
+        name: io.texts(path, name, arrays[name], count) if name in arrays else [""] * count
         for name in ("gender", "maskname", "partname")
     }
     return SampleRows(
         image=images,
-        center_px=files.numbers(path, "center", arrays["center"], (count, 2)),
-        scale=files.numbers(path, "scale", arrays["scale"], (count,)),
+        center_px=io.numbers(path, "center", arrays["center"], (count, 2)),
+        scale=io.numbers(path, "scale", arrays["scale"], (count,)),
         keypoints_px=keypoints,
         joints3d_m=joints3d,
         has_smpl=has_smpl,
@@ -140,5 +140,5 @@ def read_spin_dataset(path: Path) -> SampleRows:
         gender=[_LONG.get(gender.lower(), gender) for gender in named["gender"]],
         mask=named["maskname"],
         part=named["partname"],
-        body=files.body_named(path, arrays),
+        body=io.body_named(path, arrays),
     )

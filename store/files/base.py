@@ -7,17 +7,12 @@ Names are relative, with '/'.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any, Protocol
 from uuid import uuid4
 
-from store.errors import UnusableNameError
 from store.files.atomic import TEMPORARY
-
-_URL = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,62})(?:/([A-Za-z0-9_=+.-]+(?:/[A-Za-z0-9_=+.-]+)*))?/?")
 
 Put = Callable[[str, bytes], None]
 """Takes a file's name in a tree, and its content."""
@@ -99,32 +94,6 @@ class Files(Protocol):
 
     def zarr_store(self) -> Any:
         """For zarr's functions, with names as paths."""
-
-
-def open_files(location: str | Path) -> Files:
-    """The files at a local folder or at s3://BUCKET/PREFIX. Raises UnusableNameError for other URLs."""
-    if is_url(location):
-        from store.files.s3 import ObjectFiles
-
-        return ObjectFiles(*bucket_and_prefix(str(location)))
-    from store.files.local import LocalFiles
-
-    return LocalFiles(Path(location))
-
-
-def is_url(location: str | Path) -> bool:
-    return "://" in str(location)
-
-
-def bucket_and_prefix(url: str) -> tuple[str, str]:
-    """What s3://BUCKET/PREFIX names. Raises UnusableNameError."""
-    found = _URL.fullmatch(url)
-    prefix = (found[2] or "") if found else ""
-    if not found or {".", ".."} & set(prefix.split("/")):
-        raise UnusableNameError(
-            f"{url}: expected a folder or s3://BUCKET/PREFIX, of letters, digits and _ = + . - between slashes"
-        )
-    return found[1], prefix
 
 
 def is_temporary(name: str) -> bool:

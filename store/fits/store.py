@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from store.errors import FitStoreExistsError, RecordError
-from store.files.base import Files, open_files
-from store.fits import log as history
+from store.files.base import Files
+from store.files.open import open_files
+from store.fits import log
 from store.fits.fingerprint import Fingerprint, require_same
 from store.fits.format.fencing import read_fence, write_fence
 from store.fits.format.generations import Generation, write_generation
@@ -41,8 +42,7 @@ from store.fits.format.layout import (
     read_manifest,
 )
 from store.fits.format.segments import check_writer
-from store.fits.format.snapshot import FitSnapshot
-from store.fits.format.state import load_current, load_tagged
+from store.fits.format.state import FitSnapshot, load_current, load_tagged
 from store.fits.format.tags import Tag, read_tag, tag_names
 from store.fits.handle.maintenance import GRACE_S, Maintenance, worth_compacting
 from store.fits.handle.memory import Replica
@@ -297,7 +297,7 @@ class FitStore:
         with replica.disk:
             self._follower.refresh()
             tags = [read_tag(replica.layout, name) for name in self.tags()]
-            return history.of_store(replica.state.generation, replica.state.infos, tags)
+            return log.of_store(replica.state.generation, replica.state.infos, tags)
 
     def summary(self) -> dict:
         """samples, sources (counts by name), loss_percentiles_px2, generation, segments, pending (counts)."""
@@ -318,7 +318,7 @@ def _begin(files: Files, manifest: Manifest, time_ms: int) -> None:
     layout, number = Layout(files), 0
     while not files.claim(generation_name(number)):
         number += 1  # another is at it, or was
-    entry = history.entry("create", "", time_ms, generation=number, samples=manifest.samples)
+    entry = log.entry("create", "", time_ms, generation=number, samples=manifest.samples)
     write_generation(
         layout,
         Generation(number, number, frozenset(), (entry,)),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from store.files.base import is_url, open_files
+from store.files.open import is_url, open_files
 
 
 @dataclass(frozen=True)

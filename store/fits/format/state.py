@@ -1,10 +1,11 @@
-"""A state on disk, brought into memory."""
+"""A state of the store in memory: the current one, or one that a tag names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +17,9 @@ from store.fits.format.segments import Segment, SegmentInfo, read_segment
 from store.fits.format.tags import Tag
 from store.fits.records import Fits
 from store.fits.table import FitTable
+
+if TYPE_CHECKING:
+    from jaxtyping import Integer
 
 _AHEAD = 3  # segments read while others are merged, for each that is being read
 
@@ -43,6 +47,37 @@ class State:
         self.names.add(name)
         self.infos[name] = (info, records)
         self.runs.update(info.runs)
+
+
+class FitSnapshot:
+    """A tagged state, read-only, in memory."""
+
+    def __init__(self, tag: Tag, fingerprint: Fingerprint, state: State) -> None:
+        self.tag = tag
+        self.fingerprint = fingerprint
+        self.runs: Mapping[int, str] = state.runs
+        self._table = state.table
+
+    @property
+    def samples(self) -> int:
+        return len(self._table)
+
+    @property
+    def fits(self) -> Fits:
+        """All records, not copied: read only."""
+        return self._table.fits
+
+    def get(self, ids: Integer[np.ndarray, "k"]) -> Fits:
+        """Return copies of the records of these samples, in the tagged state. Raises SampleIdError."""
+        return self._table.get(ids)
+
+    def summary(self) -> dict[str, Any]:
+        """Return the same as FitStore.summary, of the tagged state."""
+        return {
+            **self._table.summary(),
+            "generation": self.tag.generation,
+            "segments": len(self.tag.segments),
+        }
 
 
 def current_generation(layout: Layout, fingerprint: Fingerprint) -> Generation:

@@ -7,7 +7,7 @@ from contextlib import suppress
 import numpy as np
 
 from store.errors import TagExistsError
-from store.fits import log as history
+from store.fits import log
 from store.fits.format.generations import Generation, write_generation
 from store.fits.format.layout import (
     Layout,
@@ -110,7 +110,7 @@ class Maintenance:
         if number is None:
             return None
         replica = self._replica
-        entry = history.entry("restore", replica.writer, replica.clock(), generation=number, tag=tag)
+        entry = log.entry("restore", replica.writer, replica.clock(), generation=number, tag=tag)
         entries, runs = (*before.history, entry), state.runs | dict(before.runs)
         generation = Generation(number, number, frozenset(), entries, runs)
         if not self._make_current(generation, state.table, before.number):
@@ -150,7 +150,7 @@ class Maintenance:
         number = claim_generation(self._layout, old.number)
         if number is None:
             return None
-        entries = history.of_compaction(infos, self._replica.writer, self._replica.clock(), number)
+        entries = log.of_compaction(infos, self._replica.writer, self._replica.clock(), number)
         generation = Generation(number, old.line, absorbed, (*old.history, *entries), dict(state.runs))
         return generation if self._make_current(generation, state.table, old.number) else None
 

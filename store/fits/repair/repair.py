@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from store.errors import FitStoreNotFoundError, FormatVersionError, RecordError, StoreError
-from store.files.base import open_files
+from store.files.open import open_files
 from store.fits.fingerprint import require_same
 from store.fits.format.fencing import FENCES
 from store.fits.format.generations import Inventory, group_metadata, read_inventory

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.errors import StoreError
-from store.files.base import Files, open_files
+from store.files.base import Files
 from store.files.checksummed_json import read_sealed
-from store.fits.format.fencing import FENCES
-from store.fits.format.fencing import FORMAT as FENCE_FORMAT
-from store.fits.format.fencing import VERSION as FENCE_VERSION
+from store.files.open import open_files
+from store.fits.format import fencing
 from store.fits.format.generations import read_inventory
 from store.fits.format.layout import (
     CURRENT,
@@ -87,13 +86,13 @@ def _verify(files: Files) -> Verification:
     tags = [name.removesuffix(".json") for name in files.children("tags")]
     for name in tag_names(layout):
         check(f"tags/{name}.json", lambda name=name: _tag(layout, name, numbers, segments))  # type: ignore[misc]
-    for name in files.children(FENCES):
-        check(f"{FENCES}/{name}", lambda name=name: _fence(layout, f"{FENCES}/{name}"))  # type: ignore[misc]
+    for name in files.children(fencing.FENCES):
+        check(f"{fencing.FENCES}/{name}", lambda name=name: _fence(layout, f"{fencing.FENCES}/{name}"))  # type: ignore[misc]
     return Verification(len(numbers), len(segments), len(tags), tuple(findings))
 
 
 def _fence(layout: Layout, file: str) -> None:
-    read_sealed(layout.files, file, format_name=FENCE_FORMAT, version=FENCE_VERSION)
+    read_sealed(layout.files, file, format_name=fencing.FORMAT, version=fencing.VERSION)
 
 
 def _current(layout: Layout, numbers: list[int]) -> None:

@@ -10,7 +10,8 @@ from places import Place
 from s3_server import S3, Fault
 
 from store.errors import ObjectStoreAccessError, ObjectStoreError, UnusableNameError
-from store.files.base import Files, Put, is_url, open_files
+from store.files.base import Files, Put
+from store.files.open import is_url, open_files
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fit_samples import FINGERPRINT, changed_fits, random_fits, same_bits
 from places import Place
 
 from store import FingerprintMismatchError, Fits, FitStore, FitStoreNotFoundError, RecordError
-from store.files.base import open_files
+from store.files.open import open_files
 from store.fits.repair.repair import Outcome, repair
 from store.fits.repair.salvage import ranges
 from store.fits.repair.verify import verify

@@ -29,7 +29,7 @@ from store import (
     UnusableNameError,
     join,
 )
-from store.files.base import open_files
+from store.files.open import open_files
 from store.fits.records import COLUMNS
 from store.fits.repair.repair import repair
 

@@ -11,7 +11,7 @@ from fit_samples import FINGERPRINT, random_fits
 from places import Place
 
 from store import Fits, FitStore
-from store.files.base import is_url
+from store.files.open import is_url
 from store.fits.records import COLUMNS
 
 SAMPLES = 40
