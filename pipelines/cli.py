@@ -18,7 +18,6 @@ from pipelines.commands import (
     preprocess,
     quality,
     report,
-    store_care,
     train,
 )
 from pipelines.commands import store as stores
@@ -61,9 +60,6 @@ for command in (
     cluster.submit,
 ):  # fmt: skip
     cli.add_command(command)
-
-for command in (store_care.verify, store_care.export):
-    stores.store.add_command(command)
 
 _INTERRUPTED = (
     "interrupted; run the same command again to go on (train: with --resume, once it has a checkpoint)"

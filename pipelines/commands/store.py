@@ -1,4 +1,4 @@
-"""Commands about fit stores: what is in one, what was done to it, and what an operator does to it."""
+"""Commands about fit stores: show, change, check, repair and export one."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import click
 import numpy as np
 
 from pipelines.commands.common import DATA, FITS, Group, data_folder
-from pipelines.errors import UsageError
+from pipelines.errors import StageError, UsageError
+from store.exchange.tables import FORMATS
 from store.files.open import is_url
 
 if TYPE_CHECKING:
+    from store.fits.repair.repair import Outcome
     from store.fits.store import FitSnapshot, FitStore
 
 NAME = click.argument("name")
-JSON = click.option(
-    "--json", "as_json", is_flag=True, help="One JSON object for machines, instead of a table."
-)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 
 
 @click.group(cls=Group)
@@ -55,7 +55,7 @@ def show(found: dict[str, Any], as_json: bool, lines: list[str]) -> None:
 @FITS
 @JSON
 def info(name: str, data: Path, as_json: bool) -> None:
-    """Samples, where their fits come from, segments, tags, and what scores depend on.
+    """Show samples, where their fits come from, segments, tags, and what scores depend on.
 
     \b
     Example:
@@ -82,7 +82,7 @@ def _words(value: object) -> str:
 @FITS
 @JSON
 def log(name: str, data: Path, as_json: bool) -> None:
-    """What was done to a store, oldest first.
+    """Show what was done to a store, oldest first.
 
     \b
     Example:
@@ -109,7 +109,7 @@ def log(name: str, data: Path, as_json: bool) -> None:
 @FITS
 @JSON
 def tag(name: str, tag: str | None, delete: bool, data: Path, as_json: bool) -> None:
-    """Name the state as it is now; without TAG, list the tags.
+    """Name the current state; without TAG, list the tags.
 
     \b
     Example:
@@ -150,7 +150,7 @@ def restore(name: str, tag: str, data: Path, as_json: bool) -> None:
 @FITS
 @JSON
 def compact(name: str, data: Path, as_json: bool) -> None:
-    """Merge all segments into the next generation; changes no answer.
+    """Merge all segments into the next generation. No record changes.
 
     \b
     Example:
@@ -163,12 +163,12 @@ def compact(name: str, data: Path, as_json: bool) -> None:
 
 @store.command()
 @NAME
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Only list what would be removed.")
 @DATA
 @FITS
 @JSON
 def gc(name: str, dry_run: bool, data: Path, as_json: bool) -> None:
-    """Remove what neither the state nor a tag needs, and what dead writers left.
+    """Remove what neither the state nor a tag needs, and unfinished files of writers that have stopped.
 
     \b
     Example:
@@ -187,7 +187,7 @@ def gc(name: str, dry_run: bool, data: Path, as_json: bool) -> None:
 @FITS
 @JSON
 def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None:
-    """Which samples changed from A to B, and by how much. A and B: NAME, or NAME@TAG.
+    """Show which samples changed from A to B, and by how much. A and B: NAME, or NAME@TAG.
 
     \b
     Example:
@@ -217,12 +217,12 @@ def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None
 @click.option(
     "--where", "expression", required=True, help="Which fits, for example \"score > 80 and run == 'first'\"."
 )
-@click.option("--dry-run", is_flag=True, help="Only say how many there are.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
 @DATA
 @FITS
 @JSON
 def reset(name: str, expression: str, dry_run: bool, data: Path, as_json: bool) -> None:
-    """Retract fits: their samples have none until a new one is made. A late update that was begun before can't undo it.
+    """Retract fits: their samples have none until a new one is made. Updates begun before can't undo it.
 
     \b
     Example:
@@ -236,3 +236,131 @@ def reset(name: str, expression: str, dry_run: bool, data: Path, as_json: bool) 
     count = len(ids) if dry_run else opened.reset(ids, where=expression)
     verb = "would be retracted" if dry_run else "retracted"
     show({"retracted": count, "dry_run": dry_run}, as_json, [f"{opened.location}: {count} fits {verb}"])
+
+
+@store.command()
+@NAME
+@click.option("--repair", "repairs", is_flag=True, hidden=True)  # its name before there was `store repair`
+@click.option("--from", "copy", hidden=True)
+@click.option("--accept-loss", is_flag=True, hidden=True)
+@DATA
+@FITS
+@JSON
+def verify(name: str, repairs: bool, copy: str | None, accept_loss: bool, data: Path, as_json: bool) -> None:
+    """Read every byte of a store and list the files that are damaged or missing; exit code 1 if there are any.
+
+    \b
+    Example:
+      spin-pipe store verify world
+    """
+    if repairs:
+        click.echo("verify --repair is now called `spin-pipe store repair`", err=True)
+        _repair(place_of(data, name), copy, accept_loss, as_json)
+        return
+    if copy or accept_loss:
+        raise UsageError("--from and --accept-loss belong to `spin-pipe store repair`")
+    _verify(place_of(data, name), None, as_json)
+
+
+@store.command()
+@NAME
+@click.option("--from", "copy", metavar="PATH", help="A copy of the store, of any age.")
+@click.option(
+    "--accept-loss",
+    is_flag=True,
+    help="Lose what can't be repaired: list the samples that lose their fits, and move damaged files to damaged/.",
+)
+@DATA
+@FITS
+@JSON
+def repair(name: str, copy: str | None, accept_loss: bool, data: Path, as_json: bool) -> None:
+    """Put back damaged files that a copy or the store itself still holds, then verify; exit code 1 if damage remains.
+
+    \b
+    Examples:
+      spin-pipe store repair world
+      spin-pipe store repair world --from backup/fits/world
+    """
+    _repair(place_of(data, name), copy, accept_loss, as_json)
+
+
+def _repair(place: Path | str, copy: str | None, accept_loss: bool, as_json: bool) -> None:
+    from store.fits.repair.repair import repair as run
+
+    if copy and not is_url(copy) and not Path(copy).is_dir():
+        raise UsageError(f"--from {copy}: no such folder")
+    _verify(place, run(place, copy=copy, accept_loss=accept_loss), as_json)
+
+
+def _verify(place: Path | str, outcomes: list[Outcome] | None, as_json: bool) -> None:
+    """Verify a store, and show what was found and what a repair did before. Raises StageError if it is damaged."""
+    from store.fits.repair.verify import verify as run
+
+    found = run(place)
+    content: dict[str, Any] = {
+        "generations": found.generations, "segments": found.segments, "tags": found.tags,
+        "findings": [{"file": f.file, "problem": f.problem} for f in found.findings],
+    }  # fmt: skip
+    if outcomes is not None:
+        content["repairs"] = [
+            {"file": o.file, "action": o.action, "text": o.text, "samples": list(o.samples)} for o in outcomes
+        ]
+    lines = [f"  {outcome.action:10} {outcome.file}: {outcome.text}" for outcome in outcomes or ()]
+    lines += [f"{place}: {found.generations} generations, {found.segments} segments, {found.tags} tags read"]
+    lines += [f"  {finding.file}: {finding.problem}" for finding in found.findings]
+    show(content, as_json, [*lines, *(["  whole"] if found.whole else [])])
+    if not found.whole:
+        advice = (
+            "run `spin-pipe store repair`"
+            if outcomes is None
+            else "the list above says what can be done about each"
+        )
+        raise StageError(f"{place}: {len(found.findings)} files are damaged or missing; {advice}")
+
+
+@store.command()
+@NAME
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="File to write.")
+@click.option(
+    "--columns",
+    default="pose,betas,camera,score,loss,source,verdict,run,time",
+    show_default=True,
+    help="Columns to write.",
+)
+@click.option("--format", "kind", type=click.Choice(FORMATS), help="Default: by the name of --out.")
+@click.option("--tag", help="Export the state that this tag names instead of the current one.")
+@click.option("--where", "expression", help="Which fits, for example \"score < 60 and source == 'loop'\".")
+@DATA
+@FITS
+@JSON
+def export(
+    name: str,
+    out: Path,
+    columns: str,
+    kind: str | None,
+    tag: str | None,
+    expression: str | None,
+    data: Path,
+    as_json: bool,
+) -> None:
+    """Write columns of all fits, a row each, for other programs: Parquet (for SQL), .npz or CSV.
+
+    \b
+    Example:
+      spin-pipe store export world --columns score,loss,source,run --out world.parquet
+    """
+    from store.exchange.tables import export_columns
+    from store.fits.query import matching
+
+    kind = kind or out.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise UsageError(f"--out {out}: its name doesn't say which format; give --format {'|'.join(FORMATS)}")
+    opened = open_store(data, name)
+    state = opened.at(tag) if tag else opened
+    fits = state.fits
+    chosen = np.flatnonzero(matching(expression, fits) if expression else fits.source != 0)
+    names = [column.strip() for column in columns.split(",") if column.strip() not in ("", "sample")]
+    export_columns(out, fits, chosen, columns=names, runs=state.runs, kind=kind)
+    found = {"file": str(out), "format": kind, "columns": ["sample", *names], "rows": len(chosen)}
+    text = f"{out}: {len(chosen)} of {state.samples} samples, {', '.join(['sample', *names])}"
+    show(found, as_json, [text])

@@ -1,4 +1,4 @@
-"""`store verify --repair` and `store export`, as people call them."""
+"""`store verify`, `store repair` and `store export`, as people call them."""
 
 from __future__ import annotations
 
@@ -54,19 +54,31 @@ def run(*arguments: object, code: int = 0) -> Any:
     return result
 
 
-def test_verify_repairs_what_a_copy_holds_and_reports_what_it_did(store: FitStore, tmp_path: Path) -> None:
+def test_repair_takes_what_a_copy_holds_and_reports_what_it_did(store: FitStore, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "copy")
     pose = store.path / "generations" / "000001.zarr" / "pose" / "c" / "0" / "0"
     segment = next((store.path / "segments" / "000001").iterdir())
     for path in (pose, segment):
         path.write_bytes(bytes(path.stat().st_size))
-    assert "--repair" in str(run("verify", store.path, code=1).exception)
-    run("verify", store.path, "--from", tmp_path / "copy", code=1)
-    refused = run("verify", store.path, "--repair", code=1)
+    assert "spin-pipe store repair" in str(run("verify", store.path, code=1).exception)
+    usage = run("verify", store.path, "--from", tmp_path / "copy", code=1).exception
+    assert "spin-pipe store repair" in str(usage)
+    assert "no such folder" in str(run("repair", store.path, "--from", tmp_path / "none", code=1).exception)
+    refused = run("repair", store.path, code=1)
     assert "would be lost: the updates in it" in refused.output and "--accept-loss" in refused.output
-    repaired = run("verify", store.path, "--repair", "--from", tmp_path / "copy", "--json")
+    repaired = run("repair", store.path, "--from", tmp_path / "copy", "--json")
     found = json.loads(repaired.output)
     assert found["findings"] == [] and {r["action"] for r in found["repairs"]} == {"repaired"}
+    assert FitStore.open(store.path).get(ALL[:1]).score == -1
+
+
+def test_the_earlier_name_of_repair_is_accepted_and_gives_the_new_one(
+    store: FitStore, tmp_path: Path
+) -> None:
+    shutil.copytree(store.path, tmp_path / "copy")
+    next((store.path / "segments" / "000001").iterdir()).write_bytes(b"nothing")
+    output = run("verify", store.path, "--repair", "--from", tmp_path / "copy").output
+    assert "`spin-pipe store repair`" in output and "repaired" in output
     assert FitStore.open(store.path).get(ALL[:1]).score == -1
 
 
@@ -75,7 +87,7 @@ def test_accepted_loss_is_listed_and_the_store_is_whole(store: FitStore) -> None
     content = bytearray(segment.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 4] = b"\xff\xff\xff\xff"
     segment.write_bytes(content)
-    found = json.loads(run("verify", store.path, "--repair", "--accept-loss", "--json").output)
+    found = json.loads(run("repair", store.path, "--accept-loss", "--json").output)
     (repair,) = found["repairs"]
     assert repair["action"] == "lost" and repair["samples"] == [0] and found["findings"] == []
     assert (store.path / "damaged" / repair["file"].replace("/", "--")).read_bytes() == bytes(content)
