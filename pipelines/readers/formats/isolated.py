@@ -1,8 +1,7 @@
-"""Formats whose readers believe what a file says of itself: read under a limit of time and memory.
+"""Arrays from files whose readers can crash or hang, read in another process under a limit of time and memory.
 
 A few damaged bytes keep cdflib counting for hours, or make it ask for all memory there is; a damaged MATLAB 5 file can end the
-process that scipy reads it in. So they work in a process beside this one, which is started once, and again if a file
-brought it down.
+process that scipy reads it in. The other process starts once, and again after a file has crashed it.
 """
 
 from __future__ import annotations
@@ -19,16 +18,17 @@ import numpy as np
 
 from pipelines.errors import StageError
 
-_CHILD = Path(__file__).with_name("guarded_child.py")
+_CHILD = Path(__file__).with_name("isolated_child.py")
 # Processor time: whole files are read in a tenth of it.
 _SECONDS, _BYTES_A_SECOND = 2, 2**20
 _child: subprocess.Popen[bytes] | None = None
 
 
 def read_arrays(kind: str, path: Path, names: tuple[str, ...], expected: str) -> list[list[np.ndarray]]:
-    """For each name, the arrays (float64) of a "cdf" file's variable, or of a column of cells of a "mat5" file.
+    """Return, for each name, the arrays (float64) of a variable of a file.
 
-    StageError, naming the file and what was expected, if there are none.
+    `kind`: "cdf" or "mat5_array" for a variable that is one array; "mat5" for a MATLAB variable that is a column of cells.
+    Raise StageError, naming the file and what was expected, if there are none.
     """
     if not path.is_file():
         raise StageError(f"{path}: no such file")
@@ -49,7 +49,7 @@ def read_arrays(kind: str, path: Path, names: tuple[str, ...], expected: str) ->
 
 
 def _ask(request: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
-    """The answer's header, and the bytes that it announces."""
+    """Return the answer's header, and the bytes that it announces."""
     global _child
     if _child is None:
         _child = _start()

@@ -17,16 +17,14 @@ import numpy as np
 from pipelines.errors import StageError
 from pipelines.progress import say
 from pipelines.readers.base import Camera, Option, Person, ReaderOptions, Refused, View
+from pipelines.readers.formats.cdf_matlab import of_mat73, open_mat73, read_cdf
+from pipelines.readers.formats.video import extract_frames
 from pipelines.readers.h36m.cameras import CAMERAS, Calibration, read_calibration
 from pipelines.readers.studio_common import (
     annotated_17,
     around,
     detection_of,
-    extract_frames,
     joints_problem,
-    of_mat73,
-    open_mat73,
-    read_cdf,
     truth_17,
 )
 

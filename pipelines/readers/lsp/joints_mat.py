@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers.base import Person, ReaderOptions, Refused
-from pipelines.readers.mat5 import array_of
+from pipelines.readers.formats.cdf_matlab import read_mat5_array
 from pipelines.readers.openpose import detections_folder, match_image
 from spin.crop import box_to_center_scale
 from spin.joints import JOINTS
@@ -45,25 +45,15 @@ def read_joints(path: Path, name: str) -> Float[np.ndarray, "N 14 3"]:
         raise StageError(
             f"{path}: no such file; `spin-pipe preprocess {name} --help` shows the layout expected"
         )
-    joints = _matlab_array(path)
+    if path.stat().st_size > _LARGEST_BYTES:
+        raise StageError(f"{path}: not a MATLAB 5 file with 'joints' (it is far larger than the data set's)")
+    joints = read_mat5_array(path, "joints")
     if joints.ndim == 2:
         joints = joints[..., None]  # one person: MATLAB drops the last axis
     if joints.ndim != 3 or sorted(joints.shape[:2]) != [3, _JOINTS]:
-        raise StageError(
-            f"{path}: 'joints' is {joints.dtype} {joints.shape}; expected numbers, (3, 14, N) or (14, 3, N)"
-        )
+        raise StageError(f"{path}: 'joints' is {joints.shape}; expected numbers, (3, 14, N) or (14, 3, N)")
     order = (2, 1, 0) if joints.shape[0] == 3 else (2, 0, 1)
-    return joints.transpose(order).astype(np.float64)
-
-
-def _matlab_array(path: Path) -> np.ndarray:
-    """The variable 'joints' of a MATLAB 5 file."""
-    try:
-        if path.stat().st_size > _LARGEST_BYTES:
-            raise ValueError("it is far larger than the data set's")
-        return array_of(path.read_bytes(), "joints")
-    except (OSError, ValueError) as error:
-        raise StageError(f"{path}: not a MATLAB 5 file with 'joints' ({error})") from error
+    return joints.transpose(order)
 
 
 def samples_in_parts(samples: Iterable[Sample]) -> Iterator[list[Sample]]:

@@ -11,13 +11,12 @@ from PIL import Image
 
 from pipelines.errors import StageError
 from pipelines.readers.base import NO_OPENPOSE, Person, Refused
+from pipelines.readers.formats.cdf_matlab import of_mat73, open_mat73
 from pipelines.readers.mpi_inf_3dhp.files import inside
 from pipelines.readers.studio_common import (
     annotated_17,
     around,
     joints_problem,
-    of_mat73,
-    open_mat73,
     truth_17,
 )
 from spin.crop import BOX_MARGIN

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers.base import Camera, View
-from pipelines.readers.studio_common import read_mat5
+from pipelines.readers.formats.cdf_matlab import read_mat5
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float

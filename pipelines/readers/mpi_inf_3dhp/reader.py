@@ -16,7 +16,8 @@ import numpy as np
 from pipelines.errors import StageError
 from pipelines.progress import say
 from pipelines.readers.base import SMPL, Option, Person, ReaderOptions, Refused, body_of
-from pipelines.readers.mpi_inf_3dhp import evaluation_set as mpi_inf_3dhp_test
+from pipelines.readers.formats.video import extract_frames
+from pipelines.readers.mpi_inf_3dhp import evaluation_set
 from pipelines.readers.mpi_inf_3dhp.files import (
     SEQUENCES,
     SIZE_PX,
@@ -32,7 +33,6 @@ from pipelines.readers.studio_common import (
     annotated_17,
     around,
     detection_of,
-    extract_frames,
     joints_problem,
     truth_17,
 )
@@ -59,8 +59,8 @@ ROOT/                                                   SN/SeqM: S1 to S8, Seq1 
   SN/SeqM/imageFrames/video_V/frame_000001.jpg          V: 0 1 2 4 5 6 7 8
   SN/SeqM/imageSequence/video_V.avi                     for --extract-images
   openpose/SN/SeqM/imageFrames/video_V/*_keypoints.json optional: OpenPose BODY_25 detections
-  {mpi_inf_3dhp_test.FOLDER}/TSN/annot_data.mat            TS1 to TS6, to measure on
-  {mpi_inf_3dhp_test.FOLDER}/TSN/imageSequence/img_000001.jpg
+  {evaluation_set.FOLDER}/TSN/annot_data.mat            TS1 to TS6, to measure on
+  {evaluation_set.FOLDER}/TSN/imageSequence/img_000001.jpg
 In the data folder, optional:
   {FITS}               multi-view fits
   {ROWS}              which frames they belong to (else it is counted)
@@ -76,10 +76,10 @@ class Part:
     missing: str = ""
 
 
-def parts(root: Path, options: ReaderOptions) -> list[Part] | list[mpi_inf_3dhp_test.Part]:
+def parts(root: Path, options: ReaderOptions) -> list[Part] | list[evaluation_set.Part]:
     """Each sequence. StageError if there is none, or published fits can't be matched."""
     if options.split == "valid":
-        return mpi_inf_3dhp_test.parts(root)
+        return evaluation_set.parts(root)
     there = [s for s in SEQUENCES if (root / s.folder / "annot.mat").is_file()]
     if not there:
         raise StageError(
@@ -105,12 +105,10 @@ def _published(root: Path, options: ReaderOptions) -> dict[Sequence, Rows]:
     return rows
 
 
-def read(
-    root: Path, part: Part | mpi_inf_3dhp_test.Part, options: ReaderOptions
-) -> Iterator[Person | Refused]:
+def read(root: Path, part: Part | evaluation_set.Part, options: ReaderOptions) -> Iterator[Person | Refused]:
     """Everyone in a sequence, camera by camera. What is wrong with its annotation refuses the sequence."""
-    if isinstance(part, mpi_inf_3dhp_test.Part):
-        yield from mpi_inf_3dhp_test.read(root, part)
+    if isinstance(part, evaluation_set.Part):
+        yield from evaluation_set.read(root, part)
         return
     folder = part.sequence.folder
     if part.missing:

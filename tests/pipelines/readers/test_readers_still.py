@@ -323,10 +323,10 @@ def test_an_empty_folder_is_one_line_that_says_where_to_look(name: str, tmp_path
     ("content", "message"),
     [
         ({"joints": np.zeros((3, 13, 1200))}, r"\(3, 13, 1200\); expected numbers, \(3, 14, N\)"),
-        ({"joints": "text"}, "the variable is text; expected real numbers"),
+        ({"joints": "text"}, "the variable is of class char; expected real numbers"),
         (
             {"poses": np.zeros((3, 14, 1200))},
-            "not a MATLAB 5 file with 'joints' .no variable 'joints', but 'poses'",
+            "not a MATLAB 5 file with 'joints' .ValueError: no variable 'joints', but 'poses'",
         ),
     ],
 )

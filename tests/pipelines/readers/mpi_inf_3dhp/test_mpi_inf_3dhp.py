@@ -13,8 +13,8 @@ import pytest
 from pipelines.errors import StageError
 from pipelines.readers import DATASETS
 from pipelines.readers.base import Person, ReaderOptions
+from pipelines.readers.formats.cdf_matlab import read_mat5
 from pipelines.readers.mpi_inf_3dhp.published_fits import FITS, ROWS
-from pipelines.readers.studio_common import read_mat5
 from pipelines.synthetic.layouts.recordings import write_mat5, write_mat73
 from spin.body import load_body
 from spin.joints import JOINTS
