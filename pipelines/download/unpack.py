@@ -1,4 +1,4 @@
-"""Unpacks an archive into a folder that nothing in it can leave."""
+"""Unpack an archive into a folder that nothing in it can leave."""
 
 from __future__ import annotations
 
@@ -13,36 +13,33 @@ from typing import BinaryIO, cast
 from pipelines.errors import StageError
 
 _BLOCK = 1 << 20
-
-
 # What names in an archive lead to that contradict each other, or are too long.
 _CONFLICTING = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 
 
 def unpack(archive: Path, into: Path, *, without: str) -> list[str]:
-    """Files of a .tar.gz, below the empty folder `into`; their relative names. A first folder called `without` is left out.
+    """Extract the files of a .tar.gz into the empty folder `into`, without a first folder called `without`.
 
-    Only files and folders are accepted: an archive with a link, a device, or a name that is absolute or climbs is refused
-    whole, with the member named. So is one that is cut short or damaged, by its checksum. StageError; `into` then holds
-    what came before.
+    Return their relative names. Raise StageError, naming the member, for a link, a device, or a name that is absolute or
+    leaves the folder, and for an archive that is cut short, damaged (by its checksum), or larger than the room on the disk.
+    `into` then holds the members before it.
     """
-    names: list[str] = []
+    names: dict[str, None] = {}
     free = shutil.disk_usage(into).free
     try:
         with gzip.open(archive) as stream:
             with tarfile.open(fileobj=cast(BinaryIO, stream), mode="r|") as tar:
                 for member in tar:
-                    name = _safe_name(archive, member, without)
+                    name = _checked_name(archive, member, without)
                     free -= member.size
                     if free < 0:
-                        raise StageError(f"{archive.name}: needs more room than is free in {into}; make some")
-                    if member.isdir():
-                        (into / name).mkdir(parents=True, exist_ok=True)
-                    else:
-                        _write(tar, member, into / name)
-                        names.append(name)
+                        raise StageError(f"{archive.name}: needs more room than is free in {into}; make room")
+                    if name:
+                        tar.extract(member.replace(name=name, mode=0o644, deep=False), into, filter="data")
+                    if member.isreg():
+                        names[name] = None
             while stream.read(_BLOCK):
-                pass  # the checksum stands at the very end
+                pass  # the checksum is at the very end
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
         raise StageError(
             f"{archive.name}: damaged, or not a .tar.gz ({type(error).__name__}: {error})"
@@ -53,10 +50,11 @@ def unpack(archive: Path, into: Path, *, without: str) -> list[str]:
         raise StageError(f"{archive.name}: holds names that can't be files ({error.strerror})") from error
     if not names:
         raise StageError(f"{archive.name}: holds no file")
-    return list(dict.fromkeys(names))
+    return list(names)
 
 
-def _safe_name(archive: Path, member: tarfile.TarInfo, without: str) -> str:
+def _checked_name(archive: Path, member: tarfile.TarInfo, without: str) -> str:
+    """Return the member's name without the first folder. Stricter than tarfile's filter, which allows links within."""
     path = PurePosixPath(member.name)
     wrong = ""
     if path.is_absolute() or "\\" in member.name:
@@ -73,12 +71,3 @@ def _safe_name(archive: Path, member: tarfile.TarInfo, without: str) -> str:
     if member.isreg() and not parts:
         raise StageError(f"{archive.name}: {member.name[:200]!r} in it is a file where a folder is expected")
     return "/".join(parts)
-
-
-def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    content = tar.extractfile(member)
-    if content is None:
-        raise tarfile.ReadError(f"{member.name} can't be read")
-    with target.open("wb") as handle:
-        shutil.copyfileobj(content, handle, _BLOCK)
