@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipelines.download.http import DownloadError, download, forget
-from pipelines.progress import progress
+from pipelines.download.http import DownloadError
 from store.files.atomic import locked
 
 if TYPE_CHECKING:
@@ -26,43 +25,35 @@ FILES = {
 }
 
 
-def imagenet_weights(
-    data: DataFolder, backbone: str, *, place: str = PLACE, file: str | None = None, pause_s: float = 0.5
-) -> Path:
-    """The file with a backbone's weights; downloaded unless it is in the data folder and whole.
+def imagenet_weights(data: DataFolder, backbone: str, *, place: str = PLACE, file: str | None = None) -> Path:
+    """Return the file with a backbone's weights. Download it unless it is in the data folder and whole.
 
-    DownloadError if it can't be had, or is another file than it should be.
+    Raise DownloadError if it can't be downloaded, or is another file than it should be.
     """
+    from torch.hub import download_url_to_file
+
     file = file or FILES[backbone]
-    path = data.backbones / file
+    path, url = data.backbones / file, f"{place}/{file}"
+    prefix = file.removesuffix(".pth").rpartition("-")[2]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path.parent / "lock"):  # a second run waits, rather than write to the same file
-        if path.is_file() and _is_whole(path, file):
+    with locked(path.parent / "lock"):  # a second run waits, rather than download it too
+        # torch.hub.load_state_dict_from_url would take a damaged file that is there for a good one
+        if path.is_file() and _sha256(path).startswith(prefix):
             return path
-        part = path.with_name(f"{file}.part")
-        with progress(0, file, "B") as bar:
-
-            def update(done: int, total: int) -> None:
-                bar.total = total or None
-                bar.update(done - bar.n)
-
-            try:
-                download(f"{place}/{file}", part, update, pause_s=pause_s)
-            except DownloadError as error:
-                raise DownloadError(
-                    f"{error}; without a connection, get that file elsewhere and name it with --backbone-weights FILE"
-                ) from error
-        if not _is_whole(part, file):
-            forget(part)
+        try:
+            download_url_to_file(url, str(path), prefix)
+        except RuntimeError as error:
             raise DownloadError(
-                f"{place}/{file}: what came is another file, its SHA-256 doesn't begin as its name says; try again"
-            )
-        os.replace(part, path)
-        forget(part)
+                f"{url}: what came is another file, its SHA-256 doesn't begin as its name says; try again"
+            ) from error
+        except (OSError, HTTPException) as error:
+            raise DownloadError(
+                f"{url}: can't be reached or written ({error}); without a connection, get that file elsewhere and name it "
+                "with --backbone-weights FILE"
+            ) from error
     return path
 
 
-def _is_whole(path: Path, file: str) -> bool:
+def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
-        found = hashlib.file_digest(handle, "sha256").hexdigest()
-    return found.startswith(file.removesuffix(".pth").rpartition("-")[2])
+        return hashlib.file_digest(handle, "sha256").hexdigest()
