@@ -45,9 +45,9 @@ class DataFolder:
         """Packed crops, if it has some."""
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.crops"
 
-    def set_aside(self, dataset: str) -> Path:
-        """The list of samples a reader refused, with reasons."""
-        return self.root / "annotations" / f"{checked_name('data set', dataset)}.set-aside.json"
+    def rejected(self, dataset: str) -> Path:
+        """The list of samples a reader rejected, with reasons."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.rejected.json"
 
     def failed(self, dataset: str) -> Path:
         """The list of a run of preprocess that found nobody to use."""
@@ -59,13 +59,13 @@ class DataFolder:
             return f"{self.fits_place.rstrip('/')}/{name}"
         return Path(self.fits_place or self.root / "fits") / name
 
-    def refused_fits(self, dataset: str) -> Path:
+    def rejected_fits(self, dataset: str) -> Path:
         """The list of samples that fit-static could not fit, with reasons."""
-        return self.root / "fits" / f"{checked_name('data set', dataset)}.refused.json"
+        return self.root / "fits" / f"{checked_name('data set', dataset)}.rejected.json"
 
-    def set_aside_fits(self, dataset: str) -> Path:
+    def rejected_rows(self, dataset: str) -> Path:
         """The rows of a file that import-fits could not use, with reasons."""
-        return self.root / "fits" / f"{checked_name('data set', dataset)}.import.set-aside.json"
+        return self.root / "fits" / f"{checked_name('data set', dataset)}.import.rejected.json"
 
     def exported(self, dataset: str, ending: str = ".npz") -> Path:
         return self.root / "final_fits" / f"{checked_name('data set', dataset)}{ending}"

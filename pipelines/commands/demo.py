@@ -107,15 +107,15 @@ def demo(
                 for line in _one(
                     finder, wanted, str(target / wanted.image.stem), save_params, save_mesh, focal
                 ):
-                    if line.startswith("set aside"):
+                    if line.startswith("rejected"):
                         say(f"{wanted.image.name}: {line}")
             except EXPECTED as error:
                 aside.append(str(error))
-                say(f"set aside: {error}")
+                say(f"rejected: {error}")
             bar.update()
     say(f"{target}: pictures of {len(images) - len(aside)} images")
     if aside:
-        raise StageError(f"{len(aside)} of {len(images)} images set aside; the reasons stand above")
+        raise StageError(f"{len(aside)} of {len(images)} images rejected; the reasons stand above")
 
 
 def _one(
@@ -142,7 +142,7 @@ def _one(
     shape, side = Path(f"{outfile}_shape.png"), Path(f"{outfile}_shape_side.png")
     write_picture(shape, over_the_image(looked.image, found, faces))
     write_picture(side, from_the_side(found, faces))
-    lines = [f"set aside: {reason}" for reason in looked.set_aside]
+    lines = [f"rejected: {reason}" for reason in looked.rejected]
     lines += [
         f"person {body.person.number}: {body.verdict}, reprojection loss {body.loss_px2:.1f} px²"
         for body in found

@@ -151,7 +151,7 @@ def import_annotations(
 ) -> None:
     """Annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.
 
-    Keys that are missing are taken for not known. A row that can't be used, or whose image can't, is set aside and listed.
+    Keys that are missing are taken for not known. A row that can't be used, or whose image can't, is rejected and listed.
 
     \b
     Example:
@@ -169,7 +169,7 @@ def import_annotations(
     ) as entry:
         imported = run(folder, file, name, root, same_body=same_body, workers=workers)
         done = imported.summary
-        entry |= {"people": done.people, "set_aside": sum(done.refused.values())}
+        entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
     say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
     if imported.bodies_of:
@@ -177,7 +177,7 @@ def import_annotations(
             f"  pose and shape left out: they are of {imported.bodies_of}, which is not the body in use"
             " (--same-body if the file holds that)"
         )
-    _say_set_aside(done.refused, done.refused_list)
+    _say_rejected(done.rejected, done.rejected_list)
 
 
 @click.command("import-fits")
@@ -218,14 +218,14 @@ def import_fits(
     say(f"{folder.fits(name)}: {done.rows} rows, {done.offered} of them bodies that could be scored")
     say(f"  {done.better} became their sample's fit; {done.offered - done.better} met one at least as good")
     say(f"  {done.with_camera} with a camera of the file's, the others' found from the keypoints")
-    _say_set_aside(done.set_aside, done.set_aside_list)
+    _say_rejected(done.rejected, done.rejected_list)
 
 
-def _say_set_aside(reasons: dict[str, int], listing: Path | None) -> None:
+def _say_rejected(reasons: dict[str, int], listing: Path | None) -> None:
     from pipelines.progress import say
 
     for reason, count in list(reasons.items())[:_SHOWN]:
-        say(f"  set aside {count}: {reason}")
+        say(f"  rejected {count}: {reason}")
     if len(reasons) > _SHOWN:
         say(f"  and {len(reasons) - _SHOWN} more reasons")
     if listing:

@@ -150,8 +150,8 @@ def fit_static(
             say("  every sample was settled before; --again fits them again")
         for verdict, count in done.verdicts.items():
             say(f"  {count}: {verdict}")
-        if done.refused_list:
-            say(f"  samples without a fit are listed in {done.refused_list}")
+        if done.rejected_list:
+            say(f"  samples without a fit are listed in {done.rejected_list}")
 
 
 def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:

@@ -147,17 +147,17 @@ def _run(
     options = ReaderOptions(split, fewest, openpose, folder.root, defaults | (extra or {}))
     with journal.recorded(folder.journal, "preprocess", dataset=name, root=str(root)) as entry:
         done = run(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
-        entry |= {"people": done.people, "set_aside": sum(done.refused.values())}
+        entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
     say(
         f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints"
     )
-    for reason, count in list(done.refused.items())[:_SHOWN]:
-        say(f"  set aside {count}: {reason}")
-    if len(done.refused) > _SHOWN:
-        say(f"  and {len(done.refused) - _SHOWN} more reasons")
-    if done.refused_list:
-        say(f"  each of them is listed in {done.refused_list}")
+    for reason, count in list(done.rejected.items())[:_SHOWN]:
+        say(f"  rejected {count}: {reason}")
+    if len(done.rejected) > _SHOWN:
+        say(f"  and {len(done.rejected) - _SHOWN} more reasons")
+    if done.rejected_list:
+        say(f"  each of them is listed in {done.rejected_list}")
     if packing:
         run_pack(folder, name, PackConfig(), workers=workers, address=address)
     elif outdated(folder, name):

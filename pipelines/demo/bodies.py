@@ -87,11 +87,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Looked:
-    """What was found in an image, and who was set aside, with the reason."""
+    """What was found in an image, and who was rejected, with the reason."""
 
     image: UInt8[np.ndarray, "H W 3"]
     found: list[Found]
-    set_aside: list[str]
+    rejected: list[str]
 
 
 # ---- who is in the picture ----------------------------------------------------------------------------------------------

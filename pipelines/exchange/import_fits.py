@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from pipelines.fitting.from_annotations import evidence_of, groups_of
 from pipelines.folders import DataFolder
 from pipelines.progress import progress
 from pipelines.readers.base import SMPL
+from pipelines.rejections import write_rejections
 from spin.body import load_body
 from spin.fitting.fitter import FitConfig
 from spin.fitting.objective import OBJECTIVES, Objective
@@ -28,7 +28,6 @@ from spin.rotations import matrix_to_axis_angle
 from store.annotations.table import Annotations
 from store.errors import FitStoreNotFoundError
 from store.exchange import StaticFits, match_samples, read_fits_file, require_rows
-from store.files.atomic import write_file
 from store.fits.records import Fits, Source
 from store.fits.store import FitStore
 
@@ -51,8 +50,8 @@ class ImportSummary:
     offered: int
     better: int
     with_camera: int
-    set_aside: dict[str, int]  # reason -> count
-    set_aside_list: Path | None
+    rejected: dict[str, int]  # reason -> count
+    rejected_list: Path | None
 
 
 def check_body(file: Path, named: str, body: BodyData, root: Path, *, same_body: bool) -> None:
@@ -115,12 +114,13 @@ def import_fits(
             fits.epoch[:] = store.get(ids).epoch
             better += int(store.merge(ids[keep], fits.take(keep)).sum())
             offered += int(keep.sum())
-            refused = known & ~keep
-            problems |= dict(zip(row_of[ids[refused]].tolist(), (VERDICTS[v] for v in verdicts[refused])))
+            rejected = known & ~keep
+            problems |= dict(zip(row_of[ids[rejected]].tolist(), (VERDICTS[v] for v in verdicts[rejected])))
             bar.update(int(known.sum()))
     store.flush()
     store.compact()
-    listing = _write_list(data.set_aside_fits(dataset), file, problems)
+    entries = [{"row": row, "reason": reason} for row, reason in sorted(problems.items())]
+    listing = write_rejections(data.rejected_rows(dataset), entries, {"file": str(file)})
     reasons = dict(Counter(problems.values()).most_common())
     return ImportSummary(len(found), offered, better, int(given.cameras.known.sum()), reasons, listing)
 
@@ -226,14 +226,3 @@ def score_bodies(
     )  # to the bit, though a view's root was turned and back
     fits.source[:], fits.solver[:] = int(Source.IMPORTED), 0
     return fits, verdicts
-
-
-def _write_list(path: Path, file: Path, problems: dict[int, str]) -> Path | None:
-    """The rows that were set aside; an empty list removes an older one."""
-    if not problems:
-        path.unlink(missing_ok=True)
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    entries = [{"row": row, "reason": reason} for row, reason in sorted(problems.items())]
-    write_file(path, json.dumps({"file": str(file), "set_aside": entries}, indent=1).encode())
-    return path

@@ -8,7 +8,6 @@ process, ends with the same store as one that was not.
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -28,11 +27,11 @@ from pipelines.fitting.assets import FittingFiles, require_reachable
 from pipelines.fitting.from_annotations import evidence_of, groups_of
 from pipelines.folders import DataFolder
 from pipelines.progress import progress, say
+from pipelines.rejections import RejectedLedger
 from spin.fitting.fitter import FitConfig
 from spin.fitting.objective import reprojection_loss
 from spin.fitting.verdicts import KEPT, VALID, VERDICTS
 from store.annotations.table import Annotations
-from store.files.atomic import write_file
 from store.fits.records import Fits, Source
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class FitSummary:
     fitted: int
     valid: int
     verdicts: dict[str, int]
-    refused_list: Path | None
+    rejected_list: Path | None
 
 
 class StaticFitter:
@@ -178,7 +177,7 @@ def fit_static(
     fingerprint = files.fingerprint(config.objective, annotations)
     groups = groups_of(annotations)
     tried = f"{fingerprint.to_text()} {config} ignore_3d={ignore_3d} {_digest(given)}"
-    ledger = RefusedLedger(data.refused_fits(dataset), tried, annotations)
+    ledger = RejectedLedger(data.rejected_fits(dataset), tried, annotations)
     compile_solver(files, config)
     with ray_session(address, cpus=max(cpu_count(), workers or 0)):
         import ray
@@ -191,7 +190,7 @@ def fit_static(
         records = ray.get(service.get.remote(np.arange(len(annotations))))
         stored, epoch = records.source != Source.NONE, records.epoch.copy()
         ledger.drop(stored)
-        settled = stored | ledger.refused(len(annotations))
+        settled = stored | ledger.rejected(len(annotations))
         todo = pending_batches(np.zeros_like(settled) if again else settled, groups, batch)
         task: Any = ray.remote(num_cpus=1, max_retries=-1)(fit_batch)
         ahead = _Ahead(workers, changing=address is not None)
@@ -208,7 +207,7 @@ def fit_static(
         with progress(total, f"fit-static {dataset}", "fit") as bar:
             for fitted in work:
                 verdicts.update(fitted.verdicts.tolist())
-                ledger.record(fitted)
+                ledger.record(fitted.all_ids, fitted.verdicts)
                 bar.update(len(fitted.all_ids))
                 bar.set_postfix_str(f"{verdicts[VALID] / verdicts.total():.1%} valid", refresh=False)
         ray.get(service.compact.remote())
@@ -220,7 +219,7 @@ def fit_static(
         fitted=sum(verdicts[v] for v in KEPT),
         valid=verdicts[VALID],
         verdicts={VERDICTS[v]: n for v, n in sorted(verdicts.items())},
-        refused_list=ledger.path if ledger.reasons else None,
+        rejected_list=ledger.path if ledger.reasons else None,
     )
 
 
@@ -322,44 +321,3 @@ def _through_store(
         else:
             fitting.remove(ready)
             committing[service.commit.remote(ready)] = ready
-
-
-class RefusedLedger:
-    """Samples that have no fit, and why: so that running again doesn't try them again, and a person can look."""
-
-    def __init__(self, path: Path, key: str, annotations: Annotations) -> None:
-        """`key`: what was tried. A list of what something else refused is left aside."""
-        self.path, self._key = path, key
-        self._source, self._image = annotations.source, annotations.image
-        self.reasons: dict[int, str] = {}
-        if path.is_file():
-            try:
-                content = json.loads(path.read_text())
-                if content["tried"] == self._key:
-                    self.reasons = {int(e["sample"]): e["reason"] for e in content["refused"]}
-            except (ValueError, KeyError, TypeError):
-                self.reasons = {}  # a damaged list costs a second try, nothing else
-
-    def refused(self, count: int) -> np.ndarray:
-        out = np.zeros(count, bool)
-        out[list(self.reasons)] = True
-        return out
-
-    def drop(self, stored: np.ndarray) -> None:
-        """Forgets samples that have a fit by now."""
-        self.reasons = {i: reason for i, reason in self.reasons.items() if not stored[i]}
-
-    def record(self, fitted: FittedBatch) -> None:
-        before = dict(self.reasons)
-        for sample, verdict in zip(fitted.all_ids.tolist(), fitted.verdicts.tolist()):
-            self.reasons.pop(sample, None)
-            if verdict not in KEPT:
-                self.reasons[sample] = VERDICTS[verdict]
-        if self.reasons == before:
-            return
-        entries = [
-            {"sample": i, "source": self._source[i], "image": self._image[i], "reason": reason}
-            for i, reason in sorted(self.reasons.items())
-        ]
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(self.path, json.dumps({"tried": self._key, "refused": entries}, indent=1).encode())

@@ -15,7 +15,7 @@ from pipelines.errors import StageError, UsageError
 from pipelines.exchange.export import valid_fits
 from pipelines.fitting.assets import open_fits
 from pipelines.folders import DataFolder, RunFolder
-from pipelines.rejections import NOT_FITTED, read_refusals, reasons_without_fit
+from pipelines.rejections import NOT_FITTED, read_rejections, reasons_without_fit
 from spin.body import BodyMesh, load_body
 from spin.fitting.verdicts import VERDICTS
 from spin.joints import JOINTS
@@ -41,7 +41,7 @@ class DatasetInfo:
     joints17: int = 0
     cameras: int = 0
     views: int = 0
-    set_aside: int = 0
+    rejected: int = 0
     reader: str = ""
     content_hash: str = ""
     image_root: str = ""
@@ -78,7 +78,7 @@ def dataset_info(data: DataFolder, name: str) -> DatasetInfo:
         joints17=int(a.has_joints17.sum()),
         cameras=int(a.has_camera.sum()),
         views=int(a.has_view.sum()),
-        set_aside=len(read_refusals(data.set_aside(name), None, problems)),
+        rejected=len(read_rejections(data.rejected(name), None, problems)),
         reader=f"{noted.get('reader', 'unknown')}, version {noted.get('reader_version', 'unknown')}",
         content_hash=a.content_hash,
         image_root=a.image_root,
@@ -223,7 +223,7 @@ def dataset_lines(d: DatasetInfo) -> list[str]:
     }  # fmt: skip
     missing = "" if d.image_root_exists else " (no such folder: its images can't be read)"
     lines = [
-        f"{d.name}: {d.people} people in {d.images} images, {d.set_aside} set aside",
+        f"{d.name}: {d.people} people in {d.images} images, {d.rejected} rejected",
         "  "
         + (", ".join(f"{count} {what}" for what, count in known.items() if count) or "2D keypoints alone"),
         f"  images: {d.image_root}{missing}",

@@ -1,4 +1,4 @@
-"""Raw data set to annotations: a reader's people, their images checked, in one Parquet file; refusals in a list beside it.
+"""Raw data set to annotations: a reader's people, their images checked, in one Parquet file; rejections in a list beside it.
 
 The parts of a data set are read by all cores. Each comes back as a block of arrays, not as objects, so that hundreds of
 thousands of people fit into memory.
@@ -20,13 +20,13 @@ from pipelines.errors import StageError
 from pipelines.folders import DataFolder
 from pipelines.progress import progress
 from pipelines.readers import Dataset
-from pipelines.readers.base import SMPL, Person, ReaderOptions, Refused
+from pipelines.readers.base import SMPL, Person, ReaderOptions, Rejected
 from pipelines.readers.formats.image_check import ImageCheck, check_images
 from pipelines.readers.formats.image_names import is_text
+from pipelines.rejections import write_rejections
 from spin.body import load_body
 from store.annotations.schema import ARRAYS, TEXTS
 from store.annotations.table import Annotations
-from store.files.atomic import write_file
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,16 @@ class PreprocessSummary:
     images: int
     with_openpose: int
     with_truth: int
-    refused: dict[str, int]  # reason -> count
-    refused_list: Path | None
+    rejected: dict[str, int]  # reason -> count
+    rejected_list: Path | None
 
 
 @dataclass(frozen=True)
 class Block:
-    """People of one part, as the columns of annotations, and who was refused."""
+    """People of one part, as the columns of annotations, and who was rejected."""
 
     columns: dict[str, Any]
-    refused: list[Refused]
+    rejected: list[Rejected]
     read: int  # people met, usable or not
 
 
@@ -62,15 +62,15 @@ class PartReader:
     def __call__(self, part: Any) -> Block:
         outcomes = list(self.dataset.reader.read(self.root, part, self.options))
         people = [o for o in outcomes if isinstance(o, Person)]
-        refused = [o for o in outcomes if isinstance(o, Refused)]
+        rejected = [o for o in outcomes if isinstance(o, Rejected)]
         images = check_images(self.root, (p.image for p in people), decode=self.decode)
         usable = []
         for person, problem in zip(people, _problems(people, images)):
             if problem:
-                refused.append(Refused(person.source, person.image, problem))
+                rejected.append(Rejected(person.source, person.image, problem))
             else:
                 usable.append(person)
-        return Block(_columns(usable, self.bodies), refused, len(outcomes))
+        return Block(_columns(usable, self.bodies), rejected, len(outcomes))
 
 
 def preprocess(
@@ -104,11 +104,13 @@ def preprocess(
             bar.set_postfix_str(f"{gathered.people} people", refresh=False)
     if not gathered.people:
         # Not in place of an earlier result's list, which stays with it.
-        listing = _write_refused(data.failed(name), gathered.refused)
-        raise StageError(f"{root}: no usable person among {gathered.read}; {_why(gathered.refused, listing)}")
+        listing = write_rejections(data.failed(name), [asdict(r) for r in gathered.rejected])
+        raise StageError(
+            f"{root}: no usable person among {gathered.read}; {_why(gathered.rejected, listing)}"
+        )
     annotations = gathered.annotations(name, root)
     annotations.write(data.annotations(name), provenance=_provenance(dataset, options))
-    listing = _write_refused(data.set_aside(name), gathered.refused)
+    listing = write_rejections(data.rejected(name), [asdict(r) for r in gathered.rejected])
     data.failed(name).unlink(missing_ok=True)
     return PreprocessSummary(
         path=data.annotations(name),
@@ -116,17 +118,17 @@ def preprocess(
         images=len(set(annotations.image)),
         with_openpose=int(annotations.keypoints_px[:, :25, 2].any(1).sum()),
         with_truth=int((annotations.has_smpl | annotations.has_joints3d | annotations.has_joints17).sum()),
-        refused=dict(_reasons(gathered.refused).most_common()),
-        refused_list=listing,
+        rejected=dict(_reasons(gathered.rejected).most_common()),
+        rejected_list=listing,
     )
 
 
 @dataclass
 class _Gathered:
-    """What the blocks add up to. A person that an earlier one already is, by image and source, is refused."""
+    """What the blocks add up to. A person that an earlier one already is, by image and source, is rejected."""
 
     blocks: list[dict[str, Any]] = field(default_factory=list)
-    refused: list[Refused] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
     read: int = 0
     _seen: set[tuple[str, str]] = field(default_factory=set)
 
@@ -135,13 +137,13 @@ class _Gathered:
         return len(self._seen)
 
     def add(self, block: Block) -> None:
-        self.refused += block.refused
+        self.rejected += block.rejected
         self.read += block.read
         names = list(zip(block.columns["image"], block.columns["source"]))
         fresh = []
         for place, name in enumerate(names):
             if name in self._seen:
-                self.refused.append(Refused(name[1], name[0], "another person has the same image and name"))
+                self.rejected.append(Rejected(name[1], name[0], "another person has the same image and name"))
             else:
                 self._seen.add(name)
                 fresh.append(place)
@@ -161,14 +163,14 @@ def _take(columns: dict[str, Any], places: list[int]) -> dict[str, Any]:
     return texts | {key: columns[key][places] for key in ARRAYS}
 
 
-def _reasons(refused: Iterable[Refused]) -> Counter[str]:
-    return Counter(r.reason for r in refused)
+def _reasons(rejected: Iterable[Rejected]) -> Counter[str]:
+    return Counter(r.reason for r in rejected)
 
 
-def _why(refused: list[Refused], listing: Path | None) -> str:
-    if not refused:
+def _why(rejected: list[Rejected], listing: Path | None) -> str:
+    if not rejected:
         return "it is empty"
-    return f"most often: {_reasons(refused).most_common(1)[0][0]}; all in {listing}"
+    return f"most often: {_reasons(rejected).most_common(1)[0][0]}; all in {listing}"
 
 
 def _provenance(dataset: Dataset, options: ReaderOptions) -> dict[str, str]:
@@ -179,20 +181,10 @@ def _provenance(dataset: Dataset, options: ReaderOptions) -> dict[str, str]:
         **options.extra,
     }
     return {
-        "reader": dataset.module,
+        "reader": dataset.module.removesuffix(".reader"),
         "reader_version": str(dataset.reader.VERSION),
         "options": json.dumps(settings, default=str),
     }
-
-
-def _write_refused(path: Path, refused: list[Refused]) -> Path | None:
-    """The list of what was set aside; an empty one removes an older list."""
-    if not refused:
-        path.unlink(missing_ok=True)
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, json.dumps([asdict(r) for r in refused], indent=1).encode())
-    return path
 
 
 def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:

@@ -64,7 +64,7 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Refused:
+class Rejected:
     """A person that can't be used, and why. Counted and listed, never dropped in silence."""
 
     source: str
@@ -113,7 +113,7 @@ class Reader(Protocol):
 
     def parts(self, root: Path, options: ReaderOptions) -> Iterable[Any]: ...
 
-    def read(self, root: Path, part: Any, options: ReaderOptions) -> Iterator[Person | Refused]: ...
+    def read(self, root: Path, part: Any, options: ReaderOptions) -> Iterator[Person | Rejected]: ...
 
 
 # Confidence of OpenPose's detections that are not there.

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import SMPL, Option, Person, ReaderOptions, Refused, Truth
+from pipelines.readers.base import SMPL, Option, Person, ReaderOptions, Rejected, Truth
 from spin.joints import JOINTS
 from store.annotations.schema import GENDERS
 from store.errors import ExchangeError
@@ -38,7 +38,7 @@ def parts(root: Path, options: ReaderOptions) -> list[tuple[int, int]]:
     return [(first, min(first + _ROWS_A_PART, count)) for first in range(0, count, _ROWS_A_PART)]
 
 
-def read(root: Path, part: tuple[int, int], options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: tuple[int, int], options: ReaderOptions) -> Iterator[Person | Rejected]:
     """Everyone in those rows."""
     rows = _rows(options)
     body = rows.body or str(options.extra["body"])
@@ -48,7 +48,7 @@ def read(root: Path, part: tuple[int, int], options: ReaderOptions) -> Iterator[
         problem = _problem(rows, row)
         image = _relative(rows.image[row], root)
         if problem or not image:
-            yield Refused(source, rows.image[row], problem or "its image is no path below the root")
+            yield Rejected(source, rows.image[row], problem or "its image is no path below the root")
         else:
             yield _person(rows, row, source, image, body)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Option, Person, ReaderOptions, Refused
+from pipelines.readers.base import Option, Person, ReaderOptions, Rejected
 from pipelines.readers.formats.image_names import name_problem
 from pipelines.readers.openpose import detections_folder, match_image
 from spin.joints import JOINTS, SUPERSET_NAMES
@@ -72,7 +72,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterator[Part]:
     return (images[first : first + _IMAGES_A_PART] for first in range(0, len(images), _IMAGES_A_PART))
 
 
-def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
     """Everyone annotated, image by image."""
     openpose = detections_folder(root, options, "mpii")
     for name, rows in part:
@@ -82,7 +82,7 @@ def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Re
         for row in rows:
             reason = problem or _problem(row, options.min_body_joints)
             if reason:
-                yield Refused(_source(row), image, reason)
+                yield Rejected(_source(row), image, reason)
             else:
                 usable.append(row)
         if usable:

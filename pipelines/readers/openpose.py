@@ -120,7 +120,7 @@ def match_people(
     return [
         Match(detections_px[detection].copy(), "")
         if detection >= 0
-        else Match(nobody, _refusal(pairs.distance[person], bool(turned[person])))
+        else Match(nobody, _rejection(pairs.distance[person], bool(turned[person])))
         for person, detection in enumerate(chosen)
     ]
 
@@ -176,7 +176,7 @@ def _assign(pairs: _Pairs) -> list[int]:
     return out
 
 
-def _refusal(distances: np.ndarray, swapped: bool) -> str:
+def _rejection(distances: np.ndarray, swapped: bool) -> str:
     nearest = float(distances.min())
     if not np.isfinite(nearest):
         return f"no detection shares {MIN_SHARED} visible joints"

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Camera, Option, Person, ReaderOptions, Refused, Truth, body_of
+from pipelines.readers.base import Camera, Option, Person, ReaderOptions, Rejected, Truth, body_of
 from pipelines.readers.studio_common import around
 from spin.body.safe_pickle import read_data_pickle
 from spin.crop import BOX_MARGIN
@@ -68,7 +68,7 @@ def parts(root: Path, options: ReaderOptions) -> list[str]:
     return files
 
 
-def read(root: Path, part: str, options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: str, options: ReaderOptions) -> Iterator[Person | Rejected]:
     """Everyone in a sequence, person by person, as published."""
     file = root / "sequenceFiles" / "test" / part
     try:
@@ -78,7 +78,7 @@ def read(root: Path, part: str, options: ReaderOptions) -> Iterator[Person | Ref
         camera = _camera(_array(file, "cam_intrinsics", content, (3, 3)))
         actors = [_actor(file, content, number, len(rotations)) for number in range(_actors(file, content))]
     except (BodyFileError, StageError) as error:
-        yield Refused(part, "", str(error))
+        yield Rejected(part, "", str(error))
         return
     body = body_of(root)
     for number, actor in enumerate(actors):
@@ -89,7 +89,7 @@ def read(root: Path, part: str, options: ReaderOptions) -> Iterator[Person | Ref
             )
             problem = _problem(actor, frame, rotation)
             if problem:
-                yield Refused(source, image, problem)
+                yield Rejected(source, image, problem)
             else:
                 yield _person(actor, frame, rotation, camera, body, image, source)
 

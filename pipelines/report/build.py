@@ -61,7 +61,7 @@ def build_report(
 ) -> ReportSummary:
     """Writes `output`, one HTML file that needs nothing else, and beside it (.png) a picture of some fits.
 
-    `samples` people are pictured of each kind (see samples.KINDS, and people set aside); at most `rows` are listed, drawn
+    `samples` people are pictured of each kind (see samples.KINDS, and people rejected); at most `rows` are listed, drawn
     from their joints where they are not pictured. Fits are compared with those of the tag `before`, the run with `other`.
     Data sets are the run's, or all that were preprocessed, unless given. Raises StageError if there are none, UsageError
     if `output` is named .png, and StoreError for annotations or fits that can't be read or don't belong to each other. An
@@ -162,7 +162,7 @@ def _content(
         "timings": timings,
         "total_seconds": sum(t.seconds for t in timings),
         "comparison": None if run is None or other is None else compare_runs(run, other, problems),
-        "reasons": [(item.name, tables.set_aside_reasons(item)) for item in sets],
+        "reasons": [(item.name, tables.rejection_reasons(item)) for item in sets],
         "problems": problems,
     }
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines import panels
-from pipelines.report.samples import Chosen, DatasetFits, SetAside, has_fit, ranking
+from pipelines.report.samples import Chosen, DatasetFits, RejectedPerson, has_fit, ranking
 
 if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
@@ -22,7 +22,7 @@ _SHEET_PEOPLE = 6
 
 @dataclass(frozen=True)
 class AsidePicture:
-    """A person that preprocess refused: the whole photograph, for there is no box to go by."""
+    """A person that preprocess rejected: the whole photograph, for there is no box to go by."""
 
     title: str
     source: str
@@ -32,7 +32,7 @@ class AsidePicture:
 
 @dataclass(frozen=True)
 class Pictured:
-    """Pictures as data: addresses, of (data set's number, row) by what they show; and of people set aside."""
+    """Pictures as data: addresses, of (data set's number, row) by what they show; and of people rejected."""
 
     fits: dict[tuple[int, int], dict[str, str]]
     aside: list[AsidePicture]
@@ -52,7 +52,7 @@ def draw_people(drawing: Drawing, sets: list[DatasetFits], chosen: Chosen) -> Pi
     """ "photograph", "before", "now" and "side" of every chosen row that has them."""
     fits: dict[tuple[int, int], dict[str, str]] = {}
     aside: list[AsidePicture] = []
-    for index, (item, rows, refused) in enumerate(zip(sets, chosen.rows, chosen.set_aside)):
+    for index, (item, rows, rejected) in enumerate(zip(sets, chosen.rows, chosen.rejected)):
         into_sheet = _for_the_sheet(item, list(rows), -(-_SHEET_PEOPLE // len(sets)))
         for row, images in zip(rows, _images_of_rows(drawing, item, list(rows))):
             if row in into_sheet:
@@ -61,7 +61,7 @@ def draw_people(drawing: Drawing, sets: list[DatasetFits], chosen: Chosen) -> Pi
                 drawing.sheet += [images["now"], images["side"]]
             fits[index, row] = {name: panels.jpeg_uri(image) for name, image in images.items()}
             drawing.advance()
-        aside += [_set_aside(drawing, item, person) for person in refused]
+        aside += [_rejected(drawing, item, person) for person in rejected]
     return Pictured(fits, aside)
 
 
@@ -116,7 +116,7 @@ def _images(
     return out
 
 
-def _set_aside(drawing: Drawing, item: DatasetFits, person: SetAside) -> AsidePicture:
+def _rejected(drawing: Drawing, item: DatasetFits, person: RejectedPerson) -> AsidePicture:
     photograph = panels.whole_photograph(Path(item.annotations.image_root) / person.image, person.image)
     if photograph.problem:
         drawing.unreadable.append(person.image)

@@ -11,7 +11,7 @@ import numpy as np
 from pipelines.fitting.assets import open_fits
 from pipelines.fitting.fit_static import STATIC_TAG
 from pipelines.folders import DataFolder
-from pipelines.rejections import NOT_FITTED, read_refusals, reasons_without_fit
+from pipelines.rejections import NOT_FITTED, read_rejections, reasons_without_fit
 from spin.fitting.verdicts import VERDICTS
 from store.annotations.table import Annotations
 from store.errors import FitStoreNotFoundError
@@ -26,8 +26,8 @@ _PICTURE_SEED = 0  # of the random choice of pictured people, so that two report
 
 
 @dataclass(frozen=True)
-class SetAside:
-    """A person that preprocess refused."""
+class RejectedPerson:
+    """A person that preprocess rejected."""
 
     source: str
     image: str
@@ -38,7 +38,7 @@ class SetAside:
 class DatasetFits:
     """A data set with its fits: `now`, and `before` training (None where the store has no such state).
 
-    `score_rule` is what the store's fingerprint says of scores, `runs` the names behind the codes of its runs. `refused`
+    `score_rule` is what the store's fingerprint says of scores, `runs` the names behind the codes of its runs. `without_fit`
     holds why samples have no fit; `problems` what could not be read, a line each.
     """
 
@@ -47,8 +47,8 @@ class DatasetFits:
     before: Fits | None
     score_rule: str
     runs: Mapping[int, str]
-    refused: dict[int, str]
-    set_aside: list[SetAside]
+    without_fit: dict[int, str]
+    rejected: list[RejectedPerson]
     problems: list[str]
 
     @property
@@ -56,7 +56,7 @@ class DatasetFits:
         return self.annotations.name
 
     def reason_without_fit(self, row: int) -> str:
-        return self.refused.get(row, NOT_FITTED)
+        return self.without_fit.get(row, NOT_FITTED)
 
     def reasons(self) -> list[str]:
         """Of each sample: the verdict on its fit in words, or why it has none."""
@@ -81,8 +81,8 @@ def load_dataset(data: DataFolder, dataset: str, body: BodyData, before: str = S
     """
     annotations = Annotations.read(data.annotations(dataset))
     problems: list[str] = []
-    refused = reasons_without_fit(data, dataset, problems)
-    set_aside = read_refusals(data.set_aside(dataset), None, problems)
+    without_fit = reasons_without_fit(data, dataset, problems)
+    rejected = read_rejections(data.rejected(dataset), None, problems)
     now = earlier = None
     score_rule, runs = "", dict[int, str]()
     try:
@@ -101,8 +101,8 @@ def load_dataset(data: DataFolder, dataset: str, body: BodyData, before: str = S
         earlier,
         score_rule,
         runs,
-        refused,
-        [SetAside(str(e["source"]), str(e["image"]), str(e["reason"])) for e in set_aside],
+        without_fit,
+        [RejectedPerson(str(e["source"]), str(e["image"]), str(e["reason"])) for e in rejected],
         problems,
     )
 
@@ -113,22 +113,22 @@ KINDS = ("best", "random", "worst", "most improved", "most worsened", "one of ea
 
 @dataclass(frozen=True)
 class Chosen:
-    """People to be pictured, of each data set: rows with every kind that they are of, and people set aside."""
+    """People to be pictured, of each data set: rows with every kind that they are of, and people rejected."""
 
     rows: list[dict[int, list[str]]]
-    set_aside: list[list[SetAside]]
+    rejected: list[list[RejectedPerson]]
 
     @property
     def count(self) -> int:
-        return sum(map(len, self.rows)) + sum(map(len, self.set_aside))
+        return sum(map(len, self.rows)) + sum(map(len, self.rejected))
 
 
 def choose(sets: list[DatasetFits], samples: int) -> Chosen:
     """At most `samples` people of each kind, shared evenly by the data sets; the same for the same fits."""
     shares = [samples // len(sets) + (i < samples % len(sets)) for i in range(len(sets))]
     rows = [_chosen_rows(item, share) for item, share in zip(sets, shares)]
-    aside = [one_of_each([p.reason for p in item.set_aside], share) for item, share in zip(sets, shares)]
-    return Chosen(rows, [[item.set_aside[i] for i in places] for item, places in zip(sets, aside)])
+    aside = [one_of_each([p.reason for p in item.rejected], share) for item, share in zip(sets, shares)]
+    return Chosen(rows, [[item.rejected[i] for i in places] for item, places in zip(sets, aside)])
 
 
 def _chosen_rows(item: DatasetFits, share: int) -> dict[int, list[str]]:

@@ -1,4 +1,4 @@
-"""The page's tables: what was measured, what ran how long, what was set aside."""
+"""The page's tables: what was measured, what ran how long, what was rejected."""
 
 from __future__ import annotations
 
@@ -156,9 +156,9 @@ def _timing(entry: dict[str, Any]) -> Timing:
     )
 
 
-def set_aside_reasons(item: DatasetFits) -> list[tuple[str, str, int]]:
+def rejection_reasons(item: DatasetFits) -> list[tuple[str, str, int]]:
     """(stage, reason, count) of all people without a fit, the most frequent first."""
-    by_reason = Counter(("preprocess", person.reason) for person in item.set_aside)
+    by_reason = Counter(("preprocess", person.reason) for person in item.rejected)
     if item.now is not None:
         by_reason.update(
             ("fit-static", item.reason_without_fit(int(row))) for row in np.flatnonzero(~has_fit(item.now))

@@ -2,7 +2,7 @@
 
     for what, content in byte_mutations(file.read_bytes(), 200, seed=0):
         file.write_bytes(content)
-        outcomes = outcomes_of(reader, root, options)      # Person and Refused only, or one StageError
+        outcomes = outcomes_of(reader, root, options)      # Person and Rejected only, or one StageError
 
 `what` says which damage it was, for a test's message.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers import read_all
-from pipelines.readers.base import Person, Reader, ReaderOptions, Refused
+from pipelines.readers.base import Person, Reader, ReaderOptions, Rejected
 
 Random = np.random.Generator
 
@@ -214,8 +214,8 @@ def json_mutations(data: bytes, count: int, seed: int) -> Iterator[tuple[str, by
 
 def outcomes_of(
     reader: Reader, root: Path, options: ReaderOptions, what: str = ""
-) -> list[Person | Refused] | StageError:
-    """What a reader makes of a damaged tree: people and refusals, or the one error it may end with; nothing else is allowed.
+) -> list[Person | Rejected] | StageError:
+    """What a reader makes of a damaged tree: people and rejections, or the one error it may end with; nothing else is allowed.
 
     A person must have finite numbers, a box, and confidences within [0, 1].
     """
@@ -227,9 +227,9 @@ def outcomes_of(
     except Exception as error:
         raise AssertionError(f"{what}: {type(error).__name__}: {error}") from error
     for outcome in outcomes:
-        assert isinstance(outcome, Person | Refused), f"{what}: {outcome!r}"
-        if isinstance(outcome, Refused):
-            assert outcome.reason, f"{what}: refused without a reason"
+        assert isinstance(outcome, Person | Rejected), f"{what}: {outcome!r}"
+        if isinstance(outcome, Rejected):
+            assert outcome.reason, f"{what}: rejected without a reason"
             continue
         assert np.isfinite(outcome.center_px).all() and 0 < outcome.scale < np.inf, f"{what}: {outcome}"
         keypoints = outcome.keypoints_px

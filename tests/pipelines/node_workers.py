@@ -19,7 +19,7 @@ import torch
 
 import pipelines.cluster.waiting
 import pipelines.evaluation.evaluate
-import pipelines.fitting.fit_static
+import pipelines.rejections
 from pipelines.errors import StageError
 from pipelines.evaluation.evaluate import EvaluationConfig, evaluate
 from pipelines.evaluation.subjects import checkpoint_subject
@@ -66,13 +66,13 @@ class Nodes:
 def lose_a_node_while_fitting(data: DataFolder) -> None:
     """Both cores' batches must go through the one that is left."""
     nodes = Nodes(head=1, others=1)
-    record = pipelines.fitting.fit_static.RefusedLedger.record
+    record = pipelines.rejections.RejectedLedger.record
 
-    def record_and_kill(self: Any, fitted: Any) -> None:
-        record(self, fitted)
+    def record_and_kill(self: Any, samples: Any, verdicts: Any) -> None:
+        record(self, samples, verdicts)
         nodes.kill_one_that_runs("fit_batch")
 
-    pipelines.fitting.fit_static.RefusedLedger.record = record_and_kill  # type: ignore[method-assign]
+    pipelines.rejections.RejectedLedger.record = record_and_kill  # type: ignore[method-assign]
     done = fit_static(data, "world", CONFIG, batch=1, address=nodes.cluster.address)
     assert nodes.killed, "no node was killed, so nothing was tested"
     assert done.fitted == done.samples

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.readers import DATASETS, read_all
-from pipelines.readers.base import Camera, Person, ReaderOptions, Refused
+from pipelines.readers.base import Camera, Person, ReaderOptions, Rejected
 from pipelines.synthetic.published import synthesize_layout
 
 
@@ -18,8 +18,8 @@ def made(folder: Path, layout: str, people: int, seed: int = 3) -> Path:
     return folder / layout
 
 
-def outcomes(dataset: str, root: Path, **extra: Any) -> tuple[list[Person], list[Refused]]:
-    """People and refusals of a data set; a number that overflows or is not one is no mere warning."""
+def outcomes(dataset: str, root: Path, **extra: Any) -> tuple[list[Person], list[Rejected]]:
+    """People and rejections of a data set; a number that overflows or is not one is no mere warning."""
     entry = DATASETS[dataset]
     data = extra.pop("data", Path("no data folder"))
     openpose = extra.pop("openpose", None)
@@ -27,7 +27,7 @@ def outcomes(dataset: str, root: Path, **extra: Any) -> tuple[list[Person], list
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)
         found = list(read_all(entry.reader, root, options))
-    return [o for o in found if isinstance(o, Person)], [o for o in found if isinstance(o, Refused)]
+    return [o for o in found if isinstance(o, Person)], [o for o in found if isinstance(o, Rejected)]
 
 
 def truth_of(root: Path) -> dict[tuple[str, int], dict[str, np.ndarray]]:

@@ -56,12 +56,12 @@ class World:
 
 
 def make_world(tmp_path: Path) -> World:
-    """Six people with fits, one of them improved in training, one refused, one set aside; a run with all its files."""
+    """Six people with fits, one of them improved in training, one without a fit, one rejected; a run with all its files."""
     data = make_people(tmp_path, LOSSES, improved=np.array([IMPROVED]))
     refused = [{"sample": SAMPLES - 1, "source": "p", "image": "a.jpg", "reason": "too few joints"}]
-    data.refused_fits("people").write_text(json.dumps({"fingerprint": "x", "refused": refused}))
+    data.rejected_fits("people").write_text(json.dumps({"fingerprint": "x", "rejected": refused}))
     aside = [{"source": "nobody", "image": f"{EVIL}.jpg", "reason": f"missing {EVIL}"}]
-    data.set_aside("people").write_text(json.dumps(aside))
+    data.rejected("people").write_text(json.dumps(aside))
     return World(data, make_run(tmp_path / "logs" / "first", data))
 
 

@@ -39,7 +39,7 @@ def table_of(annotations: list[dict[str, Any]], min_body_joints: int) -> Table:
     longest = boxes[:, 2:].max(1)
     boxed = (np.abs(boxes) < _FARTHEST_PX).all(1) & (longest >= 1)
     body = seen[:, _FIRST_BODY_JOINT:].sum(1)
-    with np.errstate(invalid="ignore"):  # of keypoints that are refused
+    with np.errstate(invalid="ignore"):  # of keypoints that are rejected
         high = np.where(seen[..., None], given[..., :2], -np.inf).max(1)
         low = np.where(seen[..., None], given[..., :2], np.inf).min(1)
         lost = seen.any(1) & ((high - low).max(1) < _SMALLEST_SHARE * longest)

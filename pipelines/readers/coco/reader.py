@@ -1,4 +1,4 @@
-"""COCO person keypoints (2014 layout). People with too few body joints are set aside, as published: all twelve by default."""
+"""COCO person keypoints (2014 layout). People with too few body joints are rejected, as published: all twelve by default."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Option, Person, ReaderOptions, Refused, Truth
+from pipelines.readers.base import Option, Person, ReaderOptions, Rejected, Truth
 from pipelines.readers.coco.columns import Table, table_of
 from pipelines.readers.formats.image_names import name_problem
 from pipelines.readers.formats.json_file import Id, id_of, images_by_id, parse_json
@@ -44,23 +44,23 @@ class Part:
     """Some images with the annotations of their people, and who can't be placed in any image."""
 
     images: list[tuple[str, list[dict[str, Any]]]]
-    refused: tuple[Refused, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
 
 def parts(root: Path, options: ReaderOptions) -> list[Part]:
     """Lists of images. StageError if the annotation file is missing or not COCO's."""
-    by_image, refused = _by_image(_load(root / "annotations" / f"person_keypoints_{options.split}.json"))
+    by_image, rejected = _by_image(_load(root / "annotations" / f"person_keypoints_{options.split}.json"))
     images = list(by_image.items())
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
-    return [Part([], tuple(refused)), *map(Part, chunks)] if refused else [*map(Part, chunks)]
+    return [Part([], tuple(rejected)), *map(Part, chunks)] if rejected else [*map(Part, chunks)]
 
 
-def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
     """Every annotated person, image by image."""
     # The published scripts call the folder coco, whatever the split.
     openpose = detections_folder(root, options, options.split, "coco")
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
-    yield from part.refused
+    yield from part.rejected
     annotations = [a for _, people in part.images for a in people]
     if not annotations:
         return
@@ -72,7 +72,7 @@ def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Re
         usable = [row for row in rows if not table.problems[row]]
         for row in rows:
             if table.problems[row]:
-                yield Refused(_name(annotations[row]), image, table.problems[row])
+                yield Rejected(_name(annotations[row]), image, table.problems[row])
         if usable:
             yield from _people(image, usable, annotations, table, openpose, truths)
 
@@ -124,7 +124,7 @@ def _load(path: Path) -> dict[str, list[Any]]:
     return out
 
 
-def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Refused]]:
+def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Rejected]]:
     """Annotations by file name, in order of first appearance; and those that belong to no image.
 
     Of an annotation what is used is kept, and the rest let go.
@@ -133,13 +133,13 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
     names = {number: entry["file_name"] for number, entry in entries.items()}
     problems = {name: name_problem(name) for name in names.values()}
     out: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    refused: list[Refused] = []
+    rejected: list[Rejected] = []
     seen: set[Id] = set()
     annotations = content["annotations"]
     for position, annotation in enumerate(annotations):
         annotations[position] = None
         if not isinstance(annotation, dict):
-            refused.append(Refused(f"annotation #{position}", "", "is no annotation"))
+            rejected.append(Rejected(f"annotation #{position}", "", "is no annotation"))
             continue
         image, number = id_of(annotation.get("image_id")), id_of(annotation.get("id"))
         name = None if image is None else names.get(image)
@@ -150,12 +150,12 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
                 problems[name] or shared.get(image, "") or ("its id stands twice" if number in seen else "")
             )
         if reason or name is None:
-            refused.append(Refused(_name(annotation), name or "", reason))
+            rejected.append(Rejected(_name(annotation), name or "", reason))
         else:
             if number is not None:
                 seen.add(number)
             out[name].append({key: annotation[key] for key in _USED if key in annotation})
-    return out, refused
+    return out, rejected
 
 
 def _load_truth(path: Path) -> dict[int, Truth]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
 from pipelines.readers.custom.people import Seen, judge, matched, place_image, shown
 from pipelines.readers.formats.json_file import Id, id_of, images_by_id
@@ -37,26 +37,26 @@ class CocoPart:
 
     joints: dict[Id, tuple[int, ...]]
     images: list[ImageEntry]
-    refused: tuple[Refused, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
 
 def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
     """StageError if the file is missing or not COCO's; UsageError if a joint's name means nothing."""
     content = _load(file)
     joints = _joints(content, renames, str(file))
-    images, refused = _by_image(content, root)
+    images, rejected = _by_image(content, root)
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
     out = [CocoPart(joints, chunk) for chunk in chunks]
-    return [CocoPart(joints, [], tuple(refused)), *out] if refused else out
+    return [CocoPart(joints, [], tuple(rejected)), *out] if rejected else out
 
 
-def read(part: CocoPart, options: ReaderOptions) -> Iterator[Person | Refused]:
-    yield from part.refused
+def read(part: CocoPart, options: ReaderOptions) -> Iterator[Person | Rejected]:
+    yield from part.rejected
     for image in part.images:
         people: list[Person] = []
         for source, annotation in image.annotations:
             seen = _seen(image, source, annotation, part.joints)
-            outcome = seen if isinstance(seen, Refused) else judge(seen, options.min_body_joints)
+            outcome = seen if isinstance(seen, Rejected) else judge(seen, options.min_body_joints)
             if isinstance(outcome, Person):
                 people.append(outcome)
             else:
@@ -115,22 +115,22 @@ def _joints(content: dict[str, Any], renames: Mapping[str, str], where: str) -> 
     return {_ANY: places}
 
 
-def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], list[Refused]]:
+def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], list[Rejected]]:
     """Images that have annotations, in order of first appearance; and annotations that belong to none."""
     known, shared = images_by_id(content["images"])
     entries: dict[str, ImageEntry] = {}
-    refused: list[Refused] = []
+    rejected: list[Rejected] = []
     ids: set[Id] = set()
     for position, annotation in enumerate(content["annotations"]):
         if not isinstance(annotation, dict):
-            refused.append(Refused(f"annotation #{position}", "", "is no annotation"))
+            rejected.append(Rejected(f"annotation #{position}", "", "is no annotation"))
             continue
         number, at = id_of(annotation.get("id")), id_of(annotation.get("image_id"))
         source = f"annotation #{position}" if number is None else f"annotation {number}"
         image = None if at is None else known.get(at)
         if at is None or image is None:
             named = shown(annotation.get("image_id"))
-            refused.append(Refused(source, "", f"names image {named}, which 'images' does not list"))
+            rejected.append(Rejected(source, "", f"names image {named}, which 'images' does not list"))
             continue
         name, reason = place_image(image.get("file_name"), root)
         reason = reason or shared.get(at, "")
@@ -138,11 +138,11 @@ def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], li
             reason = reason or ("its id stands twice" if number in ids else "")
             ids.add(number)
         if reason:
-            refused.append(Refused(source, name, reason))
+            rejected.append(Rejected(source, name, reason))
             continue
         entry = entries.setdefault(name, ImageEntry(name, _size_px(image), []))
         entry.annotations.append((source, annotation))
-    return list(entries.values()), refused
+    return list(entries.values()), rejected
 
 
 def _size_px(image: dict[str, Any]) -> tuple[float, float] | None:
@@ -159,20 +159,20 @@ def _size_px(image: dict[str, Any]) -> tuple[float, float] | None:
 
 def _seen(
     image: ImageEntry, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]
-) -> Seen | Refused:
+) -> Seen | Rejected:
     """The third number of a keypoint is COCO's visibility (0: not labelled, 1 and 2: labelled) or a confidence up to 1."""
     if annotation.get("iscrowd"):
-        return Refused(source, image.name, "is a crowd, not a person")
+        return Rejected(source, image.name, "is a crowd, not a person")
     category = id_of(annotation.get("category_id"))
     places = joints.get(_ANY if category is None else category, joints.get(_ANY))
     if places is None:
-        return Refused(source, image.name, "its category names no keypoints")
+        return Rejected(source, image.name, "its category names no keypoints")
     given = _numbers(annotation.get("keypoints"), 3 * len(places))
     if given is None:
-        return Refused(source, image.name, f"'keypoints' is not {len(places)} × 3 numbers")
+        return Rejected(source, image.name, f"'keypoints' is not {len(places)} × 3 numbers")
     given = given.reshape(-1, 3)
     if not np.isfinite(given[given[:, 2] != 0]).all():
-        return Refused(source, image.name, "a keypoint is not a number of pixels")
+        return Rejected(source, image.name, "a keypoint is not a number of pixels")
     keypoints = np.zeros((49, 3))
     at = np.array(places)
     used = (at != UNUSED) & (given[:, 2] > 0)
@@ -183,7 +183,7 @@ def _seen(
     if box:
         numbers = _numbers(box, 4)
         if numbers is None or not np.isfinite(numbers).all():
-            return Refused(source, image.name, "'bbox' is not 4 numbers")
+            return Rejected(source, image.name, "'bbox' is not 4 numbers")
         numbers = (
             numbers if numbers.any() else None
         )  # [0, 0, 0, 0] is how many tools write that there is none

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.people import Seen, judge, place_image
 from spin.joints import JOINTS, OPENPOSE_NAMES
 
@@ -88,21 +88,21 @@ class _Images:
         return self.listed[name]
 
 
-def read(part: FolderPart, options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(part: FolderPart, options: ReaderOptions) -> Iterator[Person | Rejected]:
     for name, image, reason in part.files:
         if reason:
-            yield Refused(name, image, reason)
+            yield Rejected(name, image, reason)
             continue
         try:
             people = _people(Path(part.folder) / name)
         except StageError as error:
-            yield Refused(name, image, str(error))
+            yield Rejected(name, image, str(error))
             continue
         for number, person in enumerate(people):
             source = f"{name} person {number}"
             keypoints = _keypoints(person)
             if isinstance(keypoints, str):
-                yield Refused(source, image, keypoints)
+                yield Rejected(source, image, keypoints)
             else:
                 yield judge(Seen(image, source, keypoints), options.min_body_joints)
 

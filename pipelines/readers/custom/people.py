@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import NO_OPENPOSE, Person, Refused
+from pipelines.readers.base import NO_OPENPOSE, Person, Rejected
 from pipelines.readers.formats.image_names import is_text
 from pipelines.readers.openpose import match_people, read_detections
 from spin.crop import box_to_center_scale
@@ -65,15 +65,15 @@ def shown(value: object) -> str:
     return f"{str(value)[:80]!a}" if simple else f"a {type(value).__name__}"
 
 
-def judge(seen: Seen, min_body_joints: int) -> Person | Refused:
+def judge(seen: Seen, min_body_joints: int) -> Person | Rejected:
     """A person with a box and enough joints, or the reason."""
     reason = _problem(seen, min_body_joints)
     if reason:
-        return Refused(seen.source, seen.image, reason)
+        return Rejected(seen.source, seen.image, reason)
     box = derived_box(seen.keypoints_px) if seen.box_xywh is None else seen.box_xywh
     reason = _box_problem(seen, box)
     if reason:
-        return Refused(seen.source, seen.image, reason)
+        return Rejected(seen.source, seen.image, reason)
     center_px, scale = box_to_center_scale(box)
     return Person(
         image=seen.image,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipelines.errors import StageError, UsageError
-from pipelines.readers.base import Option, Person, ReaderOptions, Refused
+from pipelines.readers.base import Option, Person, ReaderOptions, Rejected
 from pipelines.readers.custom import coco_like, openpose_folder, table
 from pipelines.readers.custom.joint_names import parse_renames
 
@@ -46,7 +46,7 @@ ROOT/                                  the folder of the images (--images), whic
 Joints are those of spin-pipe, however they are spelt (left_knee, LKnee, knee_l), in any number and order.
 Where there is no box, it is the keypoints' extent (of detections, those above 0.2) times 1.15, since joints
 end at the eyes and ankles; as every box, it is then made square and enlarged by 1.2.
-People with fewer than 6 of the 12 limb joints are set aside: with less than half of the body seen, a fit is
+People with fewer than 6 of the 12 limb joints are rejected: with less than half of the body seen, a fit is
 mostly the prior's guess. The published data sets ask for 12.
 """
 _FOUND = {
@@ -74,7 +74,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterable[Part]:
     return coco_like.parts(path, root, renames)
 
 
-def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
     """Everyone of one part."""
     if isinstance(part, openpose_folder.FolderPart):
         return openpose_folder.read(part, options)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
 from pipelines.readers.custom.people import Seen, judge, matched, place_image
 
@@ -35,7 +35,7 @@ class TablePart:
     images: list[str]
     sources: list[str]
     values: Float[np.ndarray, "n 3j+4"]
-    refused: tuple[Refused, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class _Rows:
     images: list[str]
     people: list[str]
     values: Float[np.ndarray, "n 3j+4"]
-    refused: list[Refused]
+    rejected: list[Rejected]
 
 
 def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TablePart]:
@@ -63,11 +63,11 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
         file, renames
     )
     placed = [place_image(name, root) for name in rows.images]
-    refused = rows.refused + [
-        Refused(person, "", reason) for person, (_, reason) in zip(rows.people, placed) if reason
+    rejected = rows.rejected + [
+        Rejected(person, "", reason) for person, (_, reason) in zip(rows.people, placed) if reason
     ]
-    if refused:
-        yield TablePart(columns.places, [], [], rows.values[:0], tuple(refused))
+    if rejected:
+        yield TablePart(columns.places, [], [], rows.values[:0], tuple(rejected))
     by_image: dict[str, list[int]] = {}
     for row, (image, reason) in enumerate(placed):
         if not reason:
@@ -82,15 +82,15 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
             together = []
 
 
-def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Refused]:
-    yield from part.refused
+def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]:
+    yield from part.rejected
     people: list[Person] = []
     for image, source, values in zip(part.images, part.sources, part.values):
         if people and people[0].image != image:
             yield from matched(people, options.openpose)
             people = []
         seen = _seen(part.places, image, source, values)
-        outcome = seen if isinstance(seen, Refused) else judge(seen, options.min_body_joints)
+        outcome = seen if isinstance(seen, Rejected) else judge(seen, options.min_body_joints)
         if isinstance(outcome, Person):
             people.append(outcome)
         else:
@@ -100,7 +100,7 @@ def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Refused]:
 
 def _seen(
     places: tuple[int, ...], image: str, source: str, values: Float[np.ndarray, " m"]
-) -> Seen | Refused:
+) -> Seen | Rejected:
     """A joint without x or y was not seen; one without confidence was, surely."""
     given, box = values[:-4].reshape(-1, 3).copy(), values[-4:]
     given[np.isnan(given[:, 2]), 2] = 1
@@ -108,7 +108,7 @@ def _seen(
     given[:, 2] = given[:, 2].clip(0, 1)
     given[given[:, 2] == 0] = 0
     if np.isnan(box).any() and not np.isnan(box).all():
-        return Refused(source, image, f"its box has some of {', '.join(BOX)} but not all")
+        return Rejected(source, image, f"its box has some of {', '.join(BOX)} but not all")
     keypoints = np.zeros((49, 3))
     keypoints[list(places)] = given
     return Seen(image, source, keypoints, None if np.isnan(box).any() else box.copy())
@@ -145,18 +145,18 @@ def _source(row: int, person: str) -> str:
     return f"row {row}" if not person else f"row {row}, {person[:100]}"
 
 
-def _refusals(first: int, last: int, reason: str) -> list[Refused]:
+def _rejections(first: int, last: int, reason: str) -> list[Rejected]:
     """A quote that nobody closed makes one row of many lines: each of them is a person who is missing."""
     if last > first:
         reason = f"lines {first} to {last} are one row, since a quote is not closed before: {reason}"
-    return [Refused(_source(line, ""), "", reason) for line in range(first, last + 1)]
+    return [Rejected(_source(line, ""), "", reason) for line in range(first, last + 1)]
 
 
 def _read_csv(file: Path, renames: Mapping[str, str]) -> tuple[_Columns, _Rows]:
     """Rows are numbered as an editor shows them: the header is line 1. Commas, semicolons or tabs, as the header has."""
     images: list[str] = []
     people: list[str] = []
-    refused: list[Refused] = []
+    rejected: list[Rejected] = []
     values = array("d")
     # A name that is not UTF-8 names no image that is there, and the row says so.
     try:
@@ -183,7 +183,7 @@ def _read_csv(file: Path, renames: Mapping[str, str]) -> tuple[_Columns, _Rows]:
                 except csv.Error as error:
                     cells, numbers, reason = [], [], f"is no row of a table ({error})"
                 if reason:
-                    refused += _refusals(before + 1, reader.line_num, reason)
+                    rejected += _rejections(before + 1, reader.line_num, reason)
                     continue
                 images.append(cells[image])
                 people.append(_source(reader.line_num, cells[person] if person >= 0 else ""))
@@ -191,7 +191,7 @@ def _read_csv(file: Path, renames: Mapping[str, str]) -> tuple[_Columns, _Rows]:
     except (OSError, csv.Error) as error:
         raise StageError(f"{file}: not a table ({error})") from error
     shaped = np.frombuffer(values, np.float64).reshape(len(images), len(columns.names))
-    return columns, _Rows(images, people, shaped, refused)
+    return columns, _Rows(images, people, shaped, rejected)
 
 
 def _row(cells: list[str], at: list[int], header: list[str]) -> tuple[list[float], str]:

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.progress import say
-from pipelines.readers.base import Camera, Option, Person, ReaderOptions, Refused, View
+from pipelines.readers.base import Camera, Option, Person, ReaderOptions, Rejected, View
 from pipelines.readers.formats.cdf_matlab import of_mat73, open_mat73, read_cdf
 from pipelines.readers.formats.video import extract_frames
 from pipelines.readers.h36m.cameras import CAMERAS, Calibration, read_calibration
@@ -109,7 +109,7 @@ def parts(root: Path, options: ReaderOptions) -> list[Part]:
         raise StageError(
             f"{root / 'images'}: no such folder; --extract-images makes it from the videos; {hint}"
         )
-    read_calibration(root / "metadata.xml")  # its damage would refuse everyone
+    read_calibration(root / "metadata.xml")  # its damage would reject everyone
     if without_keypoints:
         say(
             f"h36m: no MyPoseFeatures/D2_Positions of {', '.join(without_keypoints)}: no 2D keypoints of their people"
@@ -121,18 +121,18 @@ def _asked_for(camera: str, split: str) -> bool:
     return split != "p2" or camera == _P2_CAMERA
 
 
-def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
-    """Every fifth frame of an action. What is wrong with one of its files refuses the action."""
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
+    """Every fifth frame of an action. What is wrong with one of its files rejects the action."""
     if part.missing:
-        yield Refused(f"S{part.subject}", "", part.missing)
+        yield Rejected(f"S{part.subject}", "", part.missing)
         return
     try:
         yield from _frames(root, part, options)
     except StageError as error:
-        yield Refused(part.name, "", str(error))
+        yield Rejected(part.name, "", str(error))
 
 
-def _frames(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
+def _frames(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
     folder, name = root / f"S{part.subject}", f"{part.action}.{part.camera}"
     joints_m = _positions(folder / "MyPoseFeatures" / "D3_Positions_mono" / f"{name}.cdf", 3) / 1000
     keypoints_px = _keypoints(folder / "MyPoseFeatures" / "D2_Positions" / f"{name}.cdf", len(joints_m))
@@ -143,7 +143,7 @@ def _frames(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person |
         video = folder / "Videos" / f"{name}.mp4"
         problem = extract_frames(video, {frame: root / part.image(frame) for frame in kept})
         if problem:
-            yield Refused(part.name, "", problem)
+            yield Rejected(part.name, "", problem)
     box_file = folder / "MySegmentsMat" / "ground_truth_bb" / f"{name}.mat"
     with open_mat73(box_file) as boxes:
         masks = of_mat73(box_file, boxes, "Masks")
@@ -153,7 +153,7 @@ def _frames(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person |
             box = _box(boxes, masks, frame)
             problem = joints_problem(joints_m[frame], points) or (box if isinstance(box, str) else "")
             if problem or isinstance(box, str):
-                yield Refused(source, image, problem)
+                yield Rejected(source, image, problem)
                 continue
             annotated = annotated_17(points)
             detected, why_not = detection_of(openpose, image, annotated, 200 * box[1])

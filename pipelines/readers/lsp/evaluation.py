@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Option, Person, ReaderOptions, Refused
+from pipelines.readers.base import Option, Person, ReaderOptions, Rejected
 from pipelines.readers.formats.image_check import check_image
 from pipelines.readers.lsp.joints_mat import Sample, read_joints, read_samples, samples_in_parts
 from pipelines.readers.lsp.original import samples
@@ -64,7 +64,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterator[Part]:
     return (Part(part, masks) for part in samples_in_parts(samples(joints, FIRST, LAST)))
 
 
-def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
     """The person of each image, with mask and parts where there are any."""
     for outcome in read_samples(root, part.samples, options, "lsp"):
         yield _with_truth(root, outcome, part.masks) if isinstance(outcome, Person) else outcome
@@ -80,7 +80,7 @@ def _masks_folder(root: Path, given: Path | None) -> str:
     return ""
 
 
-def _with_truth(root: Path, person: Person, masks: str) -> Person | Refused:
+def _with_truth(root: Path, person: Person, masks: str) -> Person | Rejected:
     if not masks:
         return person
     stem = Path(person.image).stem
@@ -89,7 +89,7 @@ def _with_truth(root: Path, person: Person, masks: str) -> Person | Refused:
     for kind, name in there.items():
         problem = _picture_problem(root / name, root / person.image)
         if problem:
-            return Refused(person.source, person.image, f"its {kind} picture {name}: {problem}")
+            return Rejected(person.source, person.image, f"its {kind} picture {name}: {problem}")
     return replace(person, mask=there.get("mask", ""), part=there.get("part", ""))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Option, Person, ReaderOptions, Refused
+from pipelines.readers.base import Option, Person, ReaderOptions, Rejected
 from pipelines.readers.lsp.joints_mat import Sample, read_joints, read_samples, samples_in_parts
 
 ABOUT = (
@@ -35,7 +35,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterator[list[Sample]]:
     return samples_in_parts(_sample(number, row, joints[row]) for number, row in rows.items())
 
 
-def read(root: Path, part: list[Sample], options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: list[Sample], options: ReaderOptions) -> Iterator[Person | Rejected]:
     """The person of each image."""
     return read_samples(root, part, options, "hrlspet")
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.formats.cdf_matlab import read_mat5_array
 from pipelines.readers.openpose import detections_folder, match_image
 from spin.crop import box_to_center_scale
@@ -64,7 +64,7 @@ def samples_in_parts(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 
 def read_samples(
     root: Path, samples: list[Sample], options: ReaderOptions, *openpose_names: str
-) -> Iterator[Person | Refused]:
+) -> Iterator[Person | Rejected]:
     """A person a sample. All joints that were annotated have confidence 1, hidden ones too, as published.
 
     The box is published: the square around the joints, enlarged by 1.2. Pixels are the file's own, sub-pixel and all.
@@ -73,7 +73,7 @@ def read_samples(
     for sample in samples:
         problem = _problem(sample, options.min_body_joints)
         if problem:
-            yield Refused(sample.source, sample.image, problem)
+            yield Rejected(sample.source, sample.image, problem)
             continue
         seen = sample.joints_px[sample.annotated]
         low, high = seen.min(0), seen.max(0)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipelines.readers.base import Option, Person, ReaderOptions, Refused
+from pipelines.readers.base import Option, Person, ReaderOptions, Rejected
 from pipelines.readers.lsp.joints_mat import Sample, read_joints, read_samples, samples_in_parts
 
 ABOUT = "Leeds Sports Pose, original resolution: 1,000 training images (Johnson and Everingham, 2010)"
@@ -30,7 +30,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterator[list[Sample]]:
     return samples_in_parts(samples(joints, FIRST, LAST))
 
 
-def read(root: Path, part: list[Sample], options: ReaderOptions) -> Iterator[Person | Refused]:
+def read(root: Path, part: list[Sample], options: ReaderOptions) -> Iterator[Person | Rejected]:
     """The person of each image."""
     return read_samples(root, part, options, "lsp")
 

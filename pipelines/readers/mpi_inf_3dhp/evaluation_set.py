@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.errors import StageError
-from pipelines.readers.base import NO_OPENPOSE, Person, Refused
+from pipelines.readers.base import NO_OPENPOSE, Person, Rejected
 from pipelines.readers.formats.cdf_matlab import of_mat73, open_mat73
 from pipelines.readers.mpi_inf_3dhp.files import inside
 from pipelines.readers.studio_common import (
@@ -49,12 +49,12 @@ def parts(root: Path) -> list[Part]:
     return found
 
 
-def read(root: Path, part: Part) -> Iterator[Person | Refused]:
-    """The frames that the data set itself calls valid, as published. What is wrong with the file refuses the recording."""
+def read(root: Path, part: Part) -> Iterator[Person | Rejected]:
+    """The frames that the data set itself calls valid, as published. What is wrong with the file rejects the recording."""
     try:
         keypoints_px, joints_mm, valid = _annotation(root / part.folder / "annot_data.mat")
     except StageError as error:
-        yield Refused(part.folder, "", str(error))
+        yield Rejected(part.folder, "", str(error))
         return
     for frame in np.flatnonzero(valid):
         image = f"{part.folder}/imageSequence/img_{frame + 1:06d}.jpg"
@@ -64,17 +64,17 @@ def read(root: Path, part: Part) -> Iterator[Person | Refused]:
 
 def _person(
     root: Path, image: str, source: str, keypoints_px: np.ndarray, joints_m: np.ndarray
-) -> Person | Refused:
+) -> Person | Rejected:
     problem = joints_problem(joints_m, keypoints_px)
     if problem:
-        return Refused(source, image, problem)
+        return Rejected(source, image, problem)
     center, scale = around(keypoints_px, BOX_MARGIN)
     size = _size_px(root / image)
     # What is wrong with a picture that tells no size is said where pictures are checked.
     outside = 17 - int(inside(keypoints_px, size).sum()) if size else 0
     if outside or scale <= 0:
         why = f"{outside} of 17 joints lie outside the picture" if outside else "its keypoints span no box"
-        return Refused(source, image, why)
+        return Rejected(source, image, why)
     return Person(
         image=image,
         center_px=center,

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.progress import say
-from pipelines.readers.base import SMPL, Option, Person, ReaderOptions, Refused, body_of
+from pipelines.readers.base import SMPL, Option, Person, ReaderOptions, Rejected, body_of
 from pipelines.readers.formats.video import extract_frames
 from pipelines.readers.mpi_inf_3dhp import evaluation_set
 from pipelines.readers.mpi_inf_3dhp.files import (
@@ -105,25 +105,25 @@ def _published(root: Path, options: ReaderOptions) -> dict[Sequence, Rows]:
     return rows
 
 
-def read(root: Path, part: Part | evaluation_set.Part, options: ReaderOptions) -> Iterator[Person | Refused]:
-    """Everyone in a sequence, camera by camera. What is wrong with its annotation refuses the sequence."""
+def read(root: Path, part: Part | evaluation_set.Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
+    """Everyone in a sequence, camera by camera. What is wrong with its annotation rejects the sequence."""
     if isinstance(part, evaluation_set.Part):
         yield from evaluation_set.read(root, part)
         return
     folder = part.sequence.folder
     if part.missing:
-        yield Refused(folder, "", part.missing)
+        yield Rejected(folder, "", part.missing)
         return
     try:
         keypoints_px, joints_mm = read_joints(root / folder / "annot.mat", "annot2", "annot3")
     except StageError as error:
-        yield Refused(folder, "", str(error))
+        yield Rejected(folder, "", str(error))
         return
     cameras: dict[int, CalibratedCamera] = {}
     try:
         cameras = read_calibration(root / folder / "camera.calibration")
     except StageError as error:
-        yield Refused(folder, "", f"{error}; its people have no camera and no other views")
+        yield Rejected(folder, "", f"{error}; its people have no camera and no other views")
     body = SMPL if part.rows is None else body_of(root)
     for video in VIDEOS:
         yield from _Video(
@@ -142,7 +142,7 @@ class _Video:
     camera: CalibratedCamera | None
     body: str
 
-    def read(self, root: Path, options: ReaderOptions) -> Iterator[Person | Refused]:
+    def read(self, root: Path, options: ReaderOptions) -> Iterator[Person | Rejected]:
         sequence, rows = self.part.sequence, self.part.rows
         if rows is None:
             kept = {frame: -1 for frame in range(0, len(self.keypoints_px), STRIDE)}
@@ -153,28 +153,28 @@ class _Video:
             video = root / sequence.folder / "imageSequence" / f"video_{self.video}.avi"
             problem = extract_frames(video, {f: root / sequence.image(self.video, f) for f in kept})
             if problem:
-                yield Refused(name, "", problem)
+                yield Rejected(name, "", problem)
         elif not (root / name).is_dir():
-            yield Refused(name, "", "no such folder; --extract-images makes it from the video")
+            yield Rejected(name, "", "no such folder; --extract-images makes it from the video")
             return
         openpose = options.openpose or root / "openpose"
         for frame, row in kept.items():
             yield self._person(frame, row, openpose)
 
-    def _person(self, frame: int, row: int, openpose: Path) -> Person | Refused:
+    def _person(self, frame: int, row: int, openpose: Path) -> Person | Rejected:
         sequence = self.part.sequence
         image = sequence.image(self.video, frame)
         source = f"{sequence.folder} camera {self.video} frame {frame + 1}"
         if frame >= len(self.keypoints_px):
-            return Refused(source, image, f"annot.mat has {len(self.keypoints_px)} frames")
+            return Rejected(source, image, f"annot.mat has {len(self.keypoints_px)} frames")
         keypoints, joints = self.keypoints_px[frame], self.joints_m[frame]
         problem = joints_problem(joints, keypoints)
         outside = 17 - int(inside(keypoints, self.camera.size_px if self.camera else SIZE_PX).sum())
         if problem or outside:
-            return Refused(source, image, problem or f"{outside} of 17 joints lie outside the picture")
+            return Rejected(source, image, problem or f"{outside} of 17 joints lie outside the picture")
         center, scale = around(keypoints, BOX_MARGIN)
         if scale <= 0:
-            return Refused(source, image, "its keypoints span no box")
+            return Rejected(source, image, "its keypoints span no box")
         annotated = annotated_17(keypoints)
         detected, why_not = detection_of(openpose, image, annotated, 200 * scale)
         rows, fit = self.part.rows, {}

@@ -170,7 +170,7 @@ def test_a_folder_goes_on_past_bad_images(photo: Path, network: Path, tmp_path: 
     cv2.imwrite(str(tmp_path / "dot.png"), np.zeros((1, 1, 3), np.uint8))
     cv2.imwrite(str(tmp_path / "grey.jpg"), np.full((80, 60), 90, np.uint8))
     cv2.imwrite(str(tmp_path / "deep.png"), np.full((80, 60, 3), 9000, np.uint16))
-    with pytest.raises(StageError, match="2 of 5 images set aside"):
+    with pytest.raises(StageError, match="2 of 5 images rejected"):
         demo("--img", tmp_path, "--checkpoint", network, "--outfile", tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         f"{stem}_{kind}.png" for stem in ("deep", "grey", "photo") for kind in ("shape", "shape_side")
@@ -187,7 +187,7 @@ def test_looking_twice_at_a_folder_leaves_its_own_pictures_alone(photo: Path, ne
         demo("--img", photo.parent, "--checkpoint", network)
 
 
-def test_who_can_not_be_fitted_is_set_aside_and_the_others_are_shown(photo: Path, tmp_path: Path) -> None:
+def test_who_can_not_be_fitted_is_rejected_and_the_others_are_shown(photo: Path, tmp_path: Path) -> None:
     content = json.loads(photo.with_name("photo_keypoints.json").read_text())
     poor = np.array(content["people"][1]["pose_keypoints_2d"]).reshape(25, 3)
     poor[:, 2] = 0.0

@@ -277,7 +277,7 @@ def test_annotations_come_back_to_the_bit(data: DataFolder, tmp_path: Path) -> N
     assert after.source[5] == "w.npz: row 5"
 
 
-def test_bodies_of_another_body_are_left_out_and_rows_that_cant_be_used_set_aside(
+def test_bodies_of_another_body_are_left_out_and_rows_that_cant_be_used_rejected(
     data: DataFolder, tmp_path: Path
 ) -> None:
     before = Annotations.read(data.annotations("world"))
@@ -295,8 +295,8 @@ def test_bodies_of_another_body_are_left_out_and_rows_that_cant_be_used_set_asid
     found = import_annotations(data, tmp_path / "broken.npz", "back", Path(before.image_root))
     assert found.bodies_of == "SMPL"
     assert found.summary.people == len(before) - 6
-    assert sum(found.summary.refused.values()) == 6
-    listed = json.loads(found.summary.refused_list.read_text())
+    assert sum(found.summary.rejected.values()) == 6
+    listed = json.loads(found.summary.rejected_list.read_text())
     assert {entry["source"] for entry in listed} == {f"broken.npz: row {row}" for row in range(2, 8)}
     after = Annotations.read(found.summary.path)
     assert not after.has_smpl.any()
@@ -387,7 +387,7 @@ def test_a_file_for_other_samples_is_refused_and_changes_nothing(data: DataFolde
     rows[0, 3], rows[1], rows[2, 5], rows[4, 75] = np.nan, 0, 1e30, 9
     np.save(tmp_path / "holes.npy", rows)
     done = import_fits(data, "world", tmp_path / "holes.npy", same_body=True)
-    listed = json.loads(done.set_aside_list.read_text())["set_aside"]
+    listed = json.loads(done.rejected_list.read_text())["rejected"]
     reasons = {entry["row"]: entry["reason"] for entry in listed}
     assert "not a number" in reasons[0]
     assert "no body" in reasons[1]

@@ -129,7 +129,7 @@ def test_odd_numbers_in_a_file_spoil_no_store(tmp_path: Path, name: str) -> None
             arrays[key].reshape(len(arrays[key]), -1)[:, rng.integers(2) if arrays[key].ndim > 1 else 0] = odd
             np.savez(target, **arrays)
         done = import_fits(data, "people", target)
-        assert done.offered + sum(done.set_aside.values()) == done.rows
+        assert done.offered + sum(done.rejected.values()) == done.rows
     store = FitStore.open(data.fits("people"))
     assert admissible(store.get(np.flatnonzero(store.get(np.arange(5)).source))).all()
 

@@ -17,14 +17,13 @@ import pytest
 from pipelines.exchange.export import export_fits
 from pipelines.fitting.fit_static import (
     STATIC_TAG,
-    FittedBatch,
     GivenBodies,
-    RefusedLedger,
     _digest,
     fit_static,
     pending_batches,
 )
 from pipelines.folders import DataFolder
+from pipelines.rejections import RejectedLedger
 from spin.fitting.fitter import FitConfig
 from spin.fitting.verdicts import TOO_FEW_JOINTS, VALID
 from store.annotations.table import Annotations
@@ -68,7 +67,7 @@ def test_every_sample_is_fitted_once_and_running_again_does_nothing(
 ) -> None:
     first = fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
     assert first.done == 0
-    assert first.fitted + len(_refused(data)) == first.samples
+    assert first.fitted + len(_rejected(data)) == first.samples
     assert same(stored(data), undisturbed)  # the number of workers doesn't matter
     assert STATIC_TAG in FitStore.open(data.fits("world")).tags()
     second = fit_static(data, "world", CONFIG, workers=2, batch=BATCH)
@@ -76,12 +75,12 @@ def test_every_sample_is_fitted_once_and_running_again_does_nothing(
     assert same(stored(data), undisturbed)
 
 
-def _refused(data: DataFolder) -> list[dict]:
-    path = data.refused_fits("world")
-    return json.loads(path.read_text())["refused"] if path.is_file() else []
+def _rejected(data: DataFolder) -> list[dict]:
+    path = data.rejected_fits("world")
+    return json.loads(path.read_text())["rejected"] if path.is_file() else []
 
 
-def test_samples_without_joints_are_refused_listed_and_not_tried_again(data: DataFolder) -> None:
+def test_samples_without_joints_are_rejected_listed_and_not_tried_again(data: DataFolder) -> None:
     annotations = Annotations.read(data.annotations("world"))
     keypoints = annotations.keypoints_px.copy()
     keypoints[[1, 6], :, 2] = 0
@@ -91,7 +90,7 @@ def test_samples_without_joints_are_refused_listed_and_not_tried_again(data: Dat
     # More workers than this Ray has places for: no work waits for those that never start.
     summary = fit_static(data, "world", CONFIG, workers=9, batch=BATCH)
     assert summary.fitted == len(annotations) - 2
-    assert {e["sample"]: e["reason"] for e in _refused(data)} == dict.fromkeys(
+    assert {e["sample"]: e["reason"] for e in _rejected(data)} == dict.fromkeys(
         (1, 6), "fewer than 4 confident joints"
     )
     assert (stored(data).source[[1, 6]] == Source.NONE).all()
@@ -188,18 +187,15 @@ def test_a_killed_run_started_again_ends_with_the_same_store(
     assert STATIC_TAG in FitStore.open(data.fits("world")).tags()
 
 
-def test_the_list_of_refused_forgets_who_has_a_fit_now_and_what_was_tried_otherwise(tmp_path: Path) -> None:
-    path, annotations = tmp_path / "refused.json", some_annotations(3)
+def test_the_list_of_rejected_forgets_who_has_a_fit_now_and_what_was_tried_otherwise(tmp_path: Path) -> None:
+    path, annotations = tmp_path / "rejected.json", some_annotations(3)
 
-    def ledger(key: str) -> RefusedLedger:
-        return RefusedLedger(path, key, annotations)
+    def ledger(key: str) -> RejectedLedger:
+        return RejectedLedger(path, key, annotations)
 
-    def batch(*verdicts: int) -> FittedBatch:
-        return FittedBatch(np.arange(0), Fits.empty(0), np.arange(3), np.array(verdicts))
-
-    ledger("a").record(batch(TOO_FEW_JOINTS, VALID, TOO_FEW_JOINTS))
+    ledger("a").record(np.arange(3), np.array([TOO_FEW_JOINTS, VALID, TOO_FEW_JOINTS]))
     assert list(ledger("a").reasons) == [0, 2]
-    ledger("a").record(batch(VALID, VALID, TOO_FEW_JOINTS))
+    ledger("a").record(np.arange(3), np.array([VALID, VALID, TOO_FEW_JOINTS]))
     assert list(ledger("a").reasons) == [2]
     assert not ledger("b").reasons
 

@@ -60,8 +60,8 @@ def run(data: DataFolder, *arguments: str) -> tuple[int, str]:
 
 def test_counts_are_those_of_the_annotations_and_fits(fitted: DataFolder, world: Path) -> None:
     a = Annotations.read(fitted.annotations("world"))
-    refused = [{"source": f"annotation {i}", "image": "", "reason": "is a crowd"} for i in range(2)]
-    fitted.set_aside("world").write_text(json.dumps(refused))
+    rejected = [{"source": f"annotation {i}", "image": "", "reason": "is a crowd"} for i in range(2)]
+    fitted.rejected("world").write_text(json.dumps(rejected))
     content = json.loads(run(fitted, "--json")[1])
     assert [d["name"] for d in content["datasets"]] == ["world", "world-test"]
     found = content["datasets"][0]
@@ -69,7 +69,7 @@ def test_counts_are_those_of_the_annotations_and_fits(fitted: DataFolder, world:
     assert found["images"] == len(set(a.image))
     assert found["smpl"] == a.has_smpl.sum() > 0
     assert found["openpose"] == (a.keypoints_px[:, :25, 2] > 0).any(1).sum()
-    assert found["set_aside"] == 2
+    assert found["rejected"] == 2
     assert found["content_hash"] == a.content_hash
     assert found["reader"].startswith("coco, version")
     assert found["image_root"] == str(world.resolve())
@@ -136,7 +136,7 @@ def test_what_is_damaged_is_said_and_the_rest_is_told(fitted: DataFolder) -> Non
     found = dataset_info(fitted, "world")
     assert found.fitted == 0
     assert "annotations" in found.fits_problem
-    fitted.set_aside("world").write_text("{")
+    fitted.rejected("world").write_text("{")
     assert "can't be read" in dataset_info(fitted, "world").fits_problem
 
 

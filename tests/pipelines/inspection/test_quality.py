@@ -28,7 +28,7 @@ from store.errors import FingerprintMismatchError, TagNotFoundError
 from store.fits.records import Fits, Source, StartKind, Verdict
 from store.fits.store import FitStore
 
-# Of the samples that have a fit, 0 to 5; 6 was refused, 7 not tried yet.
+# Of the samples that have a fit, 0 to 5; 6 was rejected, 7 not tried yet.
 LOSSES = np.array([1.0, 2.1, 3.0, 4.0, 140.0, 20.0], np.float32)
 STARTS = [StartKind.LIFTER, StartKind.LIFTER, StartKind.LIFTER, StartKind.MULTISTART, 0, StartKind.NETWORK]
 VERDICTS = [Verdict.VALID] * 4 + [Verdict.LOSS_TOO_HIGH, Verdict.NOT_CONVERGED]
@@ -94,9 +94,9 @@ def world(tmp_path: Path) -> World:
     made.store.tag("static")
     made.store.merge(np.arange(len(LOSSES)), make_fits())
     made.store.flush()
-    # 0 was refused once and has a fit by now.
-    refused = [{"sample": 6, "reason": "too few joints"}, {"sample": 0, "reason": "of another time"}]
-    made.data.refused_fits("people").write_text(json.dumps({"tried": "x", "refused": refused}))
+    # 0 was rejected once and has a fit by now.
+    rejected = [{"sample": 6, "reason": "too few joints"}, {"sample": 0, "reason": "of another time"}]
+    made.data.rejected_fits("people").write_text(json.dumps({"tried": "x", "rejected": rejected}))
     return made
 
 
@@ -196,21 +196,21 @@ def test_without_fits_the_error_says_what_to_run(store: str, tmp_path: Path) -> 
 
 def test_where_all_were_refused_the_reasons_are_shown(tmp_path: Path) -> None:
     world = empty_world(tmp_path / "data")
-    refused = [{"sample": row, "reason": "too few joints"} for row in range(SAMPLES)]
-    world.data.refused_fits("people").write_text(json.dumps({"tried": "x", "refused": refused}))
+    rejected = [{"sample": row, "reason": "too few joints"} for row in range(SAMPLES)]
+    world.data.rejected_fits("people").write_text(json.dumps({"tried": "x", "rejected": rejected}))
     assert words(as_text(world.measured()))[1:] == [
         "0 0.0% valid", "8 100.0% without a fit", "8 too few joints",
     ]  # fmt: skip
 
 
 def test_a_damaged_list_of_reasons_is_said(world: World) -> None:
-    world.data.refused_fits("people").write_text("{")
+    world.data.rejected_fits("people").write_text("{")
     lines = words(as_text(world.measured()))
     assert f"2 {NOT_FITTED}" in lines
-    assert lines[-1].startswith("people.refused.json: can't be read")
+    assert lines[-1].startswith("people.rejected.json: can't be read")
 
 
-def test_fits_of_other_annotations_are_refused(world: World) -> None:
+def test_fits_of_other_annotations_are_rejected(world: World) -> None:
     path = world.data.annotations("people")
     Annotations.read(path).take(np.arange(SAMPLES)[::-1]).write(path)
     with pytest.raises(FingerprintMismatchError, match="annotations"):

@@ -66,7 +66,7 @@ def test_two_workers_pack_the_same_file_as_one(ray_running: None, data: DataFold
     assert content[0] == content[1]
 
 
-def test_crops_of_other_annotations_are_refused_with_what_to_do(data: DataFolder) -> None:
+def test_crops_of_other_annotations_are_rejected_with_what_to_do(data: DataFolder) -> None:
     annotations = Annotations.read(data.annotations("world"))
     needed = made_for(224, AUGMENTATION)
     assert open_crops(data, "world", annotations, needed) is None
@@ -92,7 +92,7 @@ def test_crops_of_other_annotations_are_refused_with_what_to_do(data: DataFolder
         (made_for(224, replace(AUGMENTATION, rotation_deg=40.0)), "--rot-factor 40: .* at most 30"),
     ],
 )
-def test_crops_made_for_less_than_training_asks_are_refused(data: DataFolder, needed, message: str) -> None:
+def test_crops_made_for_less_than_training_asks_are_rejected(data: DataFolder, needed, message: str) -> None:
     pack(data, "world", PackConfig(), workers=1)
     annotations = Annotations.read(data.annotations("world"))
     with pytest.raises(UsageError, match=message):

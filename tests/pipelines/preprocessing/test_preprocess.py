@@ -13,7 +13,7 @@ from pipelines.errors import StageError
 from pipelines.folders import DataFolder
 from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS, read_all
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.coco import reader as coco
 from pipelines.readers.openpose import match_people, read_detections
 from spin.joints import JOINTS, OPENPOSE_NAMES, SUPERSET_NAMES
@@ -54,13 +54,13 @@ def test_coco_people_keep_their_keypoints_boxes_and_truth(world: Path) -> None:
         assert person.scale == pytest.approx(1.2 * max(width, height) / 200)
 
 
-def test_people_with_few_joints_are_refused_with_the_number(world: Path) -> None:
+def test_people_with_few_joints_are_rejected_with_the_number(world: Path) -> None:
     strict = list(read_all(coco, world, ALL_JOINTS))
     lenient = list(read_all(coco, world, ReaderOptions("train2014", 0)))
     assert all(isinstance(o, Person) for o in lenient)
-    refused = [o for o in strict if isinstance(o, Refused)]
-    assert 0 < len(refused) < len(strict)
-    assert all("of 12 body joints annotated, 12 asked for" in r.reason for r in refused)
+    rejected = [o for o in strict if isinstance(o, Rejected)]
+    assert 0 < len(rejected) < len(strict)
+    assert all("of 12 body joints annotated, 12 asked for" in r.reason for r in rejected)
 
 
 SPOILED: dict[str, tuple[Any, str]] = {
@@ -79,9 +79,7 @@ SPOILED: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_a_spoiled_annotation_is_set_aside_and_the_rest_goes_on(
-    mine: Path, tmp_path: Path, case: str
-) -> None:
+def test_a_spoiled_annotation_is_rejected_and_the_rest_goes_on(mine: Path, tmp_path: Path, case: str) -> None:
     spoil, reason = SPOILED[case]
     path, content = edited(mine)
     options = ReaderOptions("train2014", 8)
@@ -92,12 +90,12 @@ def test_a_spoiled_annotation_is_set_aside_and_the_rest_goes_on(
     data = DataFolder(tmp_path / "data")
     summary = preprocess(data, COCO, mine, "mine", options)
     assert summary.people == before - 1
-    listed = json.loads(data.set_aside("mine").read_text())
+    listed = json.loads(data.rejected("mine").read_text())
     assert [e for e in listed if e["source"] == good and reason in e["reason"]]
-    assert sum(summary.refused.values()) == len(listed)
+    assert sum(summary.rejected.values()) == len(listed)
 
 
-def test_entries_that_can_not_be_placed_are_set_aside(mine: Path) -> None:
+def test_entries_that_can_not_be_placed_are_rejected(mine: Path) -> None:
     path, content = edited(mine)
     options = ReaderOptions("train2014", 0)
     before = list(read_all(coco, mine, options))
@@ -112,7 +110,7 @@ def test_entries_that_can_not_be_placed_are_set_aside(mine: Path) -> None:
     ]
     path.write_text("\ufeff" + json.dumps(content))  # with a byte order mark, as some editors write it
     after = list(read_all(coco, mine, options))
-    reasons = {o.source: o.reason for o in after if isinstance(o, Refused)}
+    reasons = {o.source: o.reason for o in after if isinstance(o, Rejected)}
     assert set(reasons.values()) == {
         "is no annotation",
         "its id stands twice",
@@ -141,7 +139,7 @@ def test_ids_written_as_text_find_their_truth(mine: Path) -> None:
     assert again == known != []
 
 
-def test_missing_and_broken_images_are_set_aside(mine: Path, tmp_path: Path) -> None:
+def test_missing_and_broken_images_are_rejected(mine: Path, tmp_path: Path) -> None:
     options = ReaderOptions("train2014", 8)
     images = sorted({o.image for o in read_all(coco, mine, options) if isinstance(o, Person)})
     (mine / images[0]).unlink()
@@ -149,8 +147,8 @@ def test_missing_and_broken_images_are_set_aside(mine: Path, tmp_path: Path) -> 
     (mine / images[2]).write_bytes(b"")
     summary = preprocess(DataFolder(tmp_path / "data"), COCO, mine, "mine", options)
     assert summary.images == len(images) - 3
-    assert summary.refused["its image is missing"] >= 1
-    assert summary.refused["its image can't be decoded"] >= 2
+    assert summary.rejected["its image is missing"] >= 1
+    assert summary.rejected["its image can't be decoded"] >= 2
 
 
 def test_nothing_usable_is_an_error_and_keeps_the_earlier_result(mine: Path, tmp_path: Path) -> None:
@@ -206,7 +204,7 @@ def test_each_person_gets_its_own_detection() -> None:
     assert [m.reason for m in matches] == ["", ""]
 
 
-def test_a_far_detection_is_refused_in_units_of_the_person() -> None:
+def test_a_far_detection_is_rejected_in_units_of_the_person() -> None:
     annotated, detected = person_at(100, 100)
     detected[:, 0] += 30
     near, far = (
@@ -270,7 +268,7 @@ def test_a_broken_openpose_file_costs_the_detection_not_the_person(mine: Path) -
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_box_outside_its_image_is_set_aside_and_one_at_its_edge_is_not(
+def test_a_box_outside_its_image_is_rejected_and_one_at_its_edge_is_not(
     mine: Path, tmp_path: Path, orientation: int
 ) -> None:
     """Sizes are of the upright image: EXIF's orientation 6 exchanges width and height."""
@@ -295,7 +293,7 @@ def test_a_box_outside_its_image_is_set_aside_and_one_at_its_edge_is_not(
     data = DataFolder(tmp_path / "data")
     done = preprocess(data, COCO, mine, "mine", ReaderOptions("train2014", 8))
     assert Annotations.read(done.path).source == ["annotation 2"]
-    assert done.refused == {f"its box lies outside the image ({width} × {height} px)": 2}
+    assert done.rejected == {f"its box lies outside the image ({width} × {height} px)": 2}
 
 
 @pytest.mark.parametrize("name", ["coco", "custom"])
@@ -317,7 +315,7 @@ def test_ids_may_be_texts_and_one_that_stands_for_two_images_names_neither(
     )
     root = mine if name == "coco" else mine / "train2014"
 
-    def outcomes() -> list[Person | Refused]:
+    def outcomes() -> list[Person | Rejected]:
         return list(read_all(DATASETS[name].reader, root, ReaderOptions("train2014", 8, extra=extra)))
 
     people = [o for o in outcomes() if isinstance(o, Person)]
@@ -327,22 +325,22 @@ def test_ids_may_be_texts_and_one_that_stands_for_two_images_names_neither(
     shared = content["images"][0]["id"]
     content["annotations"].append(content["annotations"][0] | {"id": 10**9, "image_id": None})
     path.write_text(json.dumps(content))
-    refused = {o.source: o.reason for o in outcomes() if isinstance(o, Refused)}
+    rejected = {o.source: o.reason for o in outcomes() if isinstance(o, Rejected)}
     for annotation in content["annotations"]:
         if annotation["image_id"] == shared:
-            assert "stands for several images" in refused[f"annotation {annotation['id']}"]
-    assert "'images' does not list" in refused[f"annotation {10**9}"]
+            assert "stands for several images" in rejected[f"annotation {annotation['id']}"]
+    assert "'images' does not list" in rejected[f"annotation {10**9}"]
 
 
 def test_a_run_that_finds_nobody_leaves_the_earlier_list_alone(mine: Path, tmp_path: Path) -> None:
     data = DataFolder(tmp_path / "data")
     preprocess(data, COCO, mine, "mine", ALL_JOINTS)
-    before = data.set_aside("mine").read_bytes()
+    before = data.rejected("mine").read_bytes()
     path, content = edited(mine)
     for annotation in content["annotations"]:
         annotation["iscrowd"] = 1
     path.write_text(json.dumps(content))
     with pytest.raises(StageError, match=r"no usable person.*mine\.failed\.json"):
         preprocess(data, COCO, mine, "mine", ALL_JOINTS)
-    assert data.set_aside("mine").read_bytes() == before
+    assert data.rejected("mine").read_bytes() == before
     assert len(json.loads(data.failed("mine").read_text())) == len(content["annotations"])

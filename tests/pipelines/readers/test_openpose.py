@@ -77,7 +77,7 @@ def test_the_limit_is_where_it_says(share: float) -> None:
     assert (reason(annotated, 240.0, detected) == "") == (share < 1)
 
 
-def test_everything_mirrored_is_refused_as_that_and_one_pair_of_limbs_is_not() -> None:
+def test_everything_mirrored_is_rejected_as_that_and_one_pair_of_limbs_is_not() -> None:
     annotated, detected = standing(200, 200)
     turned = detected[list(mirrored(OPENPOSE_NAMES))]
     turned_far = turned + np.float32([500, 0, 0])

@@ -71,9 +71,9 @@ def test_boxes_surround_the_keypoints_with_the_published_margin(tree: Path) -> N
 
 
 def test_frames_whose_camera_is_not_valid_are_listed(tree: Path) -> None:
-    refused = outcomes("3dpw", tree)[1]
-    assert [r.source for r in refused] == ["world_00 person 0 frame 3", "world_01 person 0 frame 3"]
-    assert all("campose_valid" in r.reason for r in refused)
+    rejected = outcomes("3dpw", tree)[1]
+    assert [r.source for r in rejected] == ["world_00 person 0 frame 3", "world_01 person 0 frame 3"]
+    assert all("campose_valid" in r.reason for r in rejected)
 
 
 def test_the_layout_writes_what_python_2_wrote(tree: Path) -> None:
@@ -102,7 +102,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("where", ["whole", "value", "nested"])
-def test_a_pickle_that_tries_to_run_code_is_refused_and_nothing_runs(
+def test_a_pickle_that_tries_to_run_code_is_rejected_and_nothing_runs(
     small: Path, tmp_path: Path, where: str
 ) -> None:
     proof = tmp_path / "executed"
@@ -113,10 +113,10 @@ def test_a_pickle_that_tries_to_run_code_is_refused_and_nothing_runs(
         "nested": content | {"betas": [Payload(proof)]},
     }[where]
     sequence(small).write_bytes(pickle.dumps(spoiled, protocol=2))
-    people, refused = outcomes("3dpw", small)
+    people, rejected = outcomes("3dpw", small)
     assert not people and not proof.exists()
-    assert len(refused) == 1 and "\n" not in refused[0].reason
-    assert "world_01.pkl: refused, it names" in refused[0].reason
+    assert len(rejected) == 1 and "\n" not in rejected[0].reason
+    assert "world_01.pkl: refused, it names" in rejected[0].reason
     pickle.loads(sequence(small).read_bytes())
     assert proof.exists()  # it would have
 
@@ -137,7 +137,7 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_a_sequence_with_other_content_is_refused_and_the_next_is_read(
+def test_a_sequence_with_other_content_is_rejected_and_the_next_is_read(
     small: Path, tree: Path, case: str
 ) -> None:
     shutil.copy(tree / "sequenceFiles" / "test" / "world_00.pkl", sequence(small).parent)
@@ -145,9 +145,9 @@ def test_a_sequence_with_other_content_is_refused_and_the_next_is_read(
     content = read_data_pickle(sequence(small))
     spoil(content)
     sequence(small).write_bytes(dumps(content))
-    people, refused = outcomes("3dpw", small)
+    people, rejected = outcomes("3dpw", small)
     assert len(people) == 3
-    assert [r.source for r in refused if reason in r.reason] == ["world_01.pkl"]
+    assert [r.source for r in rejected if reason in r.reason] == ["world_01.pkl"]
 
 
 FRAMES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
@@ -164,8 +164,8 @@ def test_what_is_wrong_with_a_frame_costs_that_frame(small: Path, case: str) -> 
     content = read_data_pickle(sequence(small))
     spoil(content)
     sequence(small).write_bytes(dumps(content))
-    people, refused = outcomes("3dpw", small)
-    assert "world_01 person 1 frame 2" in {r.source for r in refused if reason in r.reason}
+    people, rejected = outcomes("3dpw", small)
+    assert "world_01 person 1 frame 2" in {r.source for r in rejected if reason in r.reason}
     assert len(people) >= 5
 
 

@@ -1,4 +1,4 @@
-"""LSP, HR-LSPET, MPII and COCO: the truth of a made-up tree comes back through the reader, and damage is refused by name."""
+"""LSP, HR-LSPET, MPII and COCO: the truth of a made-up tree comes back through the reader, and damage is rejected by name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pipelines.errors import StageError, UsageError
 from pipelines.folders import DataFolder
 from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS, read_all
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.lsp.evaluation import UPI_PARTS, UPI_UNDECIDED
 from pipelines.readers.lsp.extended import parts as lspet_parts
 from pipelines.readers.mpii import MPII_KEYPOINTS
@@ -48,7 +48,7 @@ def mine(trees: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     return lambda name: shutil.copytree(trees(name), tmp_path / name)
 
 
-def outcomes(name: str, root: Path, min_body_joints: int = 0, **extra: object) -> list[Person | Refused]:
+def outcomes(name: str, root: Path, min_body_joints: int = 0, **extra: object) -> list[Person | Rejected]:
     options = ReaderOptions(DATASETS[name].splits[0], min_body_joints, data=root / "none", extra=extra)
     return list(read_all(DATASETS[name].reader, root, options))
 
@@ -58,7 +58,7 @@ def people_of(name: str, root: Path, min_body_joints: int = 0, **extra: object) 
 
 
 def reasons(name: str, root: Path, min_body_joints: int = 0) -> dict[str, str]:
-    return {o.source: o.reason for o in outcomes(name, root, min_body_joints) if isinstance(o, Refused)}
+    return {o.source: o.reason for o in outcomes(name, root, min_body_joints) if isinstance(o, Rejected)}
 
 
 # ---- The truth comes back ---------------------------------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_joints_that_web_workers_left_out_do_not_stretch_the_box(mine: Callable[
 
 
 @pytest.mark.parametrize("name", ["lsp-orig", "lsp"])
-def test_a_joint_that_is_no_number_refuses_its_person_alone(name: str, mine: Callable[[str], Path]) -> None:
+def test_a_joint_that_is_no_number_rejects_its_person_alone(name: str, mine: Callable[[str], Path]) -> None:
     root = mine(name)
     before = people_of(name, root)
     joints = loadmat(root / "joints.mat")["joints"]
@@ -362,7 +362,7 @@ def test_an_mpii_file_of_another_shape_is_named(mine: Callable[[str], Path]) -> 
         outcomes("mpii", root)
 
 
-def test_mpii_rows_that_name_no_image_of_the_folder_are_refused(mine: Callable[[str], Path]) -> None:
+def test_mpii_rows_that_name_no_image_of_the_folder_are_rejected(mine: Callable[[str], Path]) -> None:
     root = mine("mpii")
     with h5py.File(root / "train.h5", "r+") as file:
         names = list(file["imgname"][()])
@@ -403,7 +403,7 @@ def test_mpii_looks_for_its_annotations_where_they_are_kept(
         ("lsp-orig", "openpose/lsp/im0002_keypoints.json", 150),
     ],
 )
-def test_damaged_files_are_refused_and_nothing_else_happens(
+def test_damaged_files_are_rejected_and_nothing_else_happens(
     name: str, file: str, count: int, mine: Callable[[str], Path]
 ) -> None:
     root = mine(name)

@@ -305,10 +305,10 @@ def test_before_any_fit(world):
 
 
 def test_damaged_lists_and_results_are_named_on_the_page(world):
-    world.data.set_aside("people").write_text("[{")
+    world.data.rejected("people").write_text("[{")
     (world.run.root / "evaluation" / "cut.json").write_text('{"dataset": "x"')
     _, page = build(world, world.run)
-    assert "people.set-aside.json: can't be read" in page.words
+    assert "people.rejected.json: can't be read" in page.words
     assert "cut.json: not an evaluation's result" in page.words
 
 

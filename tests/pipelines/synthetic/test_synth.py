@@ -158,7 +158,7 @@ def test_an_interrupted_run_is_finished(made, tmp_path):
     assert content(tmp_path / "cut") == content(out)
 
 
-def test_other_settings_and_other_folders_are_refused(made, tmp_path):
+def test_other_settings_and_other_folders_are_rejected(made, tmp_path):
     out, _, _ = made
     with pytest.raises(StageError, match="seed 11 there, 12 asked for"):
         synthesize(out, **{**COUNTS, "seed": 12}, processes=1)
@@ -174,7 +174,7 @@ def test_other_settings_and_other_folders_are_refused(made, tmp_path):
     "wrong",
     [{"people": -1}, {"people": 0, "test_people": 0}, {"truth_share": 1.5}, {"seed": -3}, {"processes": 0}],
 )
-def test_senseless_options_are_refused_before_anything_is_written(tmp_path, wrong):
+def test_senseless_options_are_rejected_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UsageError):
         synthesize(tmp_path / "out", **{**COUNTS, "processes": 1, **wrong})
     assert not (tmp_path / "out").exists()

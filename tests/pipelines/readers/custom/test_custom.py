@@ -29,7 +29,7 @@ from pipelines.fitting.fit_static import fit_static
 from pipelines.folders import DataFolder
 from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS, read_all
-from pipelines.readers.base import Person, ReaderOptions, Refused
+from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom import reader as custom
 from pipelines.readers.custom.joint_names import joint_index
 from pipelines.readers.custom.openpose_folder import COCO_18
@@ -43,7 +43,7 @@ def options(**extra: Any) -> ReaderOptions:
     return ReaderOptions("all", min_body_joints=extra.pop("min_body_joints", 1), extra=extra)
 
 
-def read(root: Path, **extra: Any) -> list[Person | Refused]:
+def read(root: Path, **extra: Any) -> list[Person | Rejected]:
     return list(read_all(custom, root, options(**extra)))
 
 
@@ -74,7 +74,7 @@ def keypoints_of(person: Person, half: str) -> dict[str, tuple[float, float]]:
 
 
 def same_people(found: list[Any], people: list[Someone], half: str = "superset") -> None:
-    assert all(isinstance(o, Person) for o in found), [o for o in found if isinstance(o, Refused)][:3]
+    assert all(isinstance(o, Person) for o in found), [o for o in found if isinstance(o, Rejected)][:3]
     assert len(found) == len(people)
     for person, given in zip(sorted(found, key=lambda p: p.image), sorted(people, key=lambda p: p.image)):
         assert person.image == given.image
@@ -267,9 +267,9 @@ def test_a_spoiled_annotation_is_named(photos: Path, people: list[Someone], case
     spoil(content["annotations"][1])
     (photos / "annotations.json").write_text(json.dumps(content))
     found = read(photos)
-    (refused,) = [o for o in found if isinstance(o, Refused)]
-    assert refused.source == f"annotation {people[1].number}"
-    assert reason in refused.reason
+    (rejected,) = [o for o in found if isinstance(o, Rejected)]
+    assert rejected.source == f"annotation {people[1].number}"
+    assert reason in rejected.reason
     assert len(found) == 4
 
 
@@ -285,7 +285,7 @@ def test_a_spoiled_row_is_named(photos: Path, people: list[Someone]) -> None:
     found = {o.source.split(",")[0]: o for o in read(photos)}
     assert isinstance(found["row 2"], Person)
     assert isinstance(found["row 7"], Person)
-    reasons = {source: o.reason for source, o in found.items() if isinstance(o, Refused)}
+    reasons = {source: o.reason for source, o in found.items() if isinstance(o, Rejected)}
     assert "left_knee_x is 'wide', not a number" in reasons["row 3"]
     assert "outside the images' folder" in reasons["row 4"]
     assert "some of x, y, width, height" in reasons["row 5"]
@@ -300,7 +300,7 @@ def test_absolute_paths_inside_the_folder_are_fine(photos: Path, people: list[So
     write_csv(photos / "table.csv", rows)
     outcomes = read(photos)
     assert {o.image for o in outcomes if isinstance(o, Person)} == {"sub/a.jpg"}
-    assert sum(isinstance(o, Refused) for o in outcomes) == 1
+    assert sum(isinstance(o, Rejected) for o in outcomes) == 1
 
 
 WRONG_SOURCES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -363,7 +363,7 @@ def test_detections_alone_are_fitted_by_name(images: Path, people, tmp_path: Pat
     assert fits.valid >= 0.7 * done.people
 
 
-def test_a_name_that_is_no_text_is_set_aside_before_it_is_written(images: Path, tmp_path: Path) -> None:
+def test_a_name_that_is_no_text_is_rejected_before_it_is_written(images: Path, tmp_path: Path) -> None:
     """Names of files may hold bytes that are not UTF-8."""
     mine = tmp_path / "photos"
     mine.mkdir()
@@ -376,19 +376,19 @@ def test_a_name_that_is_no_text_is_set_aside_before_it_is_written(images: Path, 
     data = DataFolder(tmp_path / "data")
     done = preprocess(data, DATASETS["custom"], mine, "mine", ReaderOptions("all", 6), workers=1)
     assert done.people == 1
-    assert sum(done.refused.values()) == 1
+    assert sum(done.rejected.values()) == 1
     assert Annotations.read(data.annotations("mine")).image == ["a.jpg"]
 
 
-def test_lines_that_an_open_quote_swallows_are_all_set_aside(photos: Path) -> None:
+def test_lines_that_an_open_quote_swallows_are_all_rejected(photos: Path) -> None:
     header = "image,left_knee_x,left_knee_y,right_hip_x,right_hip_y\n"
     rows = ["a.jpg,1,2,30,40\n", '"b.jpg,1,2,30,40\n', "c.jpg,1,2,30,40\n", "d.jpg,1,2,30,40\n"]
     (photos / "table.csv").write_text(header + "".join(rows))
     outcomes = read(photos)
     assert [o.image for o in outcomes if isinstance(o, Person)] == ["a.jpg"]
-    refused = {o.source: o.reason for o in outcomes if isinstance(o, Refused)}
-    assert list(refused) == ["row 3", "row 4", "row 5"]
-    assert all("lines 3 to 5 are one row" in reason for reason in refused.values())
+    rejected = {o.source: o.reason for o in outcomes if isinstance(o, Rejected)}
+    assert list(rejected) == ["row 3", "row 4", "row 5"]
+    assert all("lines 3 to 5 are one row" in reason for reason in rejected.values())
 
 
 def test_utf16_is_said_to_be_that(photos: Path) -> None:

@@ -1,4 +1,4 @@
-"""Damaged files of COCO, OpenPose and people's own data: people, refusals or one error of one line, and nothing else."""
+"""Damaged files of COCO, OpenPose and people's own data: people, rejections or one error of one line, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mutations import byte_mutations, json_mutations, outcomes_of
 from own_data import PLAIN, Someone, coco_style, table_rows, write_csv, write_openpose
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Person, Reader, ReaderOptions, Refused
+from pipelines.readers.base import Person, Reader, ReaderOptions, Rejected
 from pipelines.readers.coco import reader as coco
 from pipelines.readers.custom import reader as custom
 from pipelines.readers.openpose import read_detections
@@ -39,7 +39,7 @@ def classified(reader: Reader, root: Path, options: ReaderOptions, what: str) ->
     found = outcomes_of(reader, root, options, what)
     if isinstance(found, StageError):
         return "error"
-    return "refused" if any(isinstance(o, Refused) for o in found) else "people"
+    return "rejected" if any(isinstance(o, Rejected) for o in found) else "people"
 
 
 def fuzzed(reader: Reader, root: Path, options: ReaderOptions, file: Path, mutations) -> Counter[str]:
@@ -57,7 +57,7 @@ def fuzzed(reader: Reader, root: Path, options: ReaderOptions, file: Path, mutat
 def reaches_everything(seen: Counter[str], count: int) -> None:
     """Otherwise the damage is all of a kind that is found at the door, and the fuzzing shows nothing."""
     assert seen.total() == count
-    assert min(seen["error"], seen["refused"]) >= count * 0.05, seen
+    assert min(seen["error"], seen["rejected"]) >= count * 0.05, seen
 
 
 def cocos(root: Path, count: int) -> Path:
@@ -120,7 +120,7 @@ def test_damaged_own_detections(tmp_path: Path) -> None:
     file = tmp_path / "detections" / "1_keypoints.json"
     seen = fuzzed(custom, tmp_path, OWN, file, json_mutations(file.read_bytes(), 300, seed=6))
     assert seen["error"] == 0  # the other files are good
-    assert seen["refused"] > 100
+    assert seen["rejected"] > 100
 
 
 @pytest.mark.parametrize("boxes", [True, False])

@@ -40,7 +40,7 @@ def test_arrays_come_through_as_they_are_in_the_files(tmp_path: Path) -> None:
         np.testing.assert_array_equal(cell, expected)
 
 
-def test_a_file_that_brings_its_reader_down_is_refused_and_the_next_is_read(
+def test_a_file_that_brings_its_reader_down_is_rejected_and_the_next_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Breaks if the process is not started again, or an answer is taken for the next request's."""
@@ -55,7 +55,7 @@ def test_a_file_that_brings_its_reader_down_is_refused_and_the_next_is_read(
     assert isolated._child is not first
 
 
-def test_a_file_that_takes_for_ever_is_refused_in_seconds(tmp_path: Path) -> None:
+def test_a_file_that_takes_for_ever_is_rejected_in_seconds(tmp_path: Path) -> None:
     """Its index of records counts 1.9 thousand million entries, which cdflib goes through one by one."""
     path = tmp_path / "endless.cdf"
     write_cdf(path, "Pose", VALUES)

@@ -151,8 +151,8 @@ def test_an_extraction_that_can_not_end_says_so_and_keeps_what_there_is(tree: Pa
     video.write_bytes(video.read_bytes()[:500])
     assert "frames are missing" in outcomes("h36m-p2", copy, extract_images=True)[1][0].reason
     video.unlink()
-    refused = outcomes("h36m-p2", copy, extract_images=True)[1]
-    assert "no such video" in refused[0].reason
+    rejected = outcomes("h36m-p2", copy, extract_images=True)[1]
+    assert "no such video" in rejected[0].reason
     assert kept.read_bytes() == before
 
 
@@ -183,11 +183,11 @@ SPOILED: dict[str, tuple[Callable[[Path], object], str, int]] = {
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_what_is_damaged_is_refused_by_name(small: Path, case: str) -> None:
+def test_what_is_damaged_is_rejected_by_name(small: Path, case: str) -> None:
     spoil, reason, left = SPOILED[case]
     spoil(small)
-    people, refused = outcomes("h36m-p2", small)
-    about_s9 = [r for r in refused if r.source != "S11"]
+    people, rejected = outcomes("h36m-p2", small)
+    about_s9 = [r for r in rejected if r.source != "S11"]
     assert len(people) == left
     assert any(reason in r.reason for r in about_s9), about_s9
     assert all(r.source.startswith(f"S9/{NAME}") for r in about_s9)
@@ -226,5 +226,5 @@ def test_a_damaged_count_of_dimensions_costs_no_more_than_its_file(small: Path) 
     count_at = content.index(b"Pose\0") - 84 + 340  # of its descriptor record
     content[count_at : count_at + 4] = (2**31 - 1).to_bytes(4, "big")
     (small / D3).write_bytes(content)
-    refused = outcomes("h36m-p2", small)[1]
-    assert any("asked for more time or memory" in r.reason for r in refused), refused
+    rejected = outcomes("h36m-p2", small)[1]
+    assert any("asked for more time or memory" in r.reason for r in rejected), rejected

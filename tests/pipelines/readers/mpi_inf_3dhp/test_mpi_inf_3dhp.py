@@ -45,7 +45,7 @@ def small(tree: Path, tmp_path: Path) -> Path:
 
 
 def test_every_tenth_moment_of_all_cameras_is_kept(tree: Path) -> None:
-    people, refused = outcomes(TRAIN, tree)
+    people, rejected = outcomes(TRAIN, tree)
     expected = {
         f"S1/Seq{s}/imageFrames/video_{v}/frame_0000{f}.jpg"
         for s in (1, 2)
@@ -53,8 +53,8 @@ def test_every_tenth_moment_of_all_cameras_is_kept(tree: Path) -> None:
         for f in ("01", "11")
     }
     assert {p.image for p in people} == expected and len(people) == 32
-    assert {r.reason for r in refused} == {"has no annot.mat"}
-    assert [r.source for r in refused][:2] == ["S2/Seq1", "S2/Seq2"]
+    assert {r.reason for r in rejected} == {"has no annot.mat"}
+    assert [r.source for r in rejected][:2] == ["S2/Seq1", "S2/Seq2"]
 
 
 @pytest.mark.parametrize("dataset", [TRAIN, VALID])
@@ -93,11 +93,11 @@ def test_views_of_a_moment_place_it_in_one_world(tree: Path) -> None:
 
 
 def test_only_valid_frames_of_the_test_set_are_read(tree: Path) -> None:
-    people, refused = outcomes(VALID, tree)
-    assert {o.image for o in (*people, *refused)} == {
+    people, rejected = outcomes(VALID, tree)
+    assert {o.image for o in (*people, *rejected)} == {
         f"mpi_inf_3dhp_test_set/TS{n}/imageSequence/img_000001.jpg" for n in range(1, 7)
     }
-    assert all("lie outside the picture" in r.reason for r in refused)
+    assert all("lie outside the picture" in r.reason for r in rejected)
 
 
 # ---- published fits --------------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_fits_go_by_name_where_the_published_rows_lie_in_the_data_folder(tree: P
     assert len(outcomes(TRAIN, tree, data=tmp_path, without_fits=True)[0]) == 32
 
 
-def test_fits_of_another_count_are_refused_with_one_line(tree: Path, tmp_path: Path) -> None:
+def test_fits_of_another_count_are_rejected_with_one_line(tree: Path, tmp_path: Path) -> None:
     with np.load(tree / FITS) as fits:
         np.savez(tmp_path / "fits.npz", allow_pickle=False, **{key: fits[key][1:] for key in fits.files})
     with pytest.raises(StageError, match=r"31 fits, but counting through .* finds 32 rows.*--without-fits"):
@@ -176,8 +176,8 @@ def test_frames_are_extracted_where_their_poses_are(tree: Path, tmp_path: Path) 
     """Breaks if frame 11, the first of the second moment, is taken for one of the first's."""
     copy = shutil.copytree(tree, tmp_path / "raw")
     shutil.rmtree(copy / "S1" / "Seq1" / "imageFrames")
-    refused = outcomes(TRAIN, copy)[1]
-    assert "S1/Seq1/imageFrames/video_0" in {r.source for r in refused if "--extract-images" in r.reason}
+    rejected = outcomes(TRAIN, copy)[1]
+    assert "S1/Seq1/imageFrames/video_0" in {r.source for r in rejected if "--extract-images" in r.reason}
     people = [p for p in outcomes(TRAIN, copy, extract_images=True)[0] if p.image.startswith("S1/Seq1")]
     assert len(people) == 16
     for person in people:
@@ -228,19 +228,19 @@ SPOILED: dict[str, tuple[Callable[[dict], object], str, int]] = {
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_what_is_damaged_is_refused_by_name(small: Path, case: str) -> None:
+def test_what_is_damaged_is_rejected_by_name(small: Path, case: str) -> None:
     change, reason, left = SPOILED[case]
     annotate(small, change)
-    people, refused = outcomes(TRAIN, small, without_fits=True)
+    people, rejected = outcomes(TRAIN, small, without_fits=True)
     assert len(people) == left
-    assert next(r.source for r in refused if reason in r.reason).startswith("S1/Seq1")
+    assert next(r.source for r in rejected if reason in r.reason).startswith("S1/Seq1")
 
 
 def test_a_damaged_calibration_costs_the_cameras_not_the_people(small: Path) -> None:
     (small / CALIBRATION).write_text("name 0\n  intrinsic 1 2 3\n")
-    people, refused = outcomes(TRAIN, small)
+    people, rejected = outcomes(TRAIN, small)
     assert len(people) == 16 and all(p.camera is None and p.view is None for p in people)
-    assert "camera.calibration: not a camera calibration" in refused[0].reason
+    assert "camera.calibration: not a camera calibration" in rejected[0].reason
 
 
 TESTS: dict[str, tuple[dict[str, np.ndarray], str]] = {
@@ -257,15 +257,15 @@ TESTS: dict[str, tuple[dict[str, np.ndarray], str]] = {
 
 
 @pytest.mark.parametrize("case", TESTS)
-def test_a_damaged_test_recording_is_refused_by_name(small: Path, case: str) -> None:
+def test_a_damaged_test_recording_is_rejected_by_name(small: Path, case: str) -> None:
     arrays, reason = TESTS[case]
     write_mat73(small / TEST, arrays)
-    people, refused = outcomes(VALID, small)
+    people, rejected = outcomes(VALID, small)
     assert not people
-    assert next(r.source for r in refused if reason in r.reason).startswith(
+    assert next(r.source for r in rejected if reason in r.reason).startswith(
         ("mpi_inf_3dhp_test_set/TS1", "TS1")
     )
-    assert sum("no such file" in r.reason for r in refused) == 5
+    assert sum("no such file" in r.reason for r in rejected) == 5
 
 
 @pytest.mark.parametrize("dataset", [TRAIN, VALID])
