@@ -39,7 +39,6 @@ def synth(
       spin-pipe synth --out raw/world --people 300 --test-people 60
       spin-pipe synth --out raw/3dpw --people 20 --layout 3dpw
     """
-    from pipelines.cluster.session import cpu_count
     from pipelines.progress import progress, say
     from pipelines.synthetic.coco_world import synthesize
     from pipelines.synthetic.published import synthesize_layout
@@ -56,7 +55,7 @@ def synth(
 
         summary = synthesize(
             out, people=people, test_people=test_people, seed=seed, truth_share=truth_share,
-            processes=workers or cpu_count(), progress=update,
+            workers=workers, progress=update,
         )  # fmt: skip
     train, test = summary.train_people, summary.test_people
     say(

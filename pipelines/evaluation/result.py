@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from pipelines.errors import StageError
 from pipelines.evaluation.measure import Measured
 from pipelines.evaluation.protocol_card import Card
+from pipelines.readers.formats.image_names import sequence_of
 from spin.errors import KeypointError
 from spin.evaluation.protocols import Protocol
 from spin.evaluation.scores import METRICS, Scores
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 FORMAT, VERSION = "spin-pipe evaluation", 1
 WORST = 20
-# A frame of a recording: SEQUENCE/image_00000.jpg (3DPW), S9_ACTION.CAMERA_000001.jpg (Human3.6M), …/img_000001.jpg (3DHP).
-_FRAME = re.compile(r"(.+?)[_/](?:image_|img_|frame_)?\d{5,6}\.[A-Za-z]+")
 
 
 @dataclass(frozen=True)
@@ -52,11 +50,6 @@ class Result:
     def sequences(self) -> list[str]:
         """Of each sample the recording it is a frame of; its image where images are no recordings."""
         return [sequence_of(image) for image in self.images]
-
-
-def sequence_of(image: str) -> str:
-    match = _FRAME.fullmatch(image)
-    return match[1] if match else image
 
 
 def result_of(annotations: Annotations, measured: Measured, card: Card, subject: dict[str, Any]) -> Result:

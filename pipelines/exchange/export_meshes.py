@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.errors import UsageError
-from pipelines.evaluation.result import sequence_of
 from pipelines.exchange.cameras import image_cameras
 from pipelines.fitting.assets import open_fits
 from pipelines.folders import DataFolder
+from pipelines.readers.formats.image_names import sequence_of
 from spin.body import load_body
 from spin.rendering.gltf import Motion, PosedPerson, animated_glb, glb
 from store.annotations.table import Annotations

@@ -8,20 +8,17 @@
     OUT/synth.json                                          the settings, and whether all of it was written
 
 3D joints have the camera's axes (x right, y down, z away) and the body's pelvis joint as origin, in metres; S
-is SPIN's, the superset's joints and a confidence. `given` says whose truth a training run may look at: all of
-val2014, a share of train2014; `body` is the fingerprint of the body that pose and betas belong to. What is
-written depends on the settings alone, not on how many processes write it.
+is SPIN's: the superset's joints and a confidence. `given` marks the people whose truth a training run may use: all of
+val2014, a share of train2014. `body` is the fingerprint of the body that pose and betas belong to. The files
+depend on the settings alone, not on how many processes write them.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -32,6 +29,7 @@ import cv2
 import numpy as np
 import torch
 
+from pipelines.cluster.ordered_map import ordered_map
 from pipelines.errors import StageError, UsageError
 from pipelines.synthetic.coco_format import coco_annotation, coco_image, document
 from spin.body import BodyMesh, load_body
@@ -43,7 +41,7 @@ from store.files.atomic import write_file
 if TYPE_CHECKING:
     from spin.world import Picture, WorldPerson
 
-# Raise it with every change to what the world draws: an older data set is then not taken for a current one.
+# Raise it with every change to what the world draws: an older data set is then not reused.
 WORLD_VERSION = 1
 TRAIN, VAL = "train2014", "val2014"
 _FIRST_PICTURE = {TRAIN: 0, VAL: 10_000_000}
@@ -81,7 +79,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class SynthSummary:
-    """What lies in the folder; `reused` if it lay there before."""
+    """What is in the folder; `reused` if it was there before."""
 
     out: Path
     train_people: int
@@ -105,7 +103,7 @@ class _Task:
 
 @dataclass(frozen=True)
 class _Written:
-    """What a task leaves to be gathered: COCO's entries, and arrays of truth, a row an annotation."""
+    """What a task returns: COCO's entries, and arrays of truth, a row an annotation."""
 
     split: str
     images: list[dict[str, Any]]
@@ -120,19 +118,19 @@ def synthesize(
     test_people: int,
     seed: int,
     truth_share: float = 0.0,
-    processes: int = 2,
+    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> SynthSummary:
     """Write `people` training and `test_people` test people to `out`.
 
-    A complete data set of the same settings is left as it is; one that was interrupted is written anew.
-    `progress` is told (people written, people in all). StageError if the folder holds anything else,
-    UsageError on counts, a seed or a share that make no sense.
+    A complete data set of the same settings stays unchanged; an interrupted one is written again.
+    `progress` receives (people written, people in all). Raise StageError if the folder holds anything else,
+    UsageError for counts, a seed or a share that make no sense.
     """
     prior = hashlib.sha256(OPEN_PRIOR.read_bytes()).hexdigest()[:12]
     settings = Settings(people, test_people, seed, truth_share, load_body().fingerprint, prior)
-    if processes < 1:
-        raise UsageError(f"synth: {processes} processes; expected 1 or more")
+    if workers is not None and workers < 1:
+        raise UsageError(f"synth: {workers} workers; expected 1 or more")
     if _claim(out, settings):
         return _summary(out, settings, reused=True)
     for split in (TRAIN, VAL):
@@ -141,15 +139,15 @@ def synthesize(
     for name in ("annotations", "truth"):
         (out / name).mkdir(exist_ok=True)
 
+    out = out.absolute()  # workers may run in other folders
     tasks = [*_tasks(out, TRAIN, seed, people), *_tasks(out, VAL, seed, test_people)]
     gathered: dict[str, list[_Written]] = {TRAIN: [], VAL: []}
     done = 0
-    with closing(_run(tasks, processes)) as results:
-        for written in results:
-            gathered[written.split].append(written)
-            done += len(written.annotations)
-            if progress is not None:
-                progress(done, people + test_people)
+    for written in ordered_map(_write_pictures, tasks, workers=workers):
+        gathered[written.split].append(written)
+        done += len(written.annotations)
+        if progress is not None:
+            progress(done, people + test_people)
     for split, parts in gathered.items():
         _write_split(out, split, parts, settings)
     _write_settings(out, settings, complete=True)
@@ -157,7 +155,7 @@ def synthesize(
 
 
 def _claim(out: Path, settings: Settings) -> bool:
-    """Whether `out` already holds all of these settings' data set; if it is empty, it is marked as theirs."""
+    """Return whether `out` already holds the whole data set of these settings. Mark an empty folder as theirs."""
     marker = out / "synth.json"
     if out.exists() and not out.is_dir():
         raise StageError(f"{out}: is a file; expected a folder for the synthetic data set (--out)")
@@ -167,7 +165,7 @@ def _claim(out: Path, settings: Settings) -> bool:
         return False
     if not marker.is_file():
         raise StageError(
-            f"{out}: not empty, and no synth.json says it is synth's; choose another folder (--out)"
+            f"{out}: not empty, and has no synth.json, so another program wrote it; choose another folder (--out)"
         )
     try:
         found = json.loads(marker.read_text())
@@ -195,7 +193,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 
 def _tasks(out: Path, split: str, seed: int, people: int) -> Iterator[_Task]:
-    """Pictures until they hold `people` people; the last may have to make do with one."""
+    """Yield pictures until they hold `people` people; the last may hold fewer than it could."""
     pictures, index = [], _FIRST_PICTURE[split]
     while people > 0:
         pictures.append((index, people))
@@ -205,36 +203,17 @@ def _tasks(out: Path, split: str, seed: int, people: int) -> Iterator[_Task]:
         yield _Task(out, split, seed, tuple(pictures[start : start + _PICTURES_A_TASK]))
 
 
-def _run(tasks: list[_Task], processes: int) -> Generator[_Written, None, None]:
-    """The tasks' results, in order."""
-    if processes == 1:
-        threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
-        _single_thread()
-        try:
-            yield from map(_write_pictures, tasks)
-        finally:
-            torch.set_num_threads(threads)
-            cv2.setNumThreads(cv_threads)
-        return
-    # spawn: a fork of a process with torch's threads may hang
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(tasks)), context, initializer=_single_thread) as pool:
-        try:
-            yield from pool.map(_write_pictures, tasks)
-        except BrokenProcessPool as error:
-            raise StageError(
-                "synth: a drawing process was killed, perhaps for want of memory; run the command again, "
-                "with fewer processes"
-            ) from error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _single_thread() -> None:
-    """One process, one core: these matrices are too small to share."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: these matrices are too small to share, and each core has a worker."""
+    threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+        cv2.setNumThreads(cv_threads)
 
 
 @lru_cache(maxsize=1)
@@ -243,6 +222,7 @@ def _world() -> World:
     return World(body, BodyMesh(body), load_pose_prior())
 
 
+@_one_thread()
 def _write_pictures(task: _Task) -> _Written:
     """Draw a task's pictures, and write them and their detections."""
     written = _Written(task.split, [], [], [])
@@ -260,7 +240,7 @@ def _write_pictures(task: _Task) -> _Written:
 
 
 def write_detections(folder: Path, stem: str, picture: Picture, seed: int, index: int) -> None:
-    """FOLDER/STEM_keypoints.json: what OpenPose would report of picture `index` of the world `seed`."""
+    """Write FOLDER/STEM_keypoints.json: what OpenPose would report of picture `index` of the world `seed`."""
     found = detect(picture, np.random.default_rng([seed, index, _DETECTOR]))
     people = [{"pose_keypoints_2d": d.keypoints_px.round(3).ravel().tolist()} for d in found]
     (folder / f"{stem}_keypoints.json").write_text(json.dumps({"version": 1.3, "people": people}))
@@ -277,7 +257,7 @@ def _truth(person: WorldPerson) -> dict[str, np.ndarray]:
 
 
 def _write_split(out: Path, split: str, parts: list[_Written], settings: Settings) -> None:
-    """The two files that belong to all of a split."""
+    """Write the two files that belong to all of a split."""
     annotations = [a for part in parts for a in part.annotations]
     truth = [t for part in parts for t in part.truth]
     images = [i for part in parts for i in part.images]
@@ -298,7 +278,7 @@ def _write_split(out: Path, split: str, parts: list[_Written], settings: Setting
 
 
 def _given(split: str, count: int, settings: Settings) -> np.ndarray:
-    """Whose truth is given: everybody's of the test split, a random share of the training split."""
+    """Return whose truth is given: all people of the test split, a random share of the training split."""
     given = np.ones(count, bool)
     if split == TRAIN:
         order = np.random.default_rng([settings.seed, 0, _GIVEN]).permutation(count)

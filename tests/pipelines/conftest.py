@@ -29,7 +29,7 @@ CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrom
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small embedded world on disk, a quarter of its people with known bodies."""
     out = tmp_path_factory.mktemp("raw") / "world"
-    synthesize(out, people=PEOPLE, test_people=TEST_PEOPLE, seed=7, truth_share=0.25, processes=1)
+    synthesize(out, people=PEOPLE, test_people=TEST_PEOPLE, seed=7, truth_share=0.25, workers=1)
     return out
 
 

@@ -17,12 +17,13 @@ from pipelines.errors import StageError
 from pipelines.evaluation.compare import as_json, compare_results
 from pipelines.evaluation.evaluate import EvaluationConfig, evaluate, measure_network
 from pipelines.evaluation.protocol_card import differing
-from pipelines.evaluation.result import Result, per_sequence, read_result, sequence_of
+from pipelines.evaluation.result import Result, per_sequence, read_result
 from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
 from pipelines.folders import DataFolder
 from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS
 from pipelines.readers.base import ReaderOptions
+from pipelines.readers.formats.image_names import sequence_of
 from spin.body.model_file import OPEN_BODY
 from spin.crop import crop_encoded, normalise
 from spin.errors import ModelFileError

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.errors import StageError, UsageError
-from pipelines.synthetic import coco_world as synth
+from pipelines.synthetic import coco_world
 from pipelines.synthetic.coco_format import polygons
 from pipelines.synthetic.coco_world import synthesize
 from spin.joints import JOINTS
@@ -22,7 +22,7 @@ COUNTS = {"people": 9, "test_people": 4, "seed": 11, "truth_share": 0.34}
 def made(tmp_path_factory):
     out = tmp_path_factory.mktemp("synth") / "world"
     seen: list[tuple[int, int]] = []
-    summary = synthesize(out, **COUNTS, processes=1, progress=lambda *now: seen.append(now))
+    summary = synthesize(out, **COUNTS, workers=1, progress=lambda *now: seen.append(now))
     return out, summary, seen
 
 
@@ -131,14 +131,14 @@ def test_detections_are_body_25(made):
 def test_two_processes_write_the_same_bytes(made, tmp_path):
     """Breaks if a picture depends on what its process drew before, or on threads."""
     out, _, _ = made
-    synthesize(tmp_path / "again", **COUNTS, processes=2)
+    synthesize(tmp_path / "again", **COUNTS, workers=2)
     assert content(tmp_path / "again") == content(out)
 
 
 def test_a_complete_data_set_is_left_alone(made, monkeypatch):
     out, summary, _ = made
-    monkeypatch.setattr(synth, "_write_pictures", None)
-    again = synthesize(out, **COUNTS, processes=1)
+    monkeypatch.setattr(coco_world, "_write_pictures", None)
+    again = synthesize(out, **COUNTS, workers=1)
     assert again.reused
     assert (again.train_images, again.test_images) == (summary.train_images, summary.test_images)
 
@@ -151,30 +151,30 @@ def test_an_interrupted_run_is_finished(made, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        synthesize(tmp_path / "cut", **COUNTS, processes=1, progress=stop)
+        synthesize(tmp_path / "cut", **COUNTS, workers=1, progress=stop)
     assert not json.loads((tmp_path / "cut" / "synth.json").read_text())["complete"]
     assert not list((tmp_path / "cut" / "annotations").iterdir())
-    synthesize(tmp_path / "cut", **COUNTS, processes=1)
+    synthesize(tmp_path / "cut", **COUNTS, workers=1)
     assert content(tmp_path / "cut") == content(out)
 
 
 def test_other_settings_and_other_folders_are_rejected(made, tmp_path):
     out, _, _ = made
     with pytest.raises(StageError, match="seed 11 there, 12 asked for"):
-        synthesize(out, **{**COUNTS, "seed": 12}, processes=1)
+        synthesize(out, **{**COUNTS, "seed": 12}, workers=1)
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(StageError, match=r"no synth\.json"):
-        synthesize(tmp_path, **COUNTS, processes=1)
+        synthesize(tmp_path, **COUNTS, workers=1)
     with pytest.raises(StageError, match="is a file"):
-        synthesize(tmp_path / "notes.txt", **COUNTS, processes=1)
+        synthesize(tmp_path / "notes.txt", **COUNTS, workers=1)
     assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"people": -1}, {"people": 0, "test_people": 0}, {"truth_share": 1.5}, {"seed": -3}, {"processes": 0}],
+    [{"people": -1}, {"people": 0, "test_people": 0}, {"truth_share": 1.5}, {"seed": -3}, {"workers": 0}],
 )
 def test_senseless_options_are_rejected_before_anything_is_written(tmp_path, wrong):
     with pytest.raises(UsageError):
-        synthesize(tmp_path / "out", **{**COUNTS, "processes": 1, **wrong})
+        synthesize(tmp_path / "out", **{**COUNTS, "workers": 1, **wrong})
     assert not (tmp_path / "out").exists()
