@@ -1,4 +1,4 @@
-"""What must survive: annotations of samples, and the best body found for each (format: FORMAT.md)."""
+"""Durable data: annotations of samples, and the best body found for each (format: FORMAT.md)."""
 
 from store.annotations import Annotations
 from store.errors import (

@@ -37,7 +37,7 @@ FORMAT, VERSION = "spin-pipe-crops", 1
 ROW = np.dtype(
     [("at", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("zoom", "<f8", 2), ("offset", "<f8", 2)], align=False
 )
-"""Where a row's JPEG lies, and the affine to its pixels from the image's: zoom · image px + offset."""
+"""Where a row's JPEG is in the file, and the affine to its pixels from the image's: zoom · image px + offset."""
 _END = struct.Struct("<II8s")
 _REMEDY = "make it again with `spin-pipe pack`"
 
@@ -84,7 +84,7 @@ class PackedCrop:
 
 
 class CropsWriter:
-    """Takes the rows in order; `close` needs all of them."""
+    """Writes the rows in order; `close` needs all of them."""
 
     def __init__(self, handle: BinaryIO, *, rows: int) -> None:
         self._handle, self._index, self._rows = handle, np.zeros(rows, ROW), rows
@@ -103,7 +103,7 @@ class CropsWriter:
             self._written += 1
 
     def close(self, content: dict[str, Any]) -> None:
-        """Ends the file. CropsError if rows are missing, or too many."""
+        """Finish the file. Raises CropsError if rows are missing, or too many."""
         if self._written != self._rows:
             raise CropsError(f"packed crops: {self._written} rows of {self._rows} were given")
         index = self._index.tobytes()

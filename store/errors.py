@@ -1,10 +1,10 @@
-"""Errors of the storage room: each a domain error and the built-in that fits, so callers may catch either."""
+"""Errors of the package store: each is a domain error and the built-in that fits, so callers may catch either."""
 
 from __future__ import annotations
 
 
 class StoreError(Exception):
-    """Any error this room raises on purpose. Its text is one line: what, where, expected, found, remedy."""
+    """Any error that this package raises on purpose. Its text is one line: subject, expected, found, remedy."""
 
 
 class RecordError(StoreError, ValueError):
@@ -32,23 +32,23 @@ class FingerprintMismatchError(StoreError, ValueError):
 
 
 class CorruptSegmentError(StoreError, ValueError):
-    """A segment file is not what was written."""
+    """A segment file is damaged."""
 
 
 class CorruptGenerationError(StoreError, ValueError):
-    """A generation is not what was written, or part of it is missing."""
+    """A generation is damaged, or part of it is missing."""
 
 
 class ObjectStoreError(StoreError, OSError):
-    """An object store can't be reached, or does not do what it was asked."""
+    """An object store can't be reached, or fails a request."""
 
 
 class ObjectStoreAccessError(ObjectStoreError, PermissionError):
-    """An object store refuses access, or there are no credentials to ask it with."""
+    """An object store denies access, or there are no credentials."""
 
 
 class StaleWriterError(StoreError, RuntimeError):
-    """The store was restored to a tag while this handle was open: what it knows is not the store's past."""
+    """The store was restored to a tag while this handle was open: its pending updates belong to an earlier state."""
 
 
 class UnusableNameError(StoreError, ValueError):
@@ -56,7 +56,7 @@ class UnusableNameError(StoreError, ValueError):
 
 
 class TagExistsError(StoreError, FileExistsError):
-    """The tag is there and names another state."""
+    """A tag of this name exists and names another state."""
 
 
 class TagNotFoundError(StoreError, LookupError):

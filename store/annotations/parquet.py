@@ -111,7 +111,7 @@ def _to_arrow(array: np.ndarray, column: ArrayColumn, known: Bool[np.ndarray, "n
 
 
 def _to_numpy(column: pa.ChunkedArray, spec: ArrayColumn) -> np.ndarray:
-    """The values of all rows; zeros where a row is null."""
+    """Return the values of all rows; zeros where a row is null."""
     parts = []
     for chunk in column.chunks:
         if not spec.shape:
@@ -127,7 +127,7 @@ def _to_numpy(column: pa.ChunkedArray, spec: ArrayColumn) -> np.ndarray:
 
 
 def read_provenance(path: Path) -> dict[str, str]:
-    """What read the raw data set, and how, as the file notes it; empty if it doesn't. Read without the rows."""
+    """Return what read the raw data set, and how, as the file records it, without reading the rows; empty if it doesn't."""
     try:
         noted = json.loads((pq.read_schema(path).metadata or {})[b"provenance"])
         return {str(key): str(value) for key, value in noted.items()}

@@ -1,4 +1,4 @@
-"""The columns of annotations: what each holds, in which unit, and which flag says where it is known."""
+"""The columns of annotations: what each holds, in which unit, and the flag of the rows that know it."""
 
 from __future__ import annotations
 
@@ -67,4 +67,4 @@ ADDED = (
 )
 """Columns that the first files did not have, those that came together in one set: a file has all of a set or none."""
 LATER = frozenset[str]().union(*ADDED)
-"""Where no row knows one of these, it leaves no trace in the content's hash."""
+"""Columns that the content's hash leaves out where no row knows them."""

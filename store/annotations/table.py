@@ -1,4 +1,4 @@
-"""What is known of a data set's samples: one Parquet file per data set, one row per person in an image.
+"""Annotations of a data set's samples: one Parquet file per data set, one row per person in an image.
 
 Columns carry their units in the schema. What is not known is null in the file and flagged in memory, never a
 zero that looks like a measurement. Row groups hold 4096 rows, as the fit store's chunks do.
@@ -86,7 +86,7 @@ class Annotations:
 
     @cached_property
     def content_hash(self) -> str:
-        """SHA-256 (hex) of all rows, whatever the data set's name and wherever its images lie.
+        """Return the SHA-256 (hex) of all rows, independent of the data set's name and of where its images are stored.
 
         Hashed are, column by column: name, type, shape, and the little-endian values of the rows that know
         it; texts as UTF-8 JSON. A column of LATER that no row knows is left out, so that data keep the hash
@@ -107,11 +107,11 @@ class Annotations:
         return digest.hexdigest()
 
     def image_path(self, row: int) -> Path:
-        """Where the image of a row lies."""
+        """Return the path of a row's image."""
         return Path(self.image_root) / self.image[row]
 
     def take(self, index: Integer[np.ndarray, "k"] | Bool[np.ndarray, "n"] | slice) -> Annotations:
-        """The chosen rows, in that order."""
+        """Return the chosen rows, in that order."""
         rows = np.arange(len(self))[index]
         chosen: dict[str, Any] = {name: getattr(self, name)[rows] for name in ARRAYS}
         chosen |= {name: [getattr(self, name)[row] for row in rows] for name in TEXTS}
@@ -165,39 +165,41 @@ class Annotations:
             )
         if array.dtype.kind == "f":
             rows = array.reshape(count, int(np.prod(column.shape)))
-            self._refuse(~np.isfinite(rows).all(axis=1), f"{name} has numbers that are not finite")
+            self._require_none(~np.isfinite(rows).all(axis=1), f"{name} has numbers that are not finite")
             if column.flag:
                 stray = (rows != 0).any(axis=1) & ~getattr(self, column.flag)
-                self._refuse(stray, f"{name} has numbers, {column.flag} is not set")
+                self._require_none(stray, f"{name} has numbers, {column.flag} is not set")
 
     def _check_values(self) -> None:
-        self._refuse(self.scale <= 0, "scale must be above 0")
+        self._require_none(self.scale <= 0, "scale must be above 0")
         confidence = self.keypoints_px[:, :, 2]
         lowest, highest = confidence.min(axis=1), confidence.max(axis=1)
-        self._refuse((lowest < 0) | (highest > 1), "a keypoint's confidence is outside 0..1")
+        self._require_none((lowest < 0) | (highest > 1), "a keypoint's confidence is outside 0..1")
         absolute = [PurePosixPath(image).is_absolute() or "\\" in image or not image for image in self.image]
-        self._refuse(np.array(absolute, bool), "image must be a relative path with forward slashes")
+        self._require_none(np.array(absolute, bool), "image must be a relative path with forward slashes")
         unknown = [gender not in GENDERS for gender in self.gender]
-        self._refuse(np.array(unknown, bool), "gender must be empty, female, male or neutral")
-        self._refuse(self.has_camera & (self.focal_px <= 0), "focal_px must be above 0")
-        self._refuse(self.has_view & ~_are_rotations(self.view_rotation), "view_rotation is no rotation")
+        self._require_none(np.array(unknown, bool), "gender must be empty, female, male or neutral")
+        self._require_none(self.has_camera & (self.focal_px <= 0), "focal_px must be above 0")
+        self._require_none(
+            self.has_view & ~_are_rotations(self.view_rotation), "view_rotation is no rotation"
+        )
         shared = np.array([bool(pose_id) for pose_id in self.pose_id], bool)
         complete = self.has_camera & self.has_view
-        self._refuse(shared & ~complete, "a row with a pose_id must have a camera and a view")
+        self._require_none(shared & ~complete, "a row with a pose_id must have a camera and a view")
 
-    def _refuse(self, rows: Bool[np.ndarray, "n"], why: str) -> None:
-        """Raise an error that names the first refused row."""
-        refused = np.flatnonzero(rows)
-        if len(refused):
-            row = refused[0]
-            more = f" (and {len(refused) - 1} more rows)" if len(refused) > 1 else ""
+    def _require_none(self, rows: Bool[np.ndarray, "n"], why: str) -> None:
+        """Raise an error that names the first of these rows."""
+        wrong = np.flatnonzero(rows)
+        if len(wrong):
+            row = wrong[0]
+            more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
             raise AnnotationError(
-                f"{self.name}: row {row}, {self.source[row]!r}{more}: {why}; set such samples aside"
+                f"{self.name}: row {row}, {self.source[row]!r}{more}: {why}; the reader must reject such samples"
             )
 
 
 def _are_rotations(matrices: Float32[np.ndarray, "n 3 3"]) -> Bool[np.ndarray, "n"]:
-    """Orthonormal, and no reflection."""
+    """Return which matrices are orthonormal, and no reflection."""
     wide = matrices.astype(np.float64)
     off = np.abs(wide @ wide.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0)
     return (off <= _ORTHONORMAL) & (np.linalg.det(wide) > 0)

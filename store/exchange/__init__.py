@@ -58,7 +58,7 @@ _SAMPLES = "annotations: SPIN's data set .npz (imgname, center, scale, …), or 
 
 
 def read_fits_file(path: Path) -> StaticFits:
-    """Bodies from a file of any of the formats, which its suffix and its keys tell. ExchangeError; nothing is executed."""
+    """Return the bodies of a file; its suffix and keys show the format. Raises ExchangeError; nothing is executed."""
     io.require_file(path, "fits")
     if path.suffix == ".npy":
         return read_static(path)
@@ -79,7 +79,7 @@ def read_fits_file(path: Path) -> StaticFits:
 
 
 def read_samples_file(path: Path) -> SampleRows:
-    """The people of a data set from a file of SPIN's or 4D-Humans' format. ExchangeError; nothing is executed."""
+    """Return the people in a file of SPIN's or 4D-Humans' format. Raises ExchangeError; nothing is executed."""
     io.require_file(path, "annotations")
     if path.suffix != ".npz":
         raise ExchangeError(f"{path}: expected {_SAMPLES}")

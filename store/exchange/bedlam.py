@@ -58,7 +58,7 @@ def export_bedlam(
 
 
 def read_bedlam(path: Path) -> StaticFits:
-    """Bodies of SMPL's 24 joints with the samples they are of; SMPL-X's are refused."""
+    """Bodies of SMPL's 24 joints with the samples they are of; a file of SMPL-X's raises ExchangeError."""
     wanted = (
         "imgname", "center", "scale", "pose_cam", "shape", "trans_cam", "cam_ext", "cam_int", io.BODY_KEY,
     )  # fmt: skip

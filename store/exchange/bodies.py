@@ -37,8 +37,8 @@ class StaticFits:
     """Bodies of n rows of a file of another program. No row has a score yet.
 
     pose: (n, 72) axis-angle, rad; rotations: (n, 24, 3, 3) instead of it, where that is what the format holds. betas:
-    (n, 10). valid: (n,) where there is a body; `problems` says of the other rows why not. keys: None if rows follow the data
-    set's order. body: whose pose and betas these are, as a fingerprint, or '' if the file doesn't say. The camera, where the
+    (n, 10). valid: (n,) where there is a body; `problems` has the reason for the other rows. keys: None if rows follow the data
+    set's order. body: whose pose and betas these are, as a fingerprint, or '' if the file names none. The camera, where the
     format has one: weak_camera [s, tx, ty] of the row's box, or translation_m with the camera_matrix of the image.
     """
 
@@ -101,7 +101,7 @@ def import_static_fits(path: str | Path, samples: int) -> StaticFits:
 
 
 def require_rows(path: Path, found: StaticFits, samples: int) -> None:
-    """ExchangeError unless a file in row order has a row for each sample."""
+    """Raise ExchangeError unless a file in row order has a row for each sample."""
     if found.keys is None and len(found) != samples:
         raise ExchangeError(
             f"{path}: the data set has {samples} samples, expected pose ({samples}, 72), betas ({samples}, 10) in "
@@ -150,7 +150,7 @@ def read_mview(path: Path) -> StaticFits:
 def pose_and_betas(
     path: Path, arrays: dict[str, np.ndarray], pose: str, betas: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Two arrays of as many rows, (n, 72) and (n, 10), float32."""
+    """Return two arrays with equal numbers of rows, (n, 72) and (n, 10), float32."""
     count = len(arrays[pose]) if arrays[pose].ndim else 0
     width = arrays[pose].shape[1] if arrays[pose].ndim == 2 else 0
     if width > 72:
@@ -186,7 +186,7 @@ def bodies(
     weak_camera: np.ndarray | None = None, translation_m: np.ndarray | None = None,
     camera_matrix: np.ndarray | None = None,
 ) -> StaticFits:  # fmt: skip
-    """Rows with what is wrong with those that have no body. `there`: where the file says that it has one."""
+    """Return the rows, and a reason for each that has no body. `there`: where the file marks a body."""
     problems: dict[int, str] = {}
     with np.errstate(invalid="ignore"):
         numbers = np.concatenate([pose, betas], 1)

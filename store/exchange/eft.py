@@ -91,9 +91,9 @@ def read_eft(path: Path) -> StaticFits:
     content = io.read_json(path, EXPECTED, _kept)
     people = content.get("data") if isinstance(content, dict) else None
     if not isinstance(people, list) or not people or not all(isinstance(p, _Person) for p in people):
-        raise io.refusal(path, f"expected {EXPECTED}; {_found(content)}")
+        raise io.unusable(path, f"expected {EXPECTED}; {_found(content)}")
     if all(person.problem for person in people):
-        raise io.refusal(path, f"expected {EXPECTED}; no entry is; the first: {people[0].problem}")
+        raise io.unusable(path, f"expected {EXPECTED}; no entry is; the first: {people[0].problem}")
     rotations = np.stack([person.rotations for person in people])
     numbers = np.stack([person.numbers for person in people])
     keys = SampleKeys(
@@ -115,7 +115,7 @@ def read_eft(path: Path) -> StaticFits:
 
 
 def _kept(entry: dict[str, Any]) -> Any:
-    """A person as arrays, so that a file of tens of thousands fits into memory; any other object as it is."""
+    """A person as arrays, so that a file of tens of thousands fits into memory; any other object unchanged."""
     if "parm_pose" not in entry:
         return entry
     try:
@@ -145,7 +145,7 @@ def _kept(entry: dict[str, Any]) -> Any:
 
 def _no_rotation(matrices: np.ndarray) -> str:
     if not np.isfinite(matrices).all():
-        return ""  # said of all formats alike: not a number
+        return ""  # NaN and infinity are checked for all formats alike
     with np.errstate(over="ignore", invalid="ignore"):
         off = np.abs(matrices @ matrices.transpose(0, 2, 1) - np.eye(3)).max()
         if not off <= _ORTHONORMAL or np.linalg.det(matrices).min() <= 0:

@@ -82,7 +82,7 @@ def read_humans4d_bodies(path: Path) -> StaticFits:
 
 
 def read_humans4d_samples(path: Path) -> SampleRows:
-    """The people of such a file; keypoints that it does not have are not seen."""
+    """The people of such a file; keypoints that it does not have have confidence 0."""
     shapes = {
         "body_keypoints_2d": (25, 3), "extra_keypoints_2d": (_EXTRA, 3),
         "body_keypoints_3d": (25, 4), "extra_keypoints_3d": (_EXTRA, 4),

@@ -1,4 +1,4 @@
-"""Reading and writing the files of the exchange formats. Nothing in them is executed; a damaged one is named, in one line."""
+"""Reads and writes the files of the exchange formats. Nothing in them is executed; one line names a damaged one."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from store.errors import ExchangeError
 from store.files.atomic import write_named_by_content
 
 BODY_KEY = "spin_pipe_body"
-"""Whose pose and betas an .npz holds, as spin-pipe adds it; other programs read the keys they know and leave it."""
+"""The key under which spin-pipe adds the fingerprint of the body to an .npz; other programs ignore it."""
 
 
-def refusal(path: Path, text: str) -> ExchangeError:
-    """One line that names the file. What is quoted from the file may hold anything: only what can be printed stays."""
+def unusable(path: Path, text: str) -> ExchangeError:
+    """Return an error of one line that names the file; unprintable characters, which the file may hold, become '?'."""
     shown = "".join(letter if letter.isprintable() else "?" for letter in " ".join(text.split()))
     return ExchangeError(f"{path}: {shown}")
 
 
 def require_file(path: Path, what: str) -> None:
     if not path.is_file():
-        raise ExchangeError(f"{path}: no such file of {what}")
+        raise ExchangeError(f"{path}: no such file of {what}; correct the path")
 
 
 def read_array(path: Path, expected: str) -> np.ndarray:
-    """An .npy file's array."""
+    """Return an .npy file's array."""
     content = _guarded(path, expected, lambda: np.load(path, allow_pickle=False))
     if not isinstance(content, np.ndarray):
         content.close()
@@ -37,7 +37,7 @@ def read_array(path: Path, expected: str) -> np.ndarray:
 
 
 def array_names(path: Path, expected: str) -> frozenset[str]:
-    """The names of an .npz file's arrays."""
+    """Return the names of an .npz file's arrays."""
 
     def names() -> frozenset[str]:
         content = np.load(path, allow_pickle=False)
@@ -50,7 +50,7 @@ def array_names(path: Path, expected: str) -> frozenset[str]:
 
 
 def read_arrays(path: Path, names: Iterable[str], expected: str) -> dict[str, np.ndarray]:
-    """Those of the named arrays that an .npz has."""
+    """Return those of the named arrays that an .npz has."""
 
     def arrays() -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as content:
@@ -60,24 +60,27 @@ def read_arrays(path: Path, names: Iterable[str], expected: str) -> dict[str, np
 
 
 def read_json(path: Path, expected: str, keep: Callable[[dict[str, Any]], Any]) -> Any:
-    """A JSON file; `keep` makes of each object, as soon as it is read, what is kept of it."""
+    """Return a JSON file's content; `keep` replaces each object as soon as it is read, to save memory."""
     return _guarded(path, expected, lambda: json.loads(path.read_text(encoding="utf-8"), object_hook=keep))
 
 
 def _guarded(path: Path, expected: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
-    except Exception as error:  # numpy, zipfile and json raise whatever damage leads them to
+    except Exception as error:  # numpy, zipfile and json raise errors of any kind on damage
         reason = str(error)[:200] or type(error).__name__
-        raise refusal(path, f"expected {expected}; it can't be read ({reason})") from error
+        raise unusable(path, f"expected {expected}; it can't be read ({reason})") from error
 
 
 def numbers(
     path: Path, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str = "<f4"
 ) -> np.ndarray:
-    """The array as `dtype`. ExchangeError unless it holds real numbers in that shape; what overflows becomes infinite."""
+    """Return the array as `dtype`; what overflows becomes infinite.
+
+    Raises ExchangeError unless it holds real numbers in that shape.
+    """
     if array.dtype.kind not in "fiub" or array.shape != shape:
-        raise refusal(
+        raise unusable(
             path, f"{name} should hold numbers of shape {shape}, found {array.dtype} of shape {array.shape}"
         )
     with np.errstate(over="ignore", invalid="ignore"):
@@ -85,14 +88,14 @@ def numbers(
 
 
 def flags(path: Path, name: str, array: np.ndarray, count: int) -> np.ndarray:
-    """One yes or no a row: above 0 is yes."""
+    """Return one bool per row: whether it is above 0."""
     return numbers(path, name, array, (count,), "<f8") > 0
 
 
 def texts(path: Path, name: str, array: np.ndarray, count: int) -> list[str]:
-    """One text a row; bytes are UTF-8."""
+    """Return one text per row; bytes are UTF-8."""
     if array.dtype.kind not in "US" or array.shape != (count,):
-        raise refusal(path, f"{name} should hold {count} texts, found {array.dtype} of shape {array.shape}")
+        raise unusable(path, f"{name} should hold {count} texts, found {array.dtype} of shape {array.shape}")
     try:
         return [text.decode() if isinstance(text, bytes) else str(text) for text in array.tolist()]
     except UnicodeDecodeError as error:
@@ -100,17 +103,17 @@ def texts(path: Path, name: str, array: np.ndarray, count: int) -> list[str]:
 
 
 def body_named(path: Path, arrays: Mapping[str, np.ndarray]) -> str:
-    """Whose bodies an .npz says it holds, or ''."""
+    """Return the fingerprint of the body in an .npz, or ''."""
     array = arrays.get(BODY_KEY)
     named = "" if array is None else texts(path, BODY_KEY, array.reshape(-1)[:1], 1)[0]
     if not named.isprintable():
-        raise refusal(path, f"{BODY_KEY} should be a body's fingerprint, found {named[:50]!r}")
+        raise unusable(path, f"{BODY_KEY} should be a body's fingerprint, found {named[:50]!r}")
     return named
 
 
 def missing_keys(path: Path, expected: str, names: Iterable[str]) -> ExchangeError:
     found = ", ".join(sorted(names)[:20]) or "nothing"
-    return refusal(path, f"expected {expected}, found {found}")
+    return unusable(path, f"expected {expected}, found {found}")
 
 
 def write_npz(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

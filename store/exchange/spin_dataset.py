@@ -40,9 +40,9 @@ _LONG = {short: long for long, short in _SHORT.items()} | {name: name for name i
 
 @dataclass(frozen=True)
 class SampleRows:
-    """People of a data set as a file of another program has them; numbers are as they were found, NaN included.
+    """People of a data set as a file of another program has them; numbers are unchanged, NaN included.
 
-    joints3d_m: None if the file has none. pose and betas: of the body named by `body`, '' if the file doesn't say; None if
+    joints3d_m: None if the file has none. pose and betas: of the body named by `body`, '' if the file doesn't name one; None if
     it has none. Texts are empty where not known; gender is as in the file where it is none that is known.
     """
 
@@ -92,7 +92,7 @@ def export_spin_dataset(path: str | Path, annotations: Annotations, *, body: str
 
 
 def lost_in_spin_dataset(annotations: Annotations) -> list[str]:
-    """What these annotations know that SPIN's format has no place for."""
+    """Return the names of what these annotations hold that SPIN's format can't."""
     known = {
         "camera (focal length, principal point)": annotations.has_camera.any(),
         "view (rotation, translation)": annotations.has_view.any(),

@@ -14,8 +14,8 @@ from typing import BinaryIO
 from uuid import uuid4
 
 TEMPORARY = ".tmp-"
-"""Names that begin so are unfinished or given up; readers never look at them."""
-_OLD_S = 60.0  # between a file's creation and the lock on it lies less
+"""Prefix of the names of unfinished or abandoned files; readers ignore them."""
+_OLD_S = 60.0  # more than passes between a file's creation and the lock on it
 
 
 def sync_folder(folder: Path) -> None:
@@ -30,7 +30,7 @@ def sync_folder(folder: Path) -> None:
 def make_folder(folder: Path) -> None:
     """Make a folder durably, if there is none; its parent must exist."""
     folder.mkdir(exist_ok=True)
-    # Even if it was there: whoever made it may not have come to this line.
+    # Even if it exists: the process that made it may not have reached this line.
     sync_folder(folder.parent)
 
 
@@ -42,7 +42,7 @@ def write_named_by_content(folder: Path, fill: Callable[[BinaryIO], str]) -> Pat
     temporary = folder / f"{TEMPORARY}{uuid4().hex}"
     try:
         with temporary.open("xb") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)  # says that somebody is at it (see remove_leftovers)
+            fcntl.flock(handle, fcntl.LOCK_EX)  # shows that it is being written (see remove_leftovers)
             name = fill(handle)
             handle.flush()
             os.fsync(handle.fileno())
@@ -55,7 +55,7 @@ def write_named_by_content(folder: Path, fill: Callable[[BinaryIO], str]) -> Pat
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of processes that were killed: old ones that nobody writes any more."""
+    """Remove the temporary files of processes that were killed: old ones without a writer."""
     for path in folder.glob(f"{TEMPORARY}*"):
         with contextlib.suppress(OSError), path.open("rb") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -111,9 +111,9 @@ def _sync_tree(folder: Path) -> None:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder so that no one ever sees half of it under its name."""
-    given_up = path.parent / f"{TEMPORARY}{uuid4().hex}"
-    os.rename(path, given_up)
-    shutil.rmtree(given_up, ignore_errors=True)
+    abandoned = path.parent / f"{TEMPORARY}{uuid4().hex}"
+    os.rename(path, abandoned)
+    shutil.rmtree(abandoned, ignore_errors=True)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""What a fit store asks of the place where its files lie: a local folder, or an object store.
+"""The protocol between a fit store and the place where its files are stored: a local folder, or an object store.
 
-What every place promises: a file appears whole and durable or not at all; nothing but the pointer CURRENT and fences is ever
-replaced, and CURRENT only while it is what it was expected to be; a listing names whatever was finished before it began.
+Every place promises: a file appears whole and durable or not at all; only the pointer CURRENT and fences are ever
+replaced, and CURRENT only while it holds what was expected; a listing has every file that was finished before it began.
 Names are relative, with '/'.
 """
 
@@ -15,85 +15,85 @@ from uuid import uuid4
 from store.files.atomic import TEMPORARY
 
 Put = Callable[[str, bytes], None]
-"""Takes a file's name in a tree, and its content."""
+"""A function that takes a file's name in a tree, and its content."""
 
 
 class Files(Protocol):
     """Files under one place. `location` names it in messages.
 
-    A tree is a folder of files with an inventory beside it, which says that it is whole. FileNotFoundError from read if
-    there is no such file; other OSErrors if the disk or the network refuses.
+    A tree is a folder of files with an inventory next to it, which marks it as whole. read raises FileNotFoundError if
+    there is no such file, and other OSErrors if the disk or the network fails.
     """
 
     location: str
     concurrency: int
-    """Reads worth having under way at once."""
+    """How many reads to run at once."""
 
     def where(self, name: str) -> str:
-        """The file's full name, for messages."""
+        """Return the file's full name, for messages."""
 
     def read(self, name: str) -> bytes: ...
 
     def exists(self, name: str) -> bool: ...
 
     def children(self, folder: str) -> list[str]:
-        """Names directly in a folder, sorted, but not those that begin with TEMPORARY; none if there is no such folder."""
+        """Return names directly in a folder, sorted, without those that begin with TEMPORARY; none without a folder."""
 
     def descendants(self, folder: str) -> list[str]:
-        """Names of all files below a folder, relative to it, sorted."""
+        """Return the names of all files below a folder, relative to it, sorted."""
 
     def temporaries(self, folder: str) -> list[str]:
-        """Full names directly in a folder that begin with TEMPORARY, sorted."""
+        """Return full names directly in a folder that begin with TEMPORARY, sorted."""
 
     def write(self, name: str, content: bytes) -> None:
-        """Writes a file, durably. Folders are made if need be."""
+        """Write a file, durably. Missing folders are made."""
 
     def create(self, name: str, content: bytes) -> bool:
-        """As write, but only if there is no such file; says whether there wasn't. Of several who try at once, one succeeds,
-        unless they write the same."""
+        """Write a file if there is none of this name, and return whether it was written. Of several that try at once one
+        succeeds, unless they write the same."""
 
     def swap(self, name: str, expected: bytes, content: bytes) -> bool:
-        """Replaces a file if it holds `expected`; says whether it did. Of several who try at once, one succeeds. Locally
-        they must hold `exclusive`."""
+        """Replace a file if it holds `expected`, and return whether it did. Of several that try at once one succeeds.
+        Locally they must hold `exclusive`."""
 
     def write_root(self, fill: Callable[[Files], None]) -> None:
-        """Makes the whole place, which `fill` fills through the files that it is given. Raises FileExistsError if anything
-        is there but what an interrupted creation left."""
+        """Make the whole place; `fill` writes its files through the Files it is passed. Raises FileExistsError if there is
+        anything but what an interrupted creation left."""
 
     def claim(self, tree: str) -> bool:
-        """Reserves a tree's name for the caller; False if somebody else has it, or had."""
+        """Reserve a tree's name for the caller. Return False if another process has it, or had it."""
 
     def stale_claims(self, older_than_s: float) -> list[str]:
-        """Trees that were claimed so long ago, and are not finished."""
+        """Return unfinished trees that were claimed longer ago than this."""
 
     def write_tree(self, tree: str, inventory: str, fill: Callable[[Put], bytes]) -> None:
-        """Makes a tree, whole or not at all, under a name that was claimed. `fill` puts its files, and returns the content
-        of its inventory."""
+        """Make a tree, whole or not at all, under a claimed name. `fill` puts its files, and returns the content of its
+        inventory."""
 
     def remove_tree(self, tree: str, inventory: str) -> None:
-        """Removes a tree, or what there is of it, and the claim, so that nobody takes half of it for finished."""
+        """Remove a tree, or its remains, and the claim. At no moment does half a tree look finished."""
 
     def remove(self, *names: str) -> None:
-        """Removes files, those that are there."""
+        """Remove those of these files that exist."""
 
     def prune(self, folder: str) -> None:
-        """Removes a folder if it is empty."""
+        """Remove a folder if it is empty."""
 
     def sync(self) -> None:
-        """Makes durable what another process may have renamed a moment ago in the top folder."""
+        """Make durable what another process may just have renamed in the top folder."""
 
     def leftovers(self, older_than_s: float) -> list[str]:
-        """Names of what was begun and not finished by writers that are dead, or have been silent for so long."""
+        """Return names of unfinished files whose writers have died, or have written nothing for this long."""
 
     def discard(self, leftover: str) -> None:
-        """Removes one of them."""
+        """Remove one of the leftovers."""
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Held by whoever tags, compacts, restores or collects, where a place can do that: spares two of them the same work.
-        Nothing but `swap` relies on it."""
+        """Return the lock of tags, compactions, restores and collections, where a place has one. It saves two of them the same
+        work; only `swap` relies on it."""
 
     def zarr_store(self) -> Any:
-        """For zarr's functions, with names as paths."""
+        """Return a store for zarr's functions, with names as paths."""
 
 
 def is_temporary(name: str) -> bool:
@@ -101,5 +101,5 @@ def is_temporary(name: str) -> bool:
 
 
 def unique() -> str:
-    """A name part that is never used twice, even by a forked process."""
+    """Return part of a name that is never used twice, even by a forked process."""
     return uuid4().hex[:16]

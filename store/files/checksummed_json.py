@@ -15,23 +15,23 @@ KEY = "crc32_of_rest"
 
 
 def sealed(content: dict) -> dict:
-    """The object with the CRC-32 of its canonical JSON (sorted keys, no spaces, ASCII) added."""
+    """Return the object with the CRC-32 of its canonical JSON (sorted keys, no spaces, ASCII) added."""
     return {**content, KEY: _checksum(content)}
 
 
 def is_sealed(content: dict) -> bool:
-    """Whether the object is what was sealed."""
+    """Return whether the object is unchanged since it was sealed."""
     rest = {key: value for key, value in content.items() if key != KEY}
     return content.get(KEY) == _checksum(rest)
 
 
 def to_bytes(content: dict) -> bytes:
-    """A sealed object as the content of a file."""
+    """Return a sealed object as the content of a file."""
     return (json.dumps(sealed(content), indent=1) + "\n").encode()
 
 
 def read_sealed(files: Files, name: str, *, format_name: str, version: int) -> dict:
-    """A sealed object of this format and version. Raises FormatVersionError, naming the file; FileNotFoundError."""
+    """Return a sealed object of this format and version. Raises FormatVersionError, naming the file; FileNotFoundError."""
     where = files.where(name)
     try:
         content = json.loads(files.read(name))

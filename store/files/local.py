@@ -25,7 +25,7 @@ from store.files.base import Files, Put, is_temporary
 class LocalFiles:
     """Files in a folder. See store.files.Files for what each method promises."""
 
-    concurrency = 2  # checksums and copies run beside each other; the disk is no slower for one
+    concurrency = 2  # checksums of one read run while another copies; the disk is no slower for it
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -71,7 +71,7 @@ class LocalFiles:
             make_folder(folder)
 
     def create(self, name: str, content: bytes) -> bool:
-        # Names that are created are made up anew each time, or written under the lock.
+        # Every created name is new, or written under the lock.
         if self.exists(name):
             return False
         self.write(name, content)
@@ -105,7 +105,7 @@ class LocalFiles:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
 
-            # Before the tree has its name: a tree that is there has an inventory.
+            # Before the tree has its name: every named tree has an inventory.
             self.write(inventory, fill(put))
 
         write_folder(self.root / tree, fill_folder)
@@ -123,13 +123,13 @@ class LocalFiles:
         try:
             (self.root / folder).rmdir()
         except OSError:
-            return  # something is in it; and a writer that is just about to use it makes it again
+            return  # it is not empty; a writer that is about to use it would make it again
 
     def sync(self) -> None:
         sync_folder(self.root)
 
     def leftovers(self, older_than_s: float) -> list[str]:
-        """Of segments only those untouched for so long, as their writers hold no lock. The caller holds `exclusive`."""
+        """Include segments only if untouched for this long, as their writers hold no lock. The caller holds `exclusive`."""
         found = [
             name for folder in ("", "generations", "tags", "fences") for name in self.temporaries(folder)
         ]

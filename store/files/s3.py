@@ -1,9 +1,9 @@
-"""A fit store's files in an object store that speaks S3.
+"""A fit store's files in an object store with S3's interface.
 
-Objects appear whole by themselves. What a lock and renaming do in a local folder, conditional writes do here: If-None-Match
-(the first to create a name has it) and If-Match (CURRENT moves only from what it was). An answer can be lost after the
-write it was about, and the repetition is then refused: so after a refusal it is looked whether what lies there is ours.
-FORMAT.md says why nothing more is needed.
+Objects always appear whole. Conditional writes replace the lock and the renaming of a local folder: If-None-Match (the first to
+create a name has it) and If-Match (CURRENT moves only from the expected content). A write may succeed and its answer be lost;
+the repeated write then fails, so after every such failure the object is read, to see whether it holds the new content.
+FORMAT.md explains why nothing more is needed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from store.files.atomic import TEMPORARY
 from store.files.base import Files, Put, is_temporary, unique
 from store.files.s3_client import ObjectClient
 
-_CREATIONS = 5  # of an object that is refused as being there, and isn't
+_CREATIONS = 5  # of an object that is reported as existing, and can't be read
 _CLAIM = ".claim"
 
 
 class ObjectFiles:
     """Objects under one prefix of a bucket. See store.files.Files for what each method promises.
 
-    Raises ObjectStoreError, an OSError with one line for people, when the store can't be reached or refuses.
+    Raises ObjectStoreError, an OSError whose text is one line, when the store can't be reached or fails.
     """
 
     concurrency = 16
@@ -77,12 +77,14 @@ class ObjectFiles:
                 try:
                     return self.read(name) == content
                 except FileNotFoundError:
-                    continue  # removed since, or S3's 409: two at once, and this one should come again
+                    continue  # removed since, or S3's 409: two at once, and this one should try again
             except ObjectStoreError:
                 if self._holds(name, content):
                     return True
                 raise
-        raise ObjectStoreError(f"{self.where(name)}: said to be there, and can't be read, {_CREATIONS} times")
+        raise ObjectStoreError(
+            f"{self.where(name)}: exists, but can't be read, after {_CREATIONS} attempts; run the same command again"
+        )
 
     def swap(self, name: str, expected: bytes, content: bytes) -> bool:
         found, version = self._get(name)
@@ -100,12 +102,14 @@ class ObjectFiles:
             raise
 
     def write_root(self, fill: Callable[[Files], None]) -> None:
-        """What an interrupted creation leaves is store.json, and generations without a chunk."""
+        """Make a new store. An interrupted creation leaves store.json, and generations without a chunk."""
         there = self._list("", deep=True)
         if any(not is_temporary(n) and n != "store.json" and not n.startswith("generations/") for n in there):
             raise FileExistsError(f"{self.location} is not empty")
         if any("/c/" in name for name in there):
-            raise FileExistsError(f"{self.location} holds generations of fits, but no CURRENT")
+            raise FileExistsError(
+                f"{self.location} holds generations of fits, but no CURRENT; restore CURRENT from a copy, or name another place"
+            )
         self._require_conditions()
         fill(self)
 
@@ -123,7 +127,7 @@ class ObjectFiles:
             )
 
     def _stale_swap(self, name: str) -> bool:
-        """Whether a write succeeds that expects an ETag which is not the object's."""
+        """Return whether a write succeeds that expects an ETag which is not the object's."""
         try:
             with self._client.asking(name) as store:
                 obstore.put(store, name, b"fourth", mode={"e_tag": '"00000000000000000000000000000000"'})
@@ -145,7 +149,7 @@ class ObjectFiles:
         return sorted(f"generations/{stem}.zarr" for stem in stems if f"{stem}.json" not in there)
 
     def write_tree(self, tree: str, inventory: str, fill: Callable[[Put], bytes]) -> None:
-        """Nobody looks at a tree before it has its inventory, which comes last."""
+        """Write the inventory last: readers ignore a tree without one."""
         with ThreadPoolExecutor(self.concurrency // 2) as pool:
             waiting: list[Future[None]] = []
 
@@ -161,7 +165,7 @@ class ObjectFiles:
         self.write(inventory, content)
 
     def remove_tree(self, tree: str, inventory: str) -> None:
-        self.remove(inventory)  # from here on it is unfinished
+        self.remove(inventory)  # now the tree is unfinished
         self.remove(*(f"{tree}/{name}" for name in self._list(tree, deep=True)))
         self.remove(_claim(tree))
 
@@ -171,10 +175,10 @@ class ObjectFiles:
                 obstore.delete(store, list(names))
 
     def prune(self, folder: str) -> None:
-        """There are no folders."""
+        """Do nothing: there are no folders."""
 
     def sync(self) -> None:
-        """Whatever can be read is durable."""
+        """Do nothing: what can be read is durable."""
 
     def leftovers(self, older_than_s: float) -> list[str]:
         before = time.time() - older_than_s
@@ -189,7 +193,7 @@ class ObjectFiles:
         self.remove(leftover)
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Nobody waits for anybody: a lock that outlives its holder, or a holder that outlives its lock, can't harm."""
+        """Lock nothing: a lock could outlive its holder, or a holder its lock."""
         return nullcontext()
 
     def zarr_store(self) -> Any:
@@ -199,7 +203,7 @@ class ObjectFiles:
             return ObjectStore(store, read_only=True)
 
     def _get(self, name: str) -> tuple[bytes, Any]:
-        """An object and what identifies its version."""
+        """Return an object's content and what identifies its version."""
         with self._client.asking(name) as store:
             found = obstore.get(store, name)
             version = {key: found.meta[key] for key in ("e_tag", "version") if found.meta[key] is not None}
@@ -212,8 +216,8 @@ class ObjectFiles:
             return False
 
     def _list(self, folder: str, *, deep: bool) -> dict[str, float]:
-        """Names below a folder, relative to it, with the time of their last change; if not deep, of what is directly in it,
-        folders with a '/' and no time."""
+        """Return names below a folder, relative to it, with the times of their last change. If not deep, return only names
+        directly in it, folders with a '/' and no time."""
         names: dict[str, float] = {}
         with self._client.asking(folder) as store:
             if deep:

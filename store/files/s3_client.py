@@ -1,4 +1,4 @@
-"""A client of an object store that speaks S3: where it finds its keys, how patient it is, and what it says when it fails."""
+"""A client of an object store with S3's interface: where it finds its keys, how long it retries, and its error messages."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from store.errors import ObjectStoreAccessError, ObjectStoreError
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
 
-# A request that fails is repeated so often, at growing intervals: for about 40 s once the store has answered, but somebody
-# who has mistyped something should not have to wait so long.
+# How often a request that fails is repeated, at growing intervals: for about 40 s once the store has answered, but less
+# before that, when the address may be mistyped.
 _FIRST_RETRIES, _RETRIES = 3, 10
 _FIRST_BACKOFF, _LONGEST_BACKOFF = timedelta(seconds=0.1), timedelta(seconds=10)
 _TIMEOUT = timedelta(seconds=120)  # of one request: a chunk has up to 19 MB
@@ -86,7 +86,7 @@ class ObjectClient:
             )
         except BaseError as error:
             raise ObjectStoreAccessError(
-                f"{self.location}: what AWS_… and the files of `aws configure` say is not enough ({_first_line(error)})"
+                f"{self.location}: the settings in AWS_… and of `aws configure` are not enough ({_first_line(error)})"
             ) from error
 
     def _ours(self, error: Exception, place: str) -> OSError:
@@ -94,7 +94,7 @@ class ObjectClient:
         code = re.search(r"<Code>(\w+)</Code>", text)
         if "NoSuchBucket" in text:
             return ObjectStoreError(
-                f"{place}: {_endpoint()} has no bucket {self._bucket!r}; make it, or mend the name"
+                f"{place}: {_endpoint()} has no bucket {self._bucket!r}; create it, or correct the name"
             )
         if isinstance(error, FileNotFoundError):
             return FileNotFoundError(2, "no such object", place)
@@ -102,14 +102,14 @@ class ObjectClient:
             return ObjectStoreAccessError(f"{place}: {_NO_CREDENTIALS}")
         if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
             return ObjectStoreAccessError(
-                f"{place}: {_endpoint()} refuses access{f' ({code[1]})' if code else ''}; these credentials must be allowed "
+                f"{place}: {_endpoint()} denies access{f' ({code[1]})' if code else ''}; these credentials must be allowed "
                 "to list the bucket and to read, write and delete objects"
             )
         if "redirect" in text.lower():
             return ObjectStoreError(f"{place}: the bucket is in another region; set AWS_REGION to it")
         reason = code[1] if code else _first_line(error)
         return ObjectStoreError(
-            f"{place}: {_endpoint()} does not answer as it should ({reason}); look at AWS_ENDPOINT_URL and the network, "
+            f"{place}: {_endpoint()} does not answer as expected ({reason}); look at AWS_ENDPOINT_URL and the network, "
             "and run the same command again"
         )
 
@@ -119,7 +119,7 @@ def _first_line(error: Exception) -> str:
 
 
 def from_files(environment: Mapping[str, str]) -> dict[str, str]:
-    """What the files of `aws configure` say and the environment doesn't: keys and region, under obstore's names."""
+    """Return what the files of `aws configure` set and the environment doesn't: keys and region, under obstore's names."""
     profile = environment.get("AWS_PROFILE") or environment.get("AWS_DEFAULT_PROFILE") or "default"
     found: dict[str, str] = {}
     if not any(environment.get(name) for name in _KEYS):

@@ -34,7 +34,7 @@ class Changes:
         }
 
     def row(self, place: int) -> dict[str, Any]:
-        """One sample: score and loss (px²) in A and B, None without a fit; the largest change of a joint's axis-angle, rad."""
+        """Return a sample's score and loss (px²) in A and B, None without a fit, and its largest change of axis-angle (rad)."""
         found: dict[str, Any] = {"sample": int(self.samples[place])}
         for name in ("score", "loss"):
             for side, fits in (("a", self.before), ("b", self.after)):
@@ -47,7 +47,7 @@ class Changes:
 
 
 def compare_states(before: Fits, after: Fits) -> Changes:
-    """Raises RecordError if they are not of as many samples."""
+    """Return what differs between two states. Raises RecordError if their numbers of samples differ."""
     if len(before) != len(after):
         raise RecordError(
             f"diff: the states have {len(before)} and {len(after)} samples; compare one data set's"

@@ -1,4 +1,4 @@
-"""What makes the scores of a store comparable with each other."""
+"""The fingerprint: the conditions under which scores can be compared."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Fingerprint:
 
     @classmethod
     def from_json(cls, value: object, *, where: str) -> Fingerprint:
-        """Raises FormatVersionError, naming `where`, if a part is missing."""
+        """Return the fingerprint in a JSON object. Raises FormatVersionError, naming `where`, if a part is missing."""
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or any(not isinstance(value.get(name), str) for name in names):
             raise FormatVersionError(
@@ -45,7 +45,7 @@ class Fingerprint:
         return json.dumps(self.to_json(), sort_keys=True)
 
     def differences(self, other: Fingerprint) -> dict[str, tuple[str, str]]:
-        """The parts that differ: name -> (this one's value, the other's)."""
+        """Return the parts that differ: name -> (this one's value, the other's)."""
         pairs = {
             field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
         }
@@ -53,7 +53,7 @@ class Fingerprint:
 
 
 def require_same(stored: Fingerprint, wanted: Fingerprint, *, where: str) -> None:
-    """Raises FingerprintMismatchError that says which parts differ, both values, and what to run."""
+    """Raise FingerprintMismatchError with the parts that differ, both values, and what to run, unless all parts are equal."""
     different = stored.differences(wanted)
     if different:
         parts = "; ".join(

@@ -1,4 +1,4 @@
-"""What was done to a store: entries that generations carry on, and what segments and tags add to them."""
+"""The log of a store: entries that generations carry on, and those of its segments and tags."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def entry(operation: str, writer: str, time_ms: int, **more: Any) -> Entry:
 def of_compaction(
     infos: Mapping[str, tuple[SegmentInfo, int]], writer: str, time_ms: int, generation: int
 ) -> list[Entry]:
-    """What a generation remembers of the segments it absorbs: resets each, all others in one count."""
+    """Return a generation's entries for the segments it absorbs: one for each reset, one for all others."""
     merged = [(info, records) for info, records in infos.values() if info.operation != RESET]
     resets = [of_segment(info, records) for info, records in infos.values() if info.operation == RESET]
     times = [info.time_ms for info, _ in merged]
@@ -46,7 +46,7 @@ def of_segment(info: SegmentInfo, records: int) -> Entry:
 def of_store(
     generation: Generation, infos: Mapping[str, tuple[SegmentInfo, int]], tags: Iterable[Tag]
 ) -> list[Entry]:
-    """All that is known, oldest first."""
+    """Return all entries, oldest first."""
     entries = [dict(past) for past in generation.history]
     entries += [of_segment(info, records) for info, records in infos.values()]
     entries += [

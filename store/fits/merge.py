@@ -65,12 +65,12 @@ class Comparison:
 
 
 def better(new: Fits, old: Fits) -> Bool[np.ndarray, "n"]:
-    """Where `new` replaces `old`, row by row: it is admissible, and `old` is not or comes later."""
+    """Return where `new` replaces `old`, row by row: it is admissible, and `old` is not or comes later."""
     return compare(canonical(new).to_rows(), canonical(old).to_rows()).wins
 
 
 def join(first: Fits, second: Fits) -> Fits:
-    """The merge of two versions of n records, row by row; inputs may be inadmissible."""
+    """Return the merge of two versions of n records, row by row; inputs may be inadmissible."""
     old, new = canonical(first).to_rows(), canonical(second).to_rows()
     comparison = compare(new, old)
     joined = old.copy()
@@ -82,7 +82,7 @@ def join(first: Fits, second: Fits) -> Fits:
 
 
 def canonical(fits: Fits) -> Fits:
-    """The same records as a store would hold them: a fit that is inadmissible is replaced by the empty record, and a
+    """Return the records as a store would hold them: a fit that is inadmissible is replaced by the empty record, and a
     record without a fit is empty but for its epoch."""
     mask = ~admissible(fits)
     if not mask.any():
@@ -95,7 +95,7 @@ def canonical(fits: Fits) -> Fits:
 
 
 def retractions(epoch: UInt32[np.ndarray, "k"]) -> Fits:
-    """Records that retract the fits of these epochs, and any earlier ones: no fit, of the epoch after."""
+    """Return records that retract the fits of these epochs, and any earlier ones: no fit, of the epoch after."""
     fits = Fits.empty(len(epoch))
     fits.epoch[:] = epoch + np.uint32(1)
     return fits
@@ -132,8 +132,8 @@ def _words(rows: np.ndarray) -> Int64[np.ndarray, "n words"]:
 
 
 def merge_duplicates(ids: Int64[np.ndarray, "n"], offered: np.ndarray) -> Winners:
-    """Reduce offered records (n,) to the best one per sample; fits that are inadmissible are left out, and so are
-    records that say nothing. Records without a fit must be canonical."""
+    """Reduce offered records (n,) to the best one per sample; inadmissible fits are dropped, and so are
+    records that hold neither a fit nor a retraction. Records without a fit must be canonical."""
     good = admissible_rows(offered)
     if not good.all():
         good |= (offered["source"] == _NONE) & (offered["epoch"] > 0)

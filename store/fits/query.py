@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool
 
 NAMES = ("sample", *(name for name, column in COLUMNS.items() if not column.width))
-"""What an expression may name: the sample's number, and the record's columns of one number."""
+"""Names that an expression may use: the sample's number, and the record's columns of one number."""
 
 _COMPARE: dict[type, Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt,
@@ -28,7 +28,7 @@ _CODES = {"source": Source, "start": StartKind, "verdict": Verdict, "solver": So
 
 
 def matching(expression: str, fits: Fits) -> Bool[np.ndarray, "n"]:
-    """Which records have a fit and meet the expression: comparisons (also chained, and `in` with a tuple), and, or, not.
+    """Return which records have a fit and meet the expression: comparisons (also chained, and `in` with a tuple), and, or, not.
 
     Texts stand for codes: source == 'loop', run == 'first', time >= '2026-01-31' or '2026-01-31T12:00' (UTC).
     Raises ExpressionError.
@@ -86,7 +86,9 @@ def _code(column: str, value: str, text: str) -> Any:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError as error:
-            raise ExpressionError(f"--where {text!r}: {value!r} is no date, such as '2026-01-31'") from error
+            raise ExpressionError(
+                f"--where {text!r}: expected a date such as '2026-01-31', found {value!r}"
+            ) from error
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     names = {member.name.lower(): int(member) for member in _CODES.get(column, ())}
     wanted = value.lower().replace(" ", "_")

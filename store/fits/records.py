@@ -1,7 +1,7 @@
 """The fit record: the best body found for one training sample, and what is allowed to be one.
 
 A fit lives in its sample's canonical frame: the unrotated, unflipped, unscaled crop. In memory the records of many
-samples are rows of one array (ROW), so that looking up some of them touches each once; people see columns.
+samples are rows of one array (ROW), so that looking up some of them touches each once; the interface shows columns.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class StartKind(IntEnum):
 
 
 class Verdict(IntEnum):
-    """Why a fit is, or is not, valid: of the fitter's verdicts, those of fits that are kept. Never renumbered."""
+    """Why a fit is, or is not, valid: of the fitter's verdicts, those of stored fits. Never renumbered."""
 
     VALID = 0
     LOSS_TOO_HIGH = 8
@@ -118,7 +118,7 @@ WORDS = ROW.itemsize // 8
 
 
 def _placed(dtype: str) -> slice:
-    """Where in a row the fields of a type lie, one after another, in units of its size."""
+    """Return where in a row the fields of a type are, one after another, in units of its size."""
     chosen = [name for name, column in COLUMNS.items() if column.dtype == dtype]
     first = min(ROW.fields[name][1] for name in chosen) // np.dtype(dtype).itemsize  # type: ignore[index]
     return slice(first, first + sum(max(COLUMNS[name].width, 1) for name in chosen))
@@ -140,7 +140,7 @@ def _not_given() -> np.ndarray:
 
 
 def empty_rows(count: int) -> np.ndarray:
-    """(count,) of ROW: records of samples that have no fit, nor were ever retracted."""
+    """Return (count,) of ROW: records of samples without a fit or a retraction."""
     rows = np.zeros(count, ROW)
     for name, column in COLUMNS.items():
         if column.empty:
@@ -149,13 +149,13 @@ def empty_rows(count: int) -> np.ndarray:
 
 
 def take_rows(rows: np.ndarray, index: np.ndarray) -> np.ndarray:
-    """Copies of the rows at these (valid) places."""
+    """Return copies of the rows at these (valid) places."""
     words = rows.view(np.int64).reshape(len(rows), WORDS)
     return words.take(index, axis=0).reshape(-1).view(ROW)
 
 
 def put_rows(rows: np.ndarray, index: np.ndarray, new: np.ndarray) -> None:
-    """Writes rows to these places."""
+    """Write rows to these places."""
     words = rows.view(np.int64).reshape(len(rows), WORDS)
     words[index] = new.view(np.int64).reshape(len(new), WORDS)
 
@@ -208,7 +208,7 @@ class Fits:
 
     @classmethod
     def empty(cls, count: int) -> Fits:
-        """Records of samples that have no fit yet: source NONE, loss and score +inf, all else zero."""
+        """Return records of samples that have no fit yet: source NONE, loss and score +inf, all else zero."""
         return cls(
             **{
                 name: np.full(column.shape(count), column.empty, column.dtype)
@@ -218,13 +218,13 @@ class Fits:
 
     @classmethod
     def of_rows(cls, rows: np.ndarray) -> Fits:
-        """The columns of rows (n,) of ROW, as views: nothing is copied."""
+        """Return the columns of rows (n,) of ROW, as views: nothing is copied."""
         fits = object.__new__(cls)
         fits.__dict__["_rows"] = rows
         return fits
 
     def __getattr__(self, name: str) -> np.ndarray:
-        """Columns of rows, once somebody asks for them."""
+        """Return a column of the rows, made at its first use."""
         if name not in COLUMNS or "_rows" not in self.__dict__:
             raise AttributeError(f"fits have no {name!r}")
         view: np.ndarray = self._rows[name]
@@ -232,7 +232,7 @@ class Fits:
         return view
 
     def to_rows(self) -> np.ndarray:
-        """(n,) of ROW: the memory of these records if they are of_rows, else a copy."""
+        """Return (n,) of ROW: the memory of these records if they are of_rows, else a copy."""
         rows = self.__dict__.get("_rows")
         if rows is None:
             rows = np.zeros(len(self), ROW)
@@ -241,28 +241,28 @@ class Fits:
         return rows
 
     def __reduce__(self) -> Any:
-        """Travels as one array, not as one for each column."""
+        """Pickle one array, not one for each column."""
         return Fits.of_rows, (self.to_rows(),)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Fits]) -> Fits:
-        """The records of all parts, one after another."""
+        """Return the records of all parts, one after another."""
         if not parts:
             return cls.empty(0)
         return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in COLUMNS})
 
     def take(self, index: Integer[np.ndarray, "k"] | Bool[np.ndarray, "n"] | slice) -> Fits:
-        """The chosen records: copies for an index array or a mask, views for a slice."""
+        """Return the chosen records: copies for an index array or a mask, views for a slice."""
         return Fits(**{name: getattr(self, name)[index] for name in COLUMNS})
 
 
 def admissible(fits: Fits) -> Bool[np.ndarray, "n"]:
-    """Which records may be stored: finite, known codes, |betas| <= 3, the body before the camera."""
+    """Return which records may be stored: finite, known codes, |betas| <= 3, the body before the camera."""
     return admissible_rows(fits.to_rows())
 
 
 def admissible_rows(rows: np.ndarray) -> Bool[np.ndarray, "n"]:
-    """As `admissible`, of rows (n,) of ROW."""
+    """Return the same as `admissible`, of rows (n,) of ROW."""
     numbers = rows.view(np.float32).reshape(len(rows), 2 * WORDS)[:, _FLOATS]
     codes = rows.view(np.uint8).reshape(len(rows), ROW.itemsize)[:, _CODES]
     known = _CODE_IS_KNOWN[_CODE, codes]

@@ -1,4 +1,4 @@
-"""Who made a fit and when, as it is stored with the fit."""
+"""Runs and times as they are stored with fits."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ UNKNOWN_RUN = 0
 
 
 def run_code(name: str) -> int:
-    """The code under which records name a run: the first eight bytes of the SHA-256 of its name; 0 for ''.
+    """Return the code under which records name a run: the first eight bytes of the SHA-256 of its name; 0 for ''.
 
-    A function of the name, so that several writers agree on it without asking each other.
+    A function of the name, so that several writers agree on it without communicating.
     """
     if not name:
         return UNKNOWN_RUN
@@ -20,21 +20,21 @@ def run_code(name: str) -> int:
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970 UTC."""
+    """Return milliseconds since 1970 UTC."""
     return time.time_ns() // 1_000_000
 
 
 def as_text(time_ms: int) -> str:
-    """A moment for people, UTC; '' if it is not known."""
+    """Return a time as text, UTC; '' if it is not known."""
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(time_ms / 1000)) if time_ms else ""
 
 
 def names_to_json(runs: Mapping[int, str]) -> list[str]:
-    """Names of runs as files hold them; their codes follow from them."""
+    """Return names of runs as files hold them; their codes follow from them."""
     return sorted(runs.values())
 
 
 def names_from_json(value: object) -> dict[int, str]:
-    """Code -> name. Entries that are no names are left out: what a run is called is no reason to refuse its fits."""
+    """Return names by code. Entries that are not text are ignored: a bad name must not make fits unreadable."""
     names = [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
     return {run_code(name): name for name in names}

@@ -2,20 +2,20 @@
 
 What is promised, and when:
 - merge() changes memory only. flush() returns once every update merged before it was called survives the loss of the
-  process and of the machine's power. tag(), reset() and compact() flush first; restore() gives up what is pending.
+  process and of the machine's power. tag(), reset() and compact() flush first; restore() discards pending updates.
 - Several processes may hold the store open and flush at the same time;
   each sees the others' updates when it opens, refreshes, tags, resets or compacts. A handle may be used by several threads:
   get() and merge() never wait for the disk.
-- Whatever is killed at whatever moment, the store opens to the state before or after the interrupted operation. A flush
+- If a process is killed at any moment, the store opens to the state before or after the interrupted operation. A flush
   of more than 65,536 records is several segments, of which some may be there; merging the same updates again is harmless.
 - A reset retracts the fits it finds: an update that was begun before it, with a record of before it, can't undo it,
   however good it looks and however late it comes (see store.fits.merge).
 - A restore begins a new line of history: updates flushed by others through handles opened before it are
-  refused with StaleWriterError, and segments that were late do not come back.
-- An error in an operation leaves the store as it was, and the handle with everything still pending.
+  rejected with StaleWriterError, and late segments do not come back.
+- An error in an operation leaves the store unchanged, and the handle's updates pending.
 
-How it is done: a Replica is what a handle has in memory, a Follower reads what others did, a Flusher writes segments, and
-Maintenance does what concerns the whole store. FORMAT.md is what the files say.
+Inside, a Replica is what a handle has in memory, a Follower reads what others did, a Flusher writes segments, and
+Maintenance works on the whole store. FORMAT.md specifies the files.
 """
 
 from __future__ import annotations
@@ -127,14 +127,14 @@ class FitStore:
     ) -> FitStore:
         """Open the store, or make it.
 
-        Raises as open and create do, and RecordError if it holds other samples.
+        Raises the errors of open and create, and RecordError if it holds other samples.
         """
         files = open_files(path)
         if not files.exists(CURRENT):
             try:
                 return cls.create(path, samples=samples, fingerprint=fingerprint, writer=writer)
             except FitStoreExistsError:
-                # Another process may have made it meanwhile.
+                # Another process may have made it since.
                 if not files.exists(MANIFEST):
                     raise
         store = cls.open(path, fingerprint=fingerprint, writer=writer)
@@ -182,11 +182,11 @@ class FitStore:
 
     @property
     def fits(self) -> Fits:
-        """All records as this handle knows them, not copied: to be read only, while nobody merges."""
+        """All records as this handle knows them, not copied: read only, and only while nothing is merged."""
         return self._replica.state.table.fits
 
     def get(self, ids: Integer[np.ndarray, "k"]) -> Fits:
-        """Copies of the records of these samples, as this handle knows them. Raises SampleIdError."""
+        """Return copies of the records of these samples, as this handle knows them. Raises SampleIdError."""
         return self._replica.get(ids)
 
     def merge(self, ids: Integer[np.ndarray, "k"], fits: Fits) -> Bool[np.ndarray, "k"]:
@@ -198,18 +198,18 @@ class FitStore:
         return self.offer(ids, fits)[0]
 
     def offer(self, ids: Integer[np.ndarray, "k"], fits: Fits) -> tuple[Bool[np.ndarray, "k"], float]:
-        """As merge; says also by how much scores fell in all."""
+        """Merge, and return also by how much scores fell in all."""
         merged = self._replica.offer(ids, fits)
         return merged.accepted, merged.gained
 
     def name_run(self, name: str) -> int:
-        """The code for the column `run` of fits that this run makes; what it means is stored with them."""
+        """Return the code for the column `run` of fits that this run makes; the name is stored with them."""
         return self._replica.name_run(name)
 
     def flush(self) -> int:
         """Make everything merged so far durable; returns the number of records written.
 
-        Raises StaleWriterError if the store was restored meanwhile, OSError if the disk refuses. After an
+        Raises StaleWriterError if the store was restored since, OSError if the disk fails. After an
         error what was not written is still pending.
         """
         return self._flusher.flush()
@@ -218,14 +218,14 @@ class FitStore:
         """Take in what other handles made durable.
 
         Raises StaleWriterError if the store was restored and this handle has pending updates; else as open
-        does. A compaction by another handle is read whole, so memory holds two states for a moment.
+        does. A compaction by another handle is read whole, so memory briefly holds two states.
         """
         self._follower.refresh()
 
     def reset(self, ids: Integer[np.ndarray, "k"], *, where: str = "") -> int:
         """Retract the fits of these samples, durably: they are without a fit until one is offered that was begun afterwards.
 
-        `where` says why, for the log (see store.fits.query for ids by an expression). Returns how many had a fit.
+        `where` is the reason, for the log (see store.fits.query for ids by an expression). Returns how many had a fit.
         Raises as flush and refresh do.
         """
         return self._flusher.reset(ids, where)
@@ -242,11 +242,11 @@ class FitStore:
         self._maintenance.untag(name)
 
     def tags(self) -> list[str]:
-        """The names of all tags, sorted."""
+        """Return the names of all tags, sorted."""
         return tag_names(self._replica.layout)
 
     def at(self, tag: str) -> FitSnapshot:
-        """The state that a tag names.
+        """Return the state that a tag names.
 
         Raises TagNotFoundError, CorruptSegmentError, CorruptGenerationError.
         """
@@ -255,7 +255,7 @@ class FitStore:
         return FitSnapshot(pinned, manifest.fingerprint, load_tagged(layout, manifest, pinned))
 
     def restore(self, tag: str) -> None:
-        """Make the tagged state the current one, durably; this handle's pending updates are given up.
+        """Make the tagged state the current one, durably, and discard this handle's pending updates.
 
         Tags stay valid. Raises as at() does; then nothing has changed.
         """
@@ -263,7 +263,7 @@ class FitStore:
 
     def compact(self, *, force: bool = False) -> int:
         """Flush, write the state as the next generation, and remove what is no longer needed. Changes no
-        answer; get(), merge() and flush() go on meanwhile.
+        record; get(), merge() and flush() go on at the same time.
 
         Returns the current generation's number: the old one if there was no segment to absorb, unless `force`
         is set.
@@ -276,23 +276,23 @@ class FitStore:
         return worth_compacting(self.segments, self.segment_records, self.samples)
 
     def fence(self, run: str) -> str:
-        """What set_fence last wrote for this run; '' if nothing. Raises FormatVersionError if that is damaged."""
+        """Return what set_fence last wrote for this run; '' if nothing. Raises FormatVersionError if that is damaged."""
         return read_fence(self._replica.layout, run)
 
     def set_fence(self, run: str, fence: str) -> None:
-        """Writes down, durably, whose offers for this run are to be taken: its service asks when it starts again."""
+        """Store, durably, which workers may offer fits for this run: its service reads it when it starts again."""
         write_fence(self._replica.layout, run, fence)
 
     def gc(self, *, dry_run: bool = False, grace_s: float = GRACE_S) -> list[str]:
-        """Remove what neither the state nor a tag needs, and unfinished files that nobody has touched for `grace_s`.
+        """Remove what neither the state nor a tag needs, and unfinished files that were not touched for `grace_s`.
 
         Returns the names of what was, or with `dry_run` would be, removed. compact() does as much by itself.
         """
         return self._maintenance.gc(dry_run=dry_run, grace_s=grace_s)
 
     def log(self) -> list[dict[str, Any]]:
-        """What was done to the store, oldest first: 'operation', 'time_ms' (0 if not known), 'writer', and what belongs to
-        the operation. Segments that a compaction has absorbed are counted in its entry."""
+        """Return the store's log, oldest first: 'operation', 'time_ms' (0 if not known), 'writer', and what belongs to the
+        operation. Segments that a compaction has absorbed are counted in its entry."""
         replica = self._replica
         with replica.disk:
             self._follower.refresh()
@@ -300,7 +300,7 @@ class FitStore:
             return log.of_store(replica.state.generation, replica.state.infos, tags)
 
     def summary(self) -> dict:
-        """samples, sources (counts by name), loss_percentiles_px2, generation, segments, pending (counts)."""
+        """Return samples, sources (counts by name), loss_percentiles_px2, generation, segments, pending (counts)."""
         replica = self._replica
         with replica.memory:
             return {
@@ -312,12 +312,12 @@ class FitStore:
 
 
 def _begin(files: Files, manifest: Manifest, time_ms: int) -> None:
-    """Writes a new store. It is there once it has a CURRENT. Raises FileExistsError if another came first."""
+    """Write a new store. It exists once it has a CURRENT. Raises FileExistsError if another process was first."""
     if not files.create(MANIFEST, manifest.to_bytes()):
         raise FileExistsError(f"{files.where(MANIFEST)} is of another store")
     layout, number = Layout(files), 0
     while not files.claim(generation_name(number)):
-        number += 1  # another is at it, or was
+        number += 1  # another process is creating the store, or was
     entry = log.entry("create", "", time_ms, generation=number, samples=manifest.samples)
     write_generation(
         layout,

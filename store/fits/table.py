@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 LOSS_PERCENTILES = (5, 50, 95)
 _ROWS_AT_ONCE = 65_536
-"""Records that one step of a merge looks at, so that its memory is small beside the table's."""
+"""Records that one step of a merge looks at, so that its memory is small compared with the table's."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Merged:
 
 
 def _gain(before: Float32[np.ndarray, "k"], after: Float32[np.ndarray, "k"]) -> float:
-    """By how much scores fell; where there is no fit before or after, the score is infinite, and nothing is gained."""
+    """Return by how much scores fell, where there is a fit before and after."""
     both = np.isfinite(before) & np.isfinite(after)
     return float((before[both].astype(np.float64) - after[both]).sum())
 
@@ -50,7 +50,7 @@ class FitTable:
 
     @classmethod
     def of(cls, fits: Fits) -> FitTable:
-        """A table of copies of canonical records."""
+        """Return a table of copies of canonical records."""
         return cls(fits.to_rows().copy())
 
     def __len__(self) -> int:
@@ -58,16 +58,16 @@ class FitTable:
 
     @property
     def rows(self) -> np.ndarray:
-        """The records themselves, not a copy: to be read only."""
+        """The records themselves, not a copy: read only."""
         return self._rows
 
     @property
     def fits(self) -> Fits:
-        """The columns of the records themselves: to be read only."""
+        """The columns of the records themselves: read only."""
         return Fits.of_rows(self._rows)
 
     def get(self, ids: Integer[np.ndarray, "k"]) -> Fits:
-        """Copies of the records of these samples. Raises SampleIdError."""
+        """Return copies of the records of these samples. Raises SampleIdError."""
         return Fits.of_rows(take_rows(self._rows, self._checked(ids)))
 
     def merge(self, ids: Integer[np.ndarray, "k"], fits: Fits) -> Merged:
@@ -81,7 +81,7 @@ class FitTable:
             self._merge(ids[start : start + _ROWS_AT_ONCE], fits.take(slice(start, start + _ROWS_AT_ONCE)))
             for start in range(0, len(ids), _ROWS_AT_ONCE)
         ]
-        # A sample's offers may lie in several parts: the last that was accepted is the one that stayed.
+        # A sample's offers may be in several parts: the last accepted one is its record.
         accepted = np.concatenate([part.accepted for part in parts])
         rows = np.flatnonzero(accepted)
         last = dict(zip(ids[rows].tolist(), rows.tolist()))
@@ -113,17 +113,14 @@ class FitTable:
     def _count_most(
         self, ids: Int64[np.ndarray, "k"], offered: np.ndarray, same: Bool[np.ndarray, "k"]
     ) -> Int64[np.ndarray, "m"]:
-        """Records equal but for their count of improvements keep the larger one; returns whose count grew."""
+        """Keep the larger count of improvements of otherwise equal records, and return the samples whose count grew."""
         counts = offered["improvements"]
         more = same & (counts > self._rows["improvements"][ids])
         self._rows["improvements"][ids[more]] = counts[more]
         return ids[more]
 
     def summary(self) -> dict:
-        """samples, the number of records by source, and percentiles of the losses (px²).
-
-        None without fits).
-        """
+        """Return samples, the number of records by source, and percentiles of the losses (px²), None without fits."""
         source, loss = self._rows["source"], self._rows["loss"]
         counts = np.bincount(source, minlength=len(Source))
         losses = loss[source != Source.NONE]
@@ -147,6 +144,6 @@ class FitTable:
         # As an unsigned number a negative one is too large, too.
         if len(ids) and ids.view(np.uint64).max() >= len(self._rows):
             raise SampleIdError(
-                f"sample numbers must lie in 0 … {len(self._rows) - 1}, found {ids.min()} … {ids.max()}"
+                f"sample numbers must be in 0 … {len(self._rows) - 1}, found {ids.min()} … {ids.max()}"
             )
         return ids

@@ -1,4 +1,4 @@
-"""Fences: of all workers that a run has started, whose offers are taken. Written down, so that a restarted service knows."""
+"""Fences: which of the workers that a run has started may offer fits. Stored, so that a restarted service knows."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ FENCES = "fences"
 
 
 def fence_file(run: str) -> str:
-    """By the run's code: its name may hold anything."""
+    """Return the file's name, by the run's code: a run's name may hold any character."""
     return f"{FENCES}/{run_code(run):016x}.json"
 
 
 def read_fence(layout: Layout, run: str) -> str:
-    """'' if there is none. Raises FormatVersionError if the file is damaged."""
+    """Return a run's fence, '' if there is none. Raises FormatVersionError if the file is damaged."""
     file = fence_file(run)
     try:
         content = read_sealed(layout.files, file, format_name=FORMAT, version=VERSION)
@@ -31,6 +31,6 @@ def read_fence(layout: Layout, run: str) -> str:
 
 
 def write_fence(layout: Layout, run: str, fence: str) -> None:
-    """Replaces the run's fence, durably. Of two services of one run the later counts."""
+    """Replace the run's fence, durably. Of two services of one run the later counts."""
     content = {"format": FORMAT, "version": VERSION, "run": run, "fence": fence}
     layout.files.write(fence_file(run), to_bytes(content))

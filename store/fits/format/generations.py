@@ -1,6 +1,6 @@
-"""Generations: the whole state as a plain Zarr v3 group that a person can open with `zarr.open` or xarray.
+"""Generations: the whole state as a plain Zarr v3 group, which `zarr.open` and xarray open, too.
 
-Beside the group lies its inventory: what the generation is, and size and checksum of every file in the group. Chunks are
+Next to the group is its inventory: what the generation is, and size and checksum of every file in the group. Chunks are
 plain little-endian numbers, so this program reads and writes them as bytes, and checks each as it reads it.
 """
 
@@ -36,12 +36,12 @@ REMEDY = "put copies of its files in their place, or remove the store to make th
 
 @dataclass(frozen=True)
 class Generation:
-    """What a generation says of itself.
+    """What a generation's inventory holds besides its files.
 
     line: the generation that began this one's line of history. Segments written against generations line …
     number are part of the state; earlier ones are not: a restore begins a new line, so that late updates
-    can't undo it. absorbed: names of the segments already merged into the arrays. history: what has been done to
-    the store, oldest first, as far as it is remembered. runs: names of runs by their codes.
+    can't undo it. absorbed: names of the segments already merged into the arrays. history: the last entries of
+    the store's log, oldest first. runs: names of runs by their codes.
     """
 
     number: int
@@ -127,7 +127,7 @@ def read_inventory(layout: Layout, number: int, *, fingerprint: Fingerprint) -> 
 
 
 def read_generation(layout: Layout, number: int, *, fingerprint: Fingerprint) -> Generation:
-    """What generation `number` says of itself, without its records. Raises as load_generation does."""
+    """Return generation `number` without its records. Raises the errors of load_generation."""
     return read_inventory(layout, number, fingerprint=fingerprint).generation
 
 
@@ -148,9 +148,9 @@ def _require_today(layout: Layout, number: int) -> None:
 def load_generation(
     layout: Layout, number: int, *, samples: int, fingerprint: Fingerprint
 ) -> tuple[Generation, np.ndarray]:
-    """A generation and its records, (n,) of store.fits.records.ROW.
+    """Return a generation and its records, (n,) of store.fits.records.ROW.
 
-    Raises CorruptGenerationError if it is missing or not what was written, FingerprintMismatchError if its
+    Raises CorruptGenerationError if it is missing or damaged, FingerprintMismatchError if its
     scores were made under other conditions, FormatVersionError if it is of version 1 or 2.
     """
     inventory = read_inventory(layout, number, fingerprint=fingerprint)
@@ -172,7 +172,7 @@ def load_generation(
 
 
 def read_chunk(files: Files, name: str, expected: tuple[int, str], column: Column) -> np.ndarray:
-    """The numbers in a chunk's file. Raises CorruptGenerationError if it is not what the inventory says."""
+    """Return the numbers in a chunk's file. Raises CorruptGenerationError if its checksum is not the inventory's."""
     try:
         content = files.read(name)
     except FileNotFoundError as error:
@@ -187,14 +187,14 @@ def read_chunk(files: Files, name: str, expected: tuple[int, str], column: Colum
 
 
 def _chunk(rows: np.ndarray, name: str, column: Column, rows_per_chunk: int) -> np.ndarray:
-    """A column of these records as a whole chunk: the last one is filled up."""
+    """Return a column of these records as a whole chunk: the last one is filled up."""
     numbers = np.full(column.shape(rows_per_chunk), column.empty, column.dtype)
     numbers[: len(rows)] = rows[name]
     return numbers
 
 
 def group_metadata(inventory: Inventory, samples: int, fingerprint: Fingerprint) -> dict[str, bytes]:
-    """The files of a generation's group but for the chunks, as they are written today."""
+    """Return the files of a generation's group except the chunks."""
     return _metadata(inventory.generation, samples, inventory.rows_per_chunk, fingerprint)
 
 
@@ -205,7 +205,7 @@ def _chunk_key(name: str, chunk: int) -> str:
 def _metadata(
     generation: Generation, samples: int, rows_per_chunk: int, fingerprint: Fingerprint
 ) -> dict[str, bytes]:
-    """The group's files but for the chunks, as zarr writes them."""
+    """Return the group's files except the chunks, as zarr writes them."""
     attributes = {
         "format": FORMAT,
         "version": VERSION,

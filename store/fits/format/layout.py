@@ -1,4 +1,4 @@
-"""Where a fit store's parts lie, and which generation is current."""
+"""The names of a fit store's files, its manifest, and the pointer to the current generation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Layout:
         return self.files.location
 
     def generation_files(self) -> dict[int, set[str]]:
-        """Numbers that are in use, and what there is of each: 'zarr', 'json' (its inventory), 'claim'."""
+        """Return the numbers in use, and which files each has: 'zarr', 'json' (its inventory), 'claim'."""
         found: dict[int, set[str]] = {}
         for name in self.files.children(GENERATIONS):
             stem, _, kind = name.partition(".")
@@ -41,7 +41,7 @@ class Layout:
         return found
 
     def generation_numbers(self) -> list[int]:
-        """All finished generations there are, ascending; some may not be, or no longer be, current."""
+        """Return the numbers of all finished generations, ascending; some may not be, or no longer be, current."""
         return sorted(
             number
             for number, kinds in self.generation_files().items()
@@ -50,7 +50,7 @@ class Layout:
         )
 
     def segment_names(self, first: int, last: int) -> list[str]:
-        """Names ('FOLDER/FILE') of the segments written against generations first … last, sorted."""
+        """Return names ('FOLDER/FILE') of the segments written against generations first … last, sorted."""
         names = [name for name in self.files.descendants(SEGMENTS) if is_segment_name(name)]
         return [name for name in names if first <= int(name.partition("/")[0]) <= last]
 
@@ -60,7 +60,7 @@ def generation_name(number: int) -> str:
 
 
 def inventory_name(number: int) -> str:
-    """What a generation says of itself and of its files."""
+    """The file with a generation's description, and sizes and checksums of its files."""
     return f"{GENERATIONS}/{number:06d}.json"
 
 
@@ -69,7 +69,7 @@ def segment_folder(number: int) -> str:
 
 
 def is_segment_name(name: object) -> bool:
-    """Whether this is 'FOLDER/FILE' of a segment: names come from files, and must not lead anywhere else."""
+    """Return whether this is 'FOLDER/FILE' of a segment: names are read from files, and must not lead anywhere else."""
     return isinstance(name, str) and re.fullmatch(r"\d+/[A-Za-z0-9][^/\\]*\.arrow", name) is not None
 
 
@@ -92,7 +92,7 @@ class Manifest:
 
 
 def read_manifest(layout: Layout) -> Manifest:
-    """Raises FitStoreNotFoundError, or FormatVersionError for another format or version."""
+    """Return the manifest. Raises FitStoreNotFoundError, or FormatVersionError for another format or version."""
     where = layout.files.where(MANIFEST)
     try:
         content = read_sealed(layout.files, MANIFEST, format_name=FORMAT, version=VERSION)
@@ -107,13 +107,13 @@ def read_manifest(layout: Layout) -> Manifest:
 
 
 def read_current(layout: Layout) -> int:
-    """The number of the current generation. Raises FormatVersionError if the pointer is missing or damaged."""
+    """Return the number of the current generation. Raises FormatVersionError if the pointer is missing or damaged."""
     where = layout.files.where(CURRENT)
     try:
         content = layout.files.read(CURRENT)
     except FileNotFoundError as error:
         raise FormatVersionError(
-            f"{where} is missing: restore it from a copy, unless the store's creation was interrupted; then do that again"
+            f"{where} is missing: run `spin-pipe store repair`, or create the store again if that was interrupted"
         ) from error
     number = content.partition(b" ")[0]
     if not number.isdigit() or content != current_line(int(number)):
@@ -122,19 +122,19 @@ def read_current(layout: Layout) -> int:
 
 
 def move_current(layout: Layout, old: int, new: int) -> bool:
-    """Makes another generation current, if `old` still is; says whether."""
+    """Make another generation current if `old` still is, and return whether it did."""
     return layout.files.swap(CURRENT, current_line(old), current_line(new))
 
 
 def claim_generation(layout: Layout, after: int) -> int | None:
-    """A number for the generation that is to follow `after`: nobody else has it or ever had a current one of it.
+    """Claim a number for the generation after `after`: one that no other writer has, and that was never current.
 
-    None if `after` is no longer current.
+    Return None if `after` is no longer current.
     """
     number = max([after, *layout.generation_files()]) + 1
     while not layout.files.claim(generation_name(number)):
         number += 1
-    # Whoever looked around long ago may claim a number that others have used and removed since.
+    # A slow writer may claim a number that others have used and removed since.
     if read_current(layout) == after:
         return number
     layout.files.remove_tree(generation_name(number), inventory_name(number))
@@ -142,6 +142,6 @@ def claim_generation(layout: Layout, after: int) -> int | None:
 
 
 def current_line(number: int) -> bytes:
-    """'NUMBER CHECKSUM': one flipped bit must not point to another generation."""
+    """Return 'NUMBER CHECKSUM': one flipped bit must not point to another generation."""
     text = f"{number:06d}"
     return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()

@@ -38,9 +38,9 @@ _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 @dataclass(frozen=True)
 class SegmentInfo:
-    """What a segment says of itself.
+    """A segment's description.
 
-    operation: 'merge', or 'reset' if it retracts fits, then `where` says which; time_ms: when it was written, since
+    operation: 'merge', or 'reset' if it retracts fits, then `where` holds the expression; time_ms: when it was written, since
     1970 UTC, 0 if that is not known; runs: names of runs by their codes.
     """
 
@@ -53,7 +53,7 @@ class SegmentInfo:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment in memory, as views of its bytes: ids (k,), ascending and unique; its columns; what it says of itself."""
+    """A segment in memory, as views of its bytes: ids (k,), ascending and unique; its columns; its description."""
 
     ids: Int64[np.ndarray, "k"]
     columns: Mapping[str, np.ndarray]
@@ -63,7 +63,7 @@ class Segment:
         return len(self.ids)
 
     def rows(self, places: Int64[np.ndarray, "m"] | None = None) -> np.ndarray:
-        """The records, or those at some places, as (m,) of store.fits.records.ROW."""
+        """Return the records, or those at some places, as (m,) of store.fits.records.ROW."""
         rows = empty_rows(len(self.ids) if places is None else len(places))
         for name, column in self.columns.items():
             rows[name] = column if places is None else column[places]
@@ -71,7 +71,7 @@ class Segment:
 
 
 def check_writer(writer: str) -> str:
-    """A writer's name becomes part of file names. Raises UnusableNameError."""
+    """Return a writer's name, which becomes part of file names. Raises UnusableNameError."""
     if not _WRITER.fullmatch(writer):
         raise UnusableNameError(
             f"writer {writer!r}: use letters, digits, dots, dashes and underscores, a letter or digit first, "
@@ -104,7 +104,7 @@ def write_segment(
 
 
 def checksum_in_name(name: str) -> str | None:
-    """The CRC-32 (hex) that a segment's name promises."""
+    """Return the CRC-32 (hex) in a segment's name."""
     found = _CHECKSUM.search(name)
     return None if found is None else found[1]
 
@@ -112,7 +112,7 @@ def checksum_in_name(name: str) -> str | None:
 def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Fingerprint) -> Segment:
     """Return one segment.
 
-    Raises CorruptSegmentError if the file is not what was written, FingerprintMismatchError if its scores were
+    Raises CorruptSegmentError if the file is damaged, FingerprintMismatchError if its scores were
     made under other conditions, FileNotFoundError if it is gone.
     """
     where = layout.files.where(f"{SEGMENTS}/{name}")

@@ -28,8 +28,8 @@ _AHEAD = 3  # segments read while others are merged, for each that is being read
 class State:
     """Records in memory and what they were read from.
 
-    names: the segments of the generation's line that the records contain ('FOLDER/FILE'). infos: what those that the
-    generation has not absorbed say of themselves, with their numbers of records. runs: names of runs by their codes.
+    names: the segments of the generation's line that the records contain ('FOLDER/FILE'). infos: descriptions of those that the
+    generation has not absorbed, with their numbers of records. runs: names of runs by their codes.
     """
 
     generation: Generation
@@ -39,7 +39,7 @@ class State:
     runs: dict[int, str] = field(default_factory=dict)
 
     def absorb(self, name: str, segment: Segment) -> None:
-        """Merges one segment into the records."""
+        """Merge one segment into the records."""
         merge_segment(self.table, segment)
         self.note(name, segment.info, len(segment))
 
@@ -81,7 +81,7 @@ class FitSnapshot:
 
 
 def current_generation(layout: Layout, fingerprint: Fingerprint) -> Generation:
-    """What the current generation says of itself, though others may replace and remove it meanwhile.
+    """Return the current generation without its records, though others may replace and remove it at the same time.
 
     Raises what read_generation raises.
     """
@@ -95,10 +95,9 @@ def current_generation(layout: Layout, fingerprint: Fingerprint) -> Generation:
 
 
 def load_current(layout: Layout, manifest: Manifest) -> State:
-    """The current state: the current generation and every segment of its line.
+    """Return the current state: the current generation and every segment of its line.
 
-    Needs no lock: if a compaction moved on, and so may have removed files meanwhile, what was read is given
-    up.
+    Needs no lock: if a compaction moved CURRENT, and so may have removed files, everything is read again.
     Raises what load_generation and read_segment raise.
     """
     while True:
@@ -118,7 +117,7 @@ def load_current(layout: Layout, manifest: Manifest) -> State:
 
 
 def load_tagged(layout: Layout, manifest: Manifest, tag: Tag) -> State:
-    """A tagged state. Raises what load_generation and read_segment raise."""
+    """Return a tagged state. Raises what load_generation and read_segment raise."""
     state = _load(layout, manifest, tag.generation)
     for name, segment in read_segments(layout, manifest, tag.segments):
         state.absorb(name, segment)
@@ -133,7 +132,7 @@ def _load(layout: Layout, manifest: Manifest, number: int) -> State:
 
 
 def read_segments(layout: Layout, manifest: Manifest, names: Iterable[str]) -> Iterator[tuple[str, Segment]]:
-    """Segments one after another, a few of them read ahead by other threads."""
+    """Yield segments one after another, a few of them read ahead by other threads."""
     names = list(names)
 
     def read(name: str) -> Segment:
@@ -155,7 +154,7 @@ def read_segments(layout: Layout, manifest: Manifest, names: Iterable[str]) -> I
 
 
 def merge_segment(table: FitTable, segment: Segment) -> None:
-    """Merges a segment into a table. Only what may win is looked at as a whole."""
+    """Merge a segment into a table. Only records that may win are read whole."""
     mine, columns = table.rows, segment.columns
     score, epoch = columns["score"], columns["epoch"]
     hopeful = score <= mine["score"][segment.ids]

@@ -36,7 +36,7 @@ class Tag:
 
 
 def check_tag_name(name: str) -> str:
-    """Raises UnusableNameError."""
+    """Return the name. Raises UnusableNameError."""
     if not _NAME.fullmatch(name):
         raise UnusableNameError(
             f"tag {name!r}: use letters, digits, dots, dashes and underscores, a letter or digit first, "
@@ -50,15 +50,15 @@ def tag_file(name: str) -> str:
 
 
 def write_tag(layout: Layout, tag: Tag) -> bool:
-    """Says whether it wrote: False if there is another tag of that name."""
+    """Write a tag, and return whether it did: False if there is another tag of that name."""
     return layout.files.create(tag_file(tag.name), _to_bytes(tag))
 
 
 @contextmanager
 def pinned(layout: Layout, tag: Tag) -> Iterator[Callable[[], bool]]:
-    """What a tag is going to need is kept meanwhile. Gives a question: whether it still was, up to that moment.
+    """Keep what a tag is going to need. Yield a function that returns whether it is still kept.
 
-    A pin whose maker has died is removed after some time, and so is that of one who takes very long.
+    A pin is removed after some time, whether its writer has died or is only very slow.
     """
     name = f"{TAGS}/{_PIN}{unique()}.json"
     layout.files.write(name, _to_bytes(tag))
@@ -69,7 +69,7 @@ def pinned(layout: Layout, tag: Tag) -> Iterator[Callable[[], bool]]:
 
 
 def all_tags(layout: Layout) -> list[Tag]:
-    """All tags and pins there are. Raises FormatVersionError."""
+    """Return all tags and pins. Raises FormatVersionError."""
     files = [tag_file(name) for name in tag_names(layout)]
     files += [name for name in layout.files.temporaries(TAGS) if name.startswith(f"{TAGS}/{_PIN}")]
 
@@ -84,7 +84,7 @@ def all_tags(layout: Layout) -> list[Tag]:
 
 
 def read_tag(layout: Layout, name: str) -> Tag:
-    """Raises TagNotFoundError, or FormatVersionError if the file is not a tag."""
+    """Return a tag. Raises TagNotFoundError, or FormatVersionError if the file is not a tag."""
     try:
         return read_tag_file(layout, tag_file(name))
     except FileNotFoundError as error:
@@ -106,7 +106,7 @@ def _to_bytes(tag: Tag) -> bytes:
 
 
 def read_tag_file(layout: Layout, file: str) -> Tag:
-    """As read_tag, by the file's name. Raises FileNotFoundError, FormatVersionError."""
+    """Return a tag by its file's name. Raises FileNotFoundError, FormatVersionError."""
     where = layout.files.where(file)
     content = read_sealed(layout.files, file, format_name=FORMAT, version=VERSION)
     generation, segments = content.get("generation"), content.get("segments")
@@ -116,7 +116,7 @@ def read_tag_file(layout: Layout, file: str) -> Tag:
         )
     if any(not is_segment_name(segment) for segment in segments):
         raise FormatVersionError(
-            f"{where}: the tag names something that is no segment; restore it from a backup"
+            f"{where}: expected names of segments, found another name; restore the file from a copy"
         )
     made, writer = content.get("time_ms", 0), content.get("writer", "")
     name = file.rpartition("/")[2].removesuffix(".json")
@@ -124,6 +124,6 @@ def read_tag_file(layout: Layout, file: str) -> Tag:
 
 
 def tag_names(layout: Layout) -> list[str]:
-    """All tags' names, sorted."""
+    """Return all tags' names, sorted."""
     stems = [name.removesuffix(".json") for name in layout.files.children(TAGS) if name.endswith(".json")]
     return sorted(stem for stem in stems if _NAME.fullmatch(stem))

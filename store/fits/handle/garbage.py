@@ -1,7 +1,7 @@
-"""What nobody needs any more, and its removal.
+"""Unneeded files, and their removal.
 
 Safe while others write, compact, restore and tag, because CURRENT never goes back. A generation below the current one can
-only be reached through a tag; whoever made a tag saw its generation current after the tag, or its pin, was there; so tags
+only be reached through a tag; the writer of a tag saw its generation current after the tag, or its pin, was written; so tags
 that are listed after a generation became current are all that can ever need an earlier one. Generations above the current
 one may be about to become it, and are left alone.
 """
@@ -24,7 +24,7 @@ from store.fits.format.tags import all_tags
 
 @dataclass(frozen=True)
 class Unneeded:
-    """generations: numbers and what there is of each; segments: 'FOLDER/FILE'."""
+    """generations: numbers and which files each has; segments: 'FOLDER/FILE'."""
 
     generations: dict[int, set[str]]
     segments: list[str]
@@ -40,7 +40,7 @@ class Unneeded:
 
 
 def unneeded(layout: Layout, current: Generation) -> Unneeded:
-    """What neither the current state nor a tag needs. `current` is, or was, the current generation.
+    """Return what neither the current state nor a tag needs. `current` is, or was, the current generation.
 
     Segments of the current line go only if the current generation has absorbed them: a writer may still be adding to the
     folders of earlier generations.
@@ -58,7 +58,7 @@ def unneeded(layout: Layout, current: Generation) -> Unneeded:
 
 
 def remove_unneeded(layout: Layout, current: Generation) -> list[str]:
-    """Removes what `unneeded` finds, and says what that was. Safe to stop at any moment and to repeat."""
+    """Remove what `unneeded` finds, and return its names. Safe to stop at any moment and to repeat."""
     found = unneeded(layout, current)
     for number in found.generations:
         layout.files.remove_tree(generation_name(number), inventory_name(number))

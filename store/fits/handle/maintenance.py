@@ -1,4 +1,4 @@
-"""What is done to a store as a whole: naming states, going back to them, compacting, and removing what nobody needs."""
+"""Operations on a whole store: tag, restore, compact, and remove unneeded files."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from store.fits.records import ROW
 from store.fits.table import FitTable
 
 GRACE_S = 24 * 3600.0
-"""What is unfinished and was not touched for so long is a dead writer's."""
+"""An unfinished file that was not touched for this long belongs to a dead writer."""
 
 RECORDS_PER_SEGMENT = 1000
-"""Opening a segment takes as long as reading so many records."""
+"""Opening a segment takes as long as reading this many records."""
 WORTH_COMPACTING = 500_000
-"""Records: less than that is opened in a moment, however few the generation holds."""
+"""Records: fewer are opened quickly, however few the generation holds."""
 _ROWS_AT_ONCE = 4096
-"""Records that are copied at once: as long others wait to look some up."""
+"""Records that are copied at once: lookups wait for as long."""
 
 
 def worth_compacting(segments: int, records: int, samples: int) -> bool:
-    """Whether reading the segments has come to take twice as long as reading the generation, or more than a moment.
+    """Return whether reading the segments takes twice as long as reading the generation, and is not quick.
 
     Compacting writes as much as all samples have, so bytes written per update stay within a factor however many updates come.
     """
@@ -48,7 +48,7 @@ def worth_compacting(segments: int, records: int, samples: int) -> bool:
 
 
 class Maintenance:
-    """Operations on the whole store, through one handle. What they promise is said where people call them: FitStore."""
+    """Operations on the whole store, through one handle. FitStore documents what they promise."""
 
     def __init__(self, replica: Replica, follower: Follower, flusher: Flusher) -> None:
         self._replica = replica
@@ -105,7 +105,7 @@ class Maintenance:
             self._tidy()
 
     def _restored(self, state: State, tag: str, before: Generation) -> State | None:
-        """Makes a tagged state current, in place of `before`; None if that is no longer current."""
+        """Make a tagged state current in place of `before`. Return None if that is no longer current."""
         number = claim_generation(self._layout, before.number)
         if number is None:
             return None
@@ -133,7 +133,7 @@ class Maintenance:
                 infos, absorbed = dict(state.infos), frozenset(state.names)
             if not infos and not force:
                 return
-            # Other threads flush meanwhile, as other processes do: what they write is not absorbed, and counts as before.
+            # Other threads may flush now, as other processes do: what they write is not absorbed, and still counts.
             generation = self._compacted(state, infos, absorbed)
             if generation is not None:
                 with replica.disk:
@@ -145,7 +145,7 @@ class Maintenance:
     def _compacted(
         self, state: State, infos: dict[str, tuple[SegmentInfo, int]], absorbed: frozenset[str]
     ) -> Generation | None:
-        """Makes a state current as one generation; None if its generation is no longer current."""
+        """Make a state current as one generation. Return None if its generation is no longer current."""
         old = state.generation
         number = claim_generation(self._layout, old.number)
         if number is None:
@@ -158,18 +158,18 @@ class Maintenance:
         with self._replica.maintenance, self._layout.files.exclusive():
             self._follower.refresh()
             files, generation = self._layout.files, self._replica.state.generation
-            given_up = [
+            abandoned = [
                 name for name in files.stale_claims(grace_s) if name > generation_name(generation.number)
             ]
             if dry_run:
-                return unneeded(self._layout, generation).names + given_up + files.leftovers(grace_s)
-            if given_up:
-                # Their writers may only be slow; but once CURRENT has moved past them, nobody can make them current.
+                return unneeded(self._layout, generation).names + abandoned + files.leftovers(grace_s)
+            if abandoned:
+                # Their writers may only be slow; but once CURRENT has moved past them, they can't become current.
                 self._compact(force=True)
             return self._clean(grace_s)
 
     def _make_current(self, generation: Generation, table: FitTable, old: int) -> bool:
-        """Writes records as a generation and makes that current, if `old` still is; says whether."""
+        """Write records as a generation, make it current if `old` still is, and return whether it did."""
 
         def rows_of(part: slice) -> np.ndarray:
             rows = np.empty(part.stop - part.start, ROW)
@@ -187,20 +187,20 @@ class Maintenance:
             return True
         current = read_current(layout)
         if current < number:
-            # It never was current, and nobody but this handle would make it so.
+            # It was never current, and only this handle could make it so.
             layout.files.remove_tree(generation_name(number), inventory_name(number))
             return False
-        # Perhaps only the answer was lost, and others have gone on from it.
+        # Perhaps only the answer was lost, and others have continued from it.
         past = current_generation(layout, fingerprint).history
         return any(entry.get("generation") == number for entry in past)
 
     def _tidy(self) -> None:
-        """As _clean, after what is done already: a file that can't be removed is there for the next time."""
+        """Clean up after a finished operation: a file that can't be removed now is left for the next time."""
         with suppress(OSError):
             self._clean()
 
     def _clean(self, grace_s: float = GRACE_S) -> list[str]:
-        """Removes what nobody needs."""
+        """Remove unneeded files and leftovers, and return their names."""
         files = self._layout.files
         removed = remove_unneeded(self._layout, self._replica.state.generation)
         leftovers = files.leftovers(grace_s)

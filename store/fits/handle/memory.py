@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Replica:
     """The state in memory, and the updates that wait to be written.
 
-    Three locks, taken in this order. `maintenance` is held by whatever is done to the store as a whole, before the place's own
+    Three locks, taken in this order. `maintenance` is held by operations on the whole store, before the place's own
     lock; `disk` while segments are read or written, one thing at a time, but not while a compaction writes a generation;
-    `memory` while records are looked up or changed, and never while anything waits for a file.
+    `memory` while records are looked up or changed, and never while waiting for a file.
     """
 
     def __init__(
@@ -53,19 +53,19 @@ class Replica:
             return int(np.count_nonzero(self._pending)) + self._in_flight
 
     def get(self, ids: Integer[np.ndarray, "k"]) -> Fits:
-        """Copies of these records. Raises SampleIdError."""
+        """Return copies of these records. Raises SampleIdError."""
         with self.memory:
             return self._state.table.get(ids)
 
     def offer(self, ids: Integer[np.ndarray, "k"], fits: Fits) -> Merged:
-        """Merges; what changed is pending. Raises SampleIdError, RecordError."""
+        """Merge offers; changed records are pending. Raises SampleIdError, RecordError."""
         with self.memory:
             merged = self._state.table.merge(ids, fits)
             self._pending[merged.changed] = True
         return merged
 
     def absorb(self, ids: Integer[np.ndarray, "k"], fits: Fits) -> None:
-        """Merges what is durable already."""
+        """Merge records that are already durable."""
         with self.memory:
             self._state.table.merge(ids, fits)
 
@@ -82,9 +82,9 @@ class Replica:
 
     @contextmanager
     def writing(self, ids: Int64[np.ndarray, "k"]) -> Iterator[np.ndarray]:
-        """Gives copies of these pending records, (k,) of ROW, which are durable afterwards, or after an error pending again.
+        """Yield copies of these pending records, (k,) of ROW. Afterwards they are durable, or after an error pending again.
 
-        What is merged meanwhile is pending, too.
+        Records merged at the same time are pending, too.
         """
         with self.memory:
             rows = take_rows(self._state.table.rows, ids)
@@ -100,12 +100,12 @@ class Replica:
             self._in_flight = 0
 
     def adopt(self, state: State) -> None:
-        """From now on this is the state. It must hold whatever the one before held that was durable."""
+        """Replace the state. The new one must hold every durable record of the old one."""
         with self.memory:
             self._state = state
 
     def follow(self, state: State) -> None:
-        """Adopts what another handle made current; updates that are pending here are merged into it.
+        """Adopt what another handle made current, and merge this handle's pending updates into it.
 
         Raises StaleWriterError if there are some and the state is of another line of history.
         """
@@ -120,7 +120,7 @@ class Replica:
             self._state = state
 
     def go_back(self, state: State) -> None:
-        """Adopts a state that gives up what is pending."""
+        """Adopt a state, and discard pending updates."""
         with self.memory:
             self._pending[:] = False
             self._state = state

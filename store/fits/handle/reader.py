@@ -1,4 +1,4 @@
-"""Keeps one handle of a store up with what the others do to it."""
+"""The reader of a handle: takes in what other handles make durable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Follower:
         self._seen: tuple[int, int] | None = None
 
     def refresh(self) -> None:
-        """Takes in what other handles made durable. Needs no lock of the store's: what a compaction overtakes is read again.
+        """Take in what other handles made durable. Needs no lock: if a compaction overtakes it, it reads again.
 
         Raises StaleWriterError if the store was restored and there are pending updates here; else as load_current does.
         """
@@ -28,7 +28,7 @@ class Follower:
                 replica.follow(load_current(replica.layout, replica.manifest))
 
     def _read_new_segments(self) -> bool:
-        """Says whether the generation in memory was current all the while."""
+        """Return whether the generation in memory stayed current."""
         layout, state = self._replica.layout, self._replica.state
         number = state.generation.number
         if read_current(layout) != number:
@@ -48,7 +48,7 @@ class Follower:
         return True
 
     def current_in_line(self) -> int:
-        """The current generation's number.
+        """Return the current generation's number.
 
         Raises StaleWriterError if it is of another line of history than this handle.
         """
@@ -58,8 +58,8 @@ class Follower:
             generation = current_generation(replica.layout, replica.manifest.fingerprint)
             if generation.line != line:
                 raise replica.stale()
-            # Whoever moved CURRENT may not have made that durable yet; updates written against it must not
-            # be ahead.
+            # The process that moved CURRENT may not have made that durable yet; updates written against it must not
+            # be durable first.
             replica.layout.files.sync()
             number = generation.number
             self._seen = (number, line)

@@ -1,4 +1,4 @@
-"""Makes updates durable: writes them as segments, and acknowledges them once they count."""
+"""The writer of a handle: makes updates durable as segments."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Flusher:
         self._follower = follower
 
     def flush(self) -> int:
-        """Writes everything pending; returns the number of records. What an error left unwritten is still pending.
+        """Write everything pending, and return the number of records. What an error left unwritten is still pending.
 
-        Raises StaleWriterError if the store was restored meanwhile, OSError if the disk refuses.
+        Raises StaleWriterError if the store was restored since, OSError if the disk fails.
         """
         written = 0
         with self._replica.disk:
@@ -39,7 +39,7 @@ class Flusher:
         return written
 
     def reset(self, ids: Integer[np.ndarray, "k"], where: str) -> int:
-        """Retracts the fits of these samples, durably; returns how many had one. Raises as flush and refresh do."""
+        """Retract the fits of these samples, durably, and return how many had one. Raises the errors of flush and refresh."""
         replica = self._replica
         with replica.disk:
             self.flush()
@@ -51,12 +51,12 @@ class Flusher:
             for start in range(0, len(chosen), ROWS_PER_SEGMENT):
                 part = slice(start, start + ROWS_PER_SEGMENT)
                 self._write(chosen[part], fits.take(part).to_rows(), RESET, where)
-            # What was merged meanwhile is pending, and loses here as it will elsewhere.
+            # Updates merged since are pending, and lose here as they will elsewhere.
             replica.absorb(chosen, fits)
         return len(chosen)
 
     def _write(self, ids: Int64[np.ndarray, "k"], rows: np.ndarray, operation: str, where: str = "") -> None:
-        """Writes one segment. On return it is durable, and part of the current state."""
+        """Write one segment. On return it is durable, and part of the current state."""
         replica, layout = self._replica, self._replica.layout
         names = dict(replica.state.runs)
         runs = {code: name for code, name in names.items() if (rows["run"] == np.uint64(code)).any()}
@@ -73,8 +73,7 @@ class Flusher:
                 # A compaction moved on and removed the empty folder of a generation before.
                 if read_current(layout) == number:
                     raise
-        # A restore that came before the segment did has left it behind; one that comes later undoes it
-        # knowingly.
+        # A restore before the segment was written excludes it: then this raises. A later one undoes it.
         self._follower.current_in_line()
         with replica.memory:
             replica.state.note(name, info, len(ids))

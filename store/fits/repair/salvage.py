@@ -111,7 +111,7 @@ def _write(layout: Layout, manifest: Manifest, inventory: Inventory, rows: np.nd
             rows_of=lambda part: rows[part],
         )
     if number is None or not move_current(layout, old.number, number):
-        raise StoreError(f"{layout.location}: another process changed the store meanwhile; try again")
+        raise StoreError(f"{layout.location}: another process changed the store; run the same command again")
     return number
 
 

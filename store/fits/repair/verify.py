@@ -1,4 +1,4 @@
-"""Looks at every byte of a store, and names what is not what was written."""
+"""Verification: reads every byte of a store, and names the files that are damaged or missing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from store.fits.format.tags import read_tag, tag_names
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: the file's name in the store, and what it is."""
+    """A damaged or missing file: its name in the store, and the problem."""
 
     file: str
     problem: str
@@ -37,7 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """What was looked at, and what was found. A store is whole if there are no findings."""
+    """How much was read, and what was found. A store is whole if there are no findings."""
 
     generations: int
     segments: int
@@ -50,16 +50,16 @@ class Verification:
 
 
 def verify(location: str | Path) -> Verification:
-    """Checks every finished file of a store, also those of tags and of generations that are no longer current.
+    """Check every finished file of a store, also those of tags and of generations that are no longer current.
 
     Raises FitStoreNotFoundError if there is no store, FormatVersionError if store.json is damaged: then nothing
-    else can be judged.
+    else can be checked.
     """
     files = open_files(location)
     while True:
         there = set(files.descendants(""))
         found = _verify(files)
-        # What a compaction removes while it is looked at is not damaged.
+        # A file that a compaction removes while it is read is not damaged.
         if found.whole or there <= set(files.descendants("")):
             return found
 
@@ -69,9 +69,9 @@ def _verify(files: Files) -> Verification:
     manifest = read_manifest(layout)
     findings: list[Finding] = []
 
-    def check(file: str, look: Callable[[], object]) -> None:
+    def check(file: str, read: Callable[[], object]) -> None:
         try:
-            look()
+            read()
         except (StoreError, OSError) as error:
             findings.append(Finding(file, " ".join(str(error).split())))
 

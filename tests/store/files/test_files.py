@@ -155,7 +155,7 @@ def test_what_was_written_while_every_answer_was_lost_is_found(s3: S3, objects: 
 @pytest.mark.parametrize(
     ("url", "environment", "error", "said"),
     [
-        ("s3://bucket/x", {"AWS_ACCESS_KEY_ID": "other"}, ObjectStoreAccessError, "refuses access .InvalidAccessKeyId"),
+        ("s3://bucket/x", {"AWS_ACCESS_KEY_ID": "other"}, ObjectStoreAccessError, "denies access .InvalidAccessKeyId"),
         ("s3://elsewhere/x", {}, ObjectStoreError, "has no bucket 'elsewhere'"),
         ("s3://bucket/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, ObjectStoreError, "does not answer"),
         ("s3://Bucket/x", {}, UnusableNameError, "expected a folder or s3://"),
