@@ -31,7 +31,7 @@ ONLY_READ = {
     r"spin-pipe submit ": "needs a cluster; tests/pipelines/cluster/test_submit.py starts one",
     r"spin-pipe .*--address ": "the same",
     r"spin-pipe train-lifter": "a quarter of an hour; tests/pipelines/fitting/test_train_lifter.py runs a short one",
-    r"spin-pipe fetch-data( [a-z_]+)*$": "downloads; tests/pipelines/download/test_fetch.py has a server of its own",
+    r"spin-pipe fetch-data( [a-z_]+)*$": "downloads; tests/pipelines/download has a server of its own",
     r"spin-pipe preprocess .*raw/3dpw": "licensed files; tests/pipelines/preprocessing/test_preprocess.py reads made-up ones",
     r"spin-pipe preprocess --train-files .*--root coco=raw/coco": "the same, of several data sets",
     r"spin-pipe import-fits coco static_fits": "SMPL's bodies; tests/pipelines/exchange/test_exchange_commands.py has some",
