@@ -84,7 +84,7 @@ def test_another_folder(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("ftp://bucket/x", {}, 2, "expected a folder or s3://BUCKET/PREFIX"),
         ("s3://bucket/../x", {}, 2, "expected a folder or s3://BUCKET/PREFIX"),
         ("s3://none/x", {}, 1, "has no bucket 'none'"),
-        ("s3://bucket/x", {"AWS_ACCESS_KEY_ID": "other"}, 1, "refuses access (InvalidAccessKeyId)"),
+        ("s3://bucket/x", {"AWS_ACCESS_KEY_ID": "other"}, 1, "denies access (InvalidAccessKeyId)"),
         ("s3://bucket/x", {"AWS_ACCESS_KEY_ID": "", "AWS_EC2_METADATA_DISABLED": "true"}, 1, "no credentials; set"),
         ("s3://bucket/x", {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, 1, "look at AWS_ENDPOINT_URL and the network"),
     ],
