@@ -7,24 +7,7 @@ import traceback
 
 import click
 
-from pipelines.commands import (
-    demo,
-    evaluation,
-    exchange,
-    fetch,
-    fitting,
-    info,
-    pack,
-    preprocess,
-    quality,
-    report,
-    train,
-)
-from pipelines.commands import store as stores
-from pipelines.commands import submit as cluster
-from pipelines.commands import synth as data
-from pipelines.commands.common import Group
-from pipelines.errors import EXPECTED, UsageError, cause
+from pipelines.commands.lazy import LazyCommands, LazyGroup
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -34,7 +17,88 @@ SETTINGS = {
 }
 
 
-@click.group(cls=Group, context_settings=SETTINGS)
+# Name: where the command is defined, and the first sentence of its help (a test compares).
+COMMANDS = {
+    "synth": (
+        "pipelines.commands.synth:synth",
+        "Make the embedded world: ray-cast people with known bodies, as a COCO data set.",
+    ),
+    "fetch-data": (
+        "pipelines.commands.fetch:fetch_data",
+        "Download the published data files into the data folder: all, or those named.",
+    ),
+    "preprocess": (
+        "pipelines.commands.preprocess:preprocess",
+        "Read raw data sets into data/annotations/NAME.parquet: one by its name, or all there are.",
+    ),
+    "import-annotations": (
+        "pipelines.commands.exchange:import_annotations",
+        "Annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.",
+    ),
+    "pack": (
+        "pipelines.commands.pack:pack",
+        "Pack what training needs of each person's image into one file, which it then reads instead of the images.",
+    ),
+    "info": (
+        "pipelines.commands.info:info",
+        "What there is: data sets and their fits, runs, the body in use; or more about one data set, or one of its samples.",
+    ),
+    "train-lifter": (
+        "pipelines.commands.fitting:train_lifter",
+        "Train the lifter of the body in use, from samples of the pose prior: once, some fifteen minutes on two cores.",
+    ),
+    "fit-static": (
+        "pipelines.commands.fitting:fit_static",
+        "First fits of whole data sets, into data/fits/.",
+    ),
+    "import-fits": (
+        "pipelines.commands.exchange:import_fits",
+        "Bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.",
+    ),
+    "quality": (
+        "pipelines.commands.quality:quality",
+        "How good the fits are: verdicts and their reasons, losses, scores, coverage, and which starts won.",
+    ),
+    "train": (
+        "pipelines.commands.train:train",
+        "Train the network with SMPLify in the loop (SPIN), on Ray Train; better fits go back into the store.",
+    ),
+    "eval": (
+        "pipelines.commands.evaluation:evaluate",
+        "Measure a checkpoint, fits, or a result file: MPJPE, PA-MPJPE, per-vertex error, PCK, masks, parts.",
+    ),
+    "compare": (
+        "pipelines.commands.evaluation:compare",
+        "Compare two results of `spin-pipe eval` (their .json): are they comparable, and do they differ by more than chance?",
+    ),
+    "demo": (
+        "pipelines.commands.demo:demo",
+        "Bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).",
+    ),
+    "export-fits": (
+        "pipelines.commands.exchange:export_fits",
+        "Fits for other programs; by default SPIN's final fits: pose (N, 72), betas (N, 10), valid_fit (N), in sample order.",
+    ),
+    "export-annotations": (
+        "pipelines.commands.exchange:export_annotations",
+        "Annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.",
+    ),
+    "store": (
+        "pipelines.commands.store:store",
+        "Look after the stores of fits.",
+    ),
+    "report": (
+        "pipelines.commands.report:report",
+        "One HTML page: fits to filter, sort and look at, before and after training; curves, numbers, timings.",
+    ),
+    "submit": (
+        "pipelines.commands.submit:submit",
+        "Run a spin-pipe COMMAND as a job on a running Ray cluster, and follow its log.",
+    ),
+}
+
+
+@click.group(cls=LazyGroup, context_settings=SETTINGS)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="spin-pipe")
 def cli(debug: bool) -> None:
@@ -53,13 +117,8 @@ def cli(debug: bool) -> None:
     """
 
 
-for command in (
-    data.synth, fetch.fetch_data, preprocess.preprocess, exchange.import_annotations, pack.pack, info.info,
-    fitting.train_lifter, fitting.fit_static, exchange.import_fits, quality.quality, train.train, evaluation.evaluate,
-    evaluation.compare, demo.demo, exchange.export_fits, exchange.export_annotations, stores.store, report.report,
-    cluster.submit,
-):  # fmt: skip
-    cli.add_command(command)
+cli.commands = LazyCommands({name: where for name, (where, _) in COMMANDS.items()})
+cli.summaries = {name: summary for name, (_, summary) in COMMANDS.items()}
 
 _INTERRUPTED = (
     "interrupted; run the same command again to go on (train: with --resume, once it has a checkpoint)"
@@ -83,6 +142,9 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> None:
+    # Imported here since it imports spin and store, which --help does without.
+    from pipelines.errors import EXPECTED, UsageError, cause
+
     if "--debug" in sys.argv:
         traceback.print_exc()
     known = cause(error)

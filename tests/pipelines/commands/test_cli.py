@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipelines.cli import cli
+from pipelines.cli import COMMANDS, cli
 from pipelines.commands.common import training_datasets
 from pipelines.errors import StageError, cause
 from pipelines.folders import DataFolder
@@ -26,6 +28,24 @@ def test_help_of_everything_has_an_example(run) -> None:
         shown = run("preprocess", dataset, "--help").out
         assert "ROOT/" in shown
         assert "Example" in shown
+
+
+def test_help_lines_in_the_table_are_those_of_the_commands() -> None:
+    for name, (where, summary) in COMMANDS.items():
+        command = cli.commands[name]
+        assert command.name == name
+        assert command.get_short_help_str(1000) == summary, where
+
+
+def test_help_imports_no_command() -> None:
+    heavy = ("torch", "ray", "zarr", "numpy", "pipelines.commands.train", "pipelines.commands.common")
+    code = (
+        "import sys; from pipelines.cli import cli; cli.main(['--help'], standalone_mode=False);"
+        f"assert not [name for name in {heavy} if name in sys.modules]"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "fit-static" in ended.stdout
 
 
 WRONG = {
