@@ -9,9 +9,9 @@ The file (little-endian), written whole or not at all:
     length of the footer, its CRC-32        uint32 each
     SPINCROP                                8 bytes
 
-So a crop is found by its row's number, and read without reading another. A row without a crop has size 0, and its reason in the
-footer. The footer vouches for the index and the index for each JPEG, so damage is found before it is believed: not so with an
-Arrow file mapped into memory, where a flipped bit in an offset ends the process.
+So a crop is found by its row's number, and read alone. A row without a crop has size 0, and its reason in the
+footer. The footer has the checksum of the index, and the index that of each JPEG, so damage is found before it is used. In an Arrow file mapped
+into memory a flipped bit in an offset would end the process.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _REMEDY = "make it again with `spin-pipe pack`"
 
 @dataclass(frozen=True)
 class MadeFor:
-    """What training may ask of the crops: sharp at `crop_px`, with all that augmentations of these spreads can reach."""
+    """What the crops were made for: sharp at `crop_px`, with all that augmentations of these spreads can reach."""
 
     crop_px: int
     scale: float  # largest change of the box's side, a share
@@ -105,7 +105,7 @@ class CropsWriter:
     def close(self, content: dict[str, Any]) -> None:
         """Finish the file. Raises CropsError if rows are missing, or too many."""
         if self._written != self._rows:
-            raise CropsError(f"packed crops: {self._written} rows of {self._rows} were given")
+            raise CropsError(f"packed crops: {self._written} rows of {self._rows} were added")
         index = self._index.tobytes()
         footer = {
             "format": FORMAT,
@@ -152,7 +152,7 @@ class PackedCrops:
     """The crops of one data set. Any number of threads and processes may read the same file."""
 
     def __init__(self, path: Path) -> None:
-        """CropsError if the file is missing, damaged or of another format."""
+        """Open the file. Raises CropsError if the file is missing, damaged or of another format."""
         self.path = path
         try:
             self._content = np.memmap(path, np.uint8, "r")
@@ -177,7 +177,7 @@ class PackedCrops:
             raise CropsError(f"{path}: damaged packed crops ({error}); {_REMEDY}") from error
 
     def _footer(self) -> tuple[dict[str, Any], int]:
-        """The footer, and how many bytes it takes with what follows it."""
+        """Return the footer, and how many bytes it takes with what follows it."""
         content, end = self._content, _END.size
         if content.size < len(MAGIC) + end or content[: len(MAGIC)].tobytes() != MAGIC:
             raise CropsError(f"{self.path}: not packed crops, or damaged; {_REMEDY}")
@@ -197,7 +197,7 @@ class PackedCrops:
         return self._rows
 
     def require(self, annotations: str) -> None:
-        """CropsError unless these are the crops of the annotations with this content hash."""
+        """Raise CropsError unless these are the crops of the annotations with this content hash."""
         if self.annotations != annotations:
             raise CropsError(
                 f"{self.path}: packed from other annotations of {self.dataset!r} than there are now; run "
@@ -205,7 +205,7 @@ class PackedCrops:
             )
 
     def get(self, row: int) -> PackedCrop | str:
-        """The crop of a row, or why there is none. CropsError if its bytes are not those that were written."""
+        """Return the crop of a row, or why there is none. Raises CropsError if it is damaged."""
         if not 0 <= row < self._rows:
             raise CropsError(f"{self.path}: no row {row}; there are {self._rows}")
         if row in self.problems:
@@ -220,5 +220,5 @@ class PackedCrops:
 
 
 def packing_summary(path: str | Path) -> PackingSummary:
-    """What packing cost and saved, from the file. CropsError if it is missing, damaged or of another format."""
+    """Return what packing cost and saved, from the file. Raises CropsError if it is missing, damaged or of another format."""
     return PackedCrops(Path(path)).summary

@@ -63,7 +63,7 @@ def write_columns(path: Path, content: Content) -> None:
 
 
 def read_columns(path: Path) -> Content:
-    """Raises AnnotationsNotFoundError, or AnnotationError if it is no file of annotations, or damaged."""
+    """Read a file. Raises AnnotationsNotFoundError, or AnnotationError if it is no file of annotations, or damaged."""
     if not path.is_file():
         raise AnnotationsNotFoundError(f"{path}: no such annotations; make them with `spin-pipe preprocess`")
     try:

@@ -130,7 +130,7 @@ class Annotations:
 
     @classmethod
     def read(cls, path: str | Path) -> Annotations:
-        """Raises AnnotationsNotFoundError, or AnnotationError if it is no file of annotations, or damaged."""
+        """Read a file. Raises AnnotationsNotFoundError, or AnnotationError if it is no file of annotations, or damaged."""
         content = read_columns(Path(path))
         name, image_root = content.metadata.get("dataset", ""), content.metadata.get("image_root", "")
         return cls(name=name, image_root=image_root, **content.columns)

@@ -32,7 +32,7 @@ def export_bedlam(
     *,
     body: str = "",
 ) -> None:
-    """The fits of some samples, in their order, with the cameras and projected joints (px of the image) that belong to them.
+    """Write the fits of some samples, in their order, with their cameras and projected joints (px of the image).
 
     There is one camera a row and no world, so that the world's pose and place are the camera's.
     """
@@ -58,7 +58,7 @@ def export_bedlam(
 
 
 def read_bedlam(path: Path) -> StaticFits:
-    """Bodies of SMPL's 24 joints with the samples they are of; a file of SMPL-X's raises ExchangeError."""
+    """Return bodies of SMPL's 24 joints with the samples they are of; a file of SMPL-X's raises ExchangeError."""
     wanted = (
         "imgname", "center", "scale", "pose_cam", "shape", "trans_cam", "cam_ext", "cam_int", io.BODY_KEY,
     )  # fmt: skip

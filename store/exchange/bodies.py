@@ -21,7 +21,7 @@ NO_BODY = "no body in the file"
 
 @dataclass(frozen=True)
 class SampleKeys:
-    """Which samples the rows of a file mean, where they don't follow the data set's order: image and box.
+    """Which samples the rows of a file belong to, where they don't follow the data set's order: image and box.
 
     image: as the file names it; center_px, in the original image; scale: box side / 200 px; annotation: COCO's id, or 0.
     """
@@ -58,7 +58,7 @@ class StaticFits:
 
 
 def export_final_fits(path: str | Path, fits: Fits, valid: Bool[np.ndarray, "n"], *, body: str = "") -> None:
-    """SPIN's final fits: .npz with pose (n, 72), betas (n, 10) and valid_fit (n,), in sample order; atomic.
+    """Write SPIN's final fits: .npz with pose (n, 72), betas (n, 10) and valid_fit (n,), in sample order; atomic.
 
     ExchangeError if `valid` does not fit or the path does not end in .npz.
     """
@@ -73,13 +73,13 @@ def export_final_fits(path: str | Path, fits: Fits, valid: Bool[np.ndarray, "n"]
 
 
 def export_static_fits(path: str | Path, fits: Fits) -> None:
-    """<dataset>_fits.npy, float32 (n, 82): pose, then betas. A sample without a fit is a row of zeros."""
+    """Write <dataset>_fits.npy, float32 (n, 82): pose, then betas. A sample without a fit is a row of zeros."""
     there = (fits.source != Source.NONE)[:, None]
     io.write_npy(Path(path), np.where(there, np.concatenate([fits.pose, fits.betas], 1), np.float32(0)))
 
 
 def export_mview_fits(path: str | Path, fits: Fits, valid: Bool[np.ndarray, "n"], *, body: str = "") -> None:
-    """pose (n, 72), shape (n, 10), has_smpl (n,), as mpi-inf-3dhp_mview_fits.npz has them."""
+    """Write pose (n, 72), shape (n, 10), has_smpl (n,), as mpi-inf-3dhp_mview_fits.npz has them."""
     arrays = {"pose": fits.pose, "shape": fits.betas, "has_smpl": valid.astype(np.uint8)}
     io.write_npz(Path(path), arrays | _named(body))
 
@@ -110,7 +110,7 @@ def require_rows(path: Path, found: StaticFits, samples: int) -> None:
 
 
 def read_static(path: Path) -> StaticFits:
-    """<dataset>_fits.npy."""
+    """Return the bodies of <dataset>_fits.npy."""
     expected = f"an .npy array (n, 82): {ROW_FORMATS}"
     rows = io.read_array(path, expected)
     if rows.ndim != 2 or rows.shape[1] != 82:
@@ -120,7 +120,7 @@ def read_static(path: Path) -> StaticFits:
 
 
 def read_final(path: Path) -> StaticFits:
-    """Final fits."""
+    """Return the bodies of final fits."""
     names = ("pose", "betas", "valid_fit")
     arrays = io.read_arrays(path, (*names, io.BODY_KEY), ROW_FORMATS)
     if not set(names) <= set(arrays):
@@ -131,7 +131,7 @@ def read_final(path: Path) -> StaticFits:
 
 
 def read_mview(path: Path) -> StaticFits:
-    """pose, shape and has_smpl; of SPIN's data set files also which samples they are."""
+    """Return the bodies of pose, shape and has_smpl; of SPIN's data set files also which samples they are."""
     expected = "an .npz with pose (n, 72), shape (n, 10) and, where not all rows have a body, has_smpl (n,)"
     wanted = ("pose", "shape", "has_smpl", "imgname", "center", "scale", io.BODY_KEY)
     arrays = io.read_arrays(path, wanted, expected)
@@ -166,7 +166,7 @@ def pose_and_betas(
 def keys_of(
     path: Path, arrays: dict[str, np.ndarray], count: int, *, scale_px: float = 1.0
 ) -> SampleKeys | None:
-    """Image and box of each row, where a file has them. `scale_px`: what its scales are to be divided by."""
+    """Return image and box of each row, where a file has them. `scale_px`: the divisor of its scales."""
     if not {"imgname", "center", "scale"} <= set(arrays):
         return None
     scale = arrays["scale"]

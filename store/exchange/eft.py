@@ -54,7 +54,7 @@ def export_eft(
     *,
     body: str,
 ) -> None:
-    """The bodies of some samples, in their order; atomic. `body`, whose they are, goes into `meta` and `smpltype`."""
+    """Write the bodies of some samples, in their order; atomic. `body`, their body model, goes into `meta` and `smpltype`."""
     names = _image_names(annotations.image)
     ids = annotation_ids(annotations)
 
@@ -79,7 +79,7 @@ def export_eft(
 
 
 def _image_names(images: list[str]) -> list[str]:
-    """Base names, as the format has them; the whole path where two images share one."""
+    """Return base names, as the format has them; the whole path where two images share one."""
     owners: dict[str, set[str]] = {}
     for image in images:
         owners.setdefault(PurePosixPath(image).name, set()).add(image)
@@ -87,13 +87,16 @@ def _image_names(images: list[str]) -> list[str]:
 
 
 def read_eft(path: Path) -> StaticFits:
-    """ExchangeError if it is not EFT's, or no object in it is; one that can't be used is listed in `problems`."""
+    """Return the fits in a file; `problems` lists objects that can't be used.
+
+    Raises ExchangeError if the file is not EFT's, or no object can be used.
+    """
     content = io.read_json(path, EXPECTED, _kept)
     people = content.get("data") if isinstance(content, dict) else None
     if not isinstance(people, list) or not people or not all(isinstance(p, _Person) for p in people):
         raise io.unusable(path, f"expected {EXPECTED}; {_found(content)}")
     if all(person.problem for person in people):
-        raise io.unusable(path, f"expected {EXPECTED}; no entry is; the first: {people[0].problem}")
+        raise io.unusable(path, f"expected {EXPECTED}; found no usable entry; the first: {people[0].problem}")
     rotations = np.stack([person.rotations for person in people])
     numbers = np.stack([person.numbers for person in people])
     keys = SampleKeys(
@@ -115,7 +118,7 @@ def read_eft(path: Path) -> StaticFits:
 
 
 def _kept(entry: dict[str, Any]) -> Any:
-    """A person as arrays, so that a file of tens of thousands fits into memory; any other object unchanged."""
+    """Return a person as arrays, so that a file of tens of thousands fits into memory; any other object unchanged."""
     if "parm_pose" not in entry:
         return entry
     try:

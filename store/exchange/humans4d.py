@@ -31,7 +31,7 @@ _SIDE_PX = 200.0
 def export_humans4d(
     path: str | Path, annotations: Annotations, fits: Fits, valid: Bool[np.ndarray, "n"], *, body: str = ""
 ) -> None:
-    """All samples with their keypoints; bodies where they are valid. The face's annotated keypoints fill OpenPose's gaps."""
+    """Write all samples with keypoints, and valid bodies. The face's annotated keypoints fill OpenPose's gaps."""
     openpose, superset = annotations.keypoints_px[:, OPENPOSE].copy(), annotations.keypoints_px[:, SUPERSET]
     face, theirs = superset[:, _FACE_IN_SUPERSET], openpose[:, _FACE_IN_OPENPOSE]
     openpose[:, _FACE_IN_OPENPOSE] = np.where(theirs[..., 2:] > 0, theirs, face)
@@ -56,7 +56,7 @@ def export_humans4d(
 
 
 def read_humans4d_bodies(path: Path) -> StaticFits:
-    """Bodies, with the samples they are of. has_body_pose and has_betas may be missing: then every row has one."""
+    """Return bodies, with the samples they are of. has_body_pose and has_betas may be missing: then every row has one."""
     wanted = (
         "imgname",
         "center",
@@ -82,7 +82,7 @@ def read_humans4d_bodies(path: Path) -> StaticFits:
 
 
 def read_humans4d_samples(path: Path) -> SampleRows:
-    """The people of such a file; keypoints that it does not have have confidence 0."""
+    """Return the people in a file; keypoints that the format lacks have confidence 0."""
     shapes = {
         "body_keypoints_2d": (25, 3), "extra_keypoints_2d": (_EXTRA, 3),
         "body_keypoints_3d": (25, 4), "extra_keypoints_3d": (_EXTRA, 4),

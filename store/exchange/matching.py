@@ -1,4 +1,4 @@
-"""Which samples of a data set the rows of another program's file are: by COCO's annotation id, or by image and box."""
+"""Matches rows of another program's file with samples of a data set: by COCO's annotation id, or by image and box."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _COCO_SOURCE = re.compile(r"annotation (\d{1,18})")
 
 
 def annotation_ids(annotations: Annotations) -> Int64[np.ndarray, "n"]:
-    """COCO's annotation id of each row, 0 where it has none."""
+    """Return COCO's annotation id of each row, 0 where it has none."""
     found = [_COCO_SOURCE.fullmatch(source) for source in annotations.source]
     return np.array([int(match[1]) if match else 0 for match in found], np.int64)
 
@@ -29,7 +29,7 @@ def annotation_ids(annotations: Annotations) -> Int64[np.ndarray, "n"]:
 def match_samples(
     keys: SampleKeys, annotations: Annotations
 ) -> tuple[Int64[np.ndarray, "k"], dict[int, str]]:
-    """The sample of each row, -1 where there is none, with the reason. No sample is given to two rows."""
+    """Return the sample of each row, -1 where there is none, with the reason. No two rows get the same sample."""
     sample = np.full(len(keys.image), -1, np.int64)
     problems: dict[int, str] = {}
     by_id = {int(key): row for row, key in enumerate(annotation_ids(annotations)) if key}
@@ -57,7 +57,7 @@ def _name(image: str) -> str:
 
 
 def _places(annotations: Annotations) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Samples by whole path, and by the name of the file; formats keep the one or the other."""
+    """Return samples by whole path, and by the name of the file; formats hold one or the other."""
     whole: dict[str, list[int]] = {}
     short: dict[str, list[int]] = {}
     for row, image in enumerate(annotations.image):
@@ -69,7 +69,7 @@ def _places(annotations: Annotations) -> tuple[dict[str, list[int]], dict[str, l
 def _match_image(
     keys: SampleKeys, annotations: Annotations, rows: list[int], samples: list[int], out: np.ndarray
 ) -> None:
-    """The nearest boxes of one image to each other, nearest first."""
+    """Return pairs of the nearest boxes in one image, nearest first."""
     if not samples:
         return
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

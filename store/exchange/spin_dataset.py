@@ -1,4 +1,4 @@
-"""SPIN's data set .npz: what is known of each person, with the published names. Pixels of the original image, metres."""
+"""SPIN's data set .npz: each person's annotations, under the published names. Pixels of the original image, metres."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Where bytes are kept: a folder or an object store, behind one protocol."""
+"""Files in a folder or an object store, behind one protocol."""

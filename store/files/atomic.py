@@ -96,10 +96,10 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _sync_tree(folder: Path) -> None:
-    def refuse(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise error
 
-    for parent, _, files in os.walk(folder, topdown=False, onerror=refuse):
+    for parent, _, files in os.walk(folder, topdown=False, onerror=fail):
         for name in files:
             descriptor = os.open(os.path.join(parent, name), os.O_RDONLY)
             try:

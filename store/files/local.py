@@ -136,7 +136,7 @@ class LocalFiles:
         before = time.time() - older_than_s
         for folder in self.children("segments"):
             for name in self.temporaries(f"segments/{folder}"):
-                with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                with contextlib.suppress(FileNotFoundError):  # finished since
                     if (self.root / name).stat().st_mtime <= before:
                         found.append(name)
         return sorted(found)

@@ -31,7 +31,7 @@ _FIRST_RETRIES, _RETRIES = 3, 10
 _FIRST_BACKOFF, _LONGEST_BACKOFF = timedelta(seconds=0.1), timedelta(seconds=10)
 _TIMEOUT = timedelta(seconds=120)  # of one request: a chunk has up to 19 MB
 
-# Where credentials may come from besides the files of `aws configure`: obstore looks there by itself.
+# Sources of credentials besides the files of `aws configure`: obstore reads them by itself.
 _KEYS = ("AWS_ACCESS_KEY_ID", "AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_SKIP_SIGNATURE")
 _ROLES = ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI")
 _IN_FILE = {
@@ -43,7 +43,7 @@ _NO_CREDENTIALS = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_K
 
 
 class ObjectClient:
-    """Gives obstore's functions a bucket's prefix to work on, and turns their errors into ours."""
+    """A bucket's prefix for obstore's functions. Turns their errors into those of this package."""
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self.location = f"s3://{bucket}/{prefix}".rstrip("/")
@@ -53,7 +53,7 @@ class ObjectClient:
 
     @contextmanager
     def asking(self, name: str) -> Iterator[S3Store]:
-        """Errors that answer a condition (AlreadyExistsError, PreconditionError) stay as they are.
+        """Errors that answer a condition (AlreadyExistsError, PreconditionError) stay unchanged.
 
         Raises FileNotFoundError, ObjectStoreError, ObjectStoreAccessError.
         """

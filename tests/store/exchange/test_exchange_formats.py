@@ -218,7 +218,7 @@ def test_what_is_no_file_of_fits_is_named(written: dict[str, Path], tmp_path: Pa
         ('{"people": []}', "found an object with people"),
         ('{"data": []}', "its list is empty"),
         ('{"data": [{"id": 3}]}', "found other entries"),
-        ('{"data": [{"parm_pose": [[1]]}]}', "no entry is; the first: it has no 'parm_shape'"),
+        ('{"data": [{"parm_pose": [[1]]}]}', "found no usable entry; the first: it has no 'parm_shape'"),
         ('{"annotations": [], "data": 3}', "found an object with annotations, data"),
     ],
 )
