@@ -9,9 +9,9 @@ The file (little-endian), written whole or not at all:
     length of the footer, its CRC-32        uint32 each
     SPINCROP                                8 bytes
 
-So a crop is found by its row's number, and read alone. A row without a crop has size 0, and its reason in the
-footer. The footer has the checksum of the index, and the index that of each JPEG, so damage is found before it is used. In an Arrow file mapped
-into memory a flipped bit in an offset would end the process.
+So a crop is found by its row's number, and read alone. A row without a crop has size 0, and its reason in the footer. The
+footer has the checksum of the index, and the index that of each JPEG, so damage is found before it is used. In an Arrow file
+mapped into memory a flipped bit in an offset would end the process.
 """
 
 from __future__ import annotations
