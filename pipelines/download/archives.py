@@ -74,7 +74,7 @@ class ByHand:
 BY_HAND = (
     ByHand(
         "SMPL, neutral (basicModel_neutral_lbs_10_207_0_v1.0.0.pkl)", "smplify.is.tue.mpg.de", "SMPL_NEUTRAL.pkl",
-        "everything then runs on SMPL; it needs the archive 'data' beside it",
+        "everything then runs on SMPL; it needs the archive 'data' next to it",
     ),
     ByHand("SMPL, female (basicModel_f_lbs_10_207_0_v1.0.0.pkl)", "smpl.is.tue.mpg.de", "SMPL_FEMALE.pkl", "3DPW"),
     ByHand("SMPL, male (basicmodel_m_lbs_10_207_0_v1.0.0.pkl)", "smpl.is.tue.mpg.de", "SMPL_MALE.pkl", "3DPW"),
@@ -98,7 +98,7 @@ _UNPACKING = ".tmp-"  # beginning of a folder that an archive is unpacked into
 
 
 def record_of(data: Path, archive: Archive) -> Fetched | None:
-    """What an earlier run noted, if all that it put there is still there."""
+    """Return what an earlier run noted, if all its files are still there."""
     try:
         noted = json.loads(_record(data, archive).read_text())
         files, kept = tuple(map(str, noted["files"])), tuple(map(str, noted["kept"]))
@@ -118,10 +118,10 @@ def fetch(
     again: bool = False,
     pause_s: float = 0.5,
 ) -> Fetched:
-    """Downloads an archive from the first of `base_urls` that has it whole, and unpacks it; nothing if that is done.
+    """Download an archive from the first of `base_urls` that has it whole, and unpack it. Do nothing if that is done.
 
-    Its files appear only when all of it was found good. Files that are there and differ are kept, unless `again`.
-    `checksums`: SHA-256 (hex) by file name. StageError with what is wrong at each address.
+    Its files appear only when the whole archive is good. Files that are there and differ stay, unless `again`.
+    `checksums`: SHA-256 (hex) by file name. Raise StageError with what is wrong at each address.
     """
     folder = _record(data, archive).parent
     folder.mkdir(parents=True, exist_ok=True)
@@ -163,7 +163,7 @@ def _fetch(
 
 
 def read_checksums(path: Path) -> dict[str, str]:
-    """SHA-256 by file name, of lines as `sha256sum` writes them. UsageError if it is no such file."""
+    """Return SHA-256 by file name, from lines as `sha256sum` writes them. Raise UsageError for another file."""
     out = {}
     try:
         for line in filter(None, map(str.strip, path.read_text().splitlines())):
@@ -189,14 +189,14 @@ def _verified(part: Path, archive: Archive, expected: str | None) -> str:
         raise StageError(f"is another file: SHA-256 {sha256}, expected {expected}")
     # Of torch.save: a ZIP archive, or before 2020 a pickle. It is not unpickled here.
     if not archive.is_packed and not head.startswith((b"PK\x03\x04", b"\x80\x02")):
-        raise StageError("is no PyTorch checkpoint")
+        raise StageError("is not a PyTorch checkpoint")
     return sha256
 
 
 def _install(
     part: Path, data: Path, archive: Archive, again: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Files that are in place now, and those that were there and are kept."""
+    """Move the files into place. Return them, and those that were there, differ and stay."""
     with tempfile.TemporaryDirectory(prefix=_UNPACKING, dir=part.parent) as temporary:
         loose = Path(temporary)
         if archive.is_packed:

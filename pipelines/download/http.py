@@ -30,7 +30,7 @@ Update = Callable[[int, int], None]
 
 
 class DownloadError(StageError):
-    """A file can't be had from a place; what there is of it stays."""
+    """A file can't be downloaded from an address; the part that came stays."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Interrupted(Exception):
 
 
 def checked_url(url: str) -> str:
-    """UsageError if it is no address of the web."""
+    """Return the address. Raise UsageError unless it begins with http:// or https://."""
     try:
         parts = urlsplit(url)
         if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
@@ -60,10 +60,10 @@ def checked_url(url: str) -> str:
 def download(
     url: str, path: Path, update: Update, *, pause_s: float = PAUSE_S, timeout_s: float = TIMEOUT_S
 ) -> None:
-    """Fills `path`, which may hold the beginning of the file from an earlier run.
+    """Fill `path`, which may hold the beginning of the file from an earlier run.
 
-    A beginning is kept if the server says that it is of the same file, else it starts anew. DownloadError if the server has
-    no such file, or stops answering; then what there is stays for the next time.
+    A beginning is kept if the server confirms that it is of the same file; else start again. Raise DownloadError if the
+    server has no such file, or stops answering; the beginning then stays for the next time.
     """
     checked_url(url)
     silent, furthest = 0, _size(path)
@@ -81,7 +81,7 @@ def download(
 
 
 def _continue(url: str, path: Path, update: Update, timeout_s: float) -> None:
-    """One request. _Interrupted if the file isn't complete afterwards, but may be after another."""
+    """Make one request. Raise _Interrupted if another may complete the file."""
     beginning = _beginning(path)
     have = _size(path) if beginning and beginning.url == url and beginning.validator else 0
     headers = {"User-Agent": _AGENT, "Accept-Encoding": "identity"}
@@ -120,7 +120,7 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _accept(url: str, path: Path, have: int, answer: Any) -> int:
-    """Makes `path` ready for what the server sends; the whole file's size, 0 if unknown."""
+    """Prepare `path` for what the server sends. Return the whole file's size, 0 if unknown."""
     headers = answer.headers
     validator = headers.get("ETag") or headers.get("Last-Modified") or ""
     if validator.startswith("W/"):
@@ -177,6 +177,6 @@ def _beginning(path: Path) -> _Beginning | None:
 
 
 def forget(path: Path) -> None:
-    """Removes a file, or the beginning of one, with what is noted of it."""
+    """Remove a file, or the beginning of one, with what is noted of it."""
     path.unlink(missing_ok=True)
     _beside(path).unlink(missing_ok=True)

@@ -44,7 +44,7 @@ def imagenet_weights(data: DataFolder, backbone: str, *, place: str = PLACE, fil
             download_url_to_file(url, str(path), prefix)
         except RuntimeError as error:
             raise DownloadError(
-                f"{url}: what came is another file, its SHA-256 doesn't begin as its name says; try again"
+                f"{url}: what came is another file, its SHA-256 doesn't begin as its name does; try again"
             ) from error
         except (OSError, HTTPException) as error:
             raise DownloadError(

@@ -47,7 +47,7 @@ class PackConfig:
 
 
 def made_for(crop_px: int, augmentation: AugmentationConfig) -> MadeFor:
-    """What a training with these settings asks of packed crops."""
+    """Return what a training with these settings asks of packed crops."""
     return MadeFor(crop_px, augmentation.scale, min(180.0, 2 * augmentation.rotation_deg))
 
 
@@ -114,7 +114,7 @@ class _Packer:
     def _difference(
         self, whole: Encoded, row: CropRow, center: np.ndarray, scale: float, at: int
     ) -> np.ndarray:
-        """Between this row's crop of a training's first epoch from the packed crop and from the image, grey levels."""
+        """Return how far this row's crop of the first epoch differs between packed crop and image, in grey levels."""
         a = sample_augmentations(0, 0, [f"{self.dataset}:{at}"], self.config.augmentation)
         packed = Encoded.of(row.jpeg or b"", "packed")
         box, turn = (center, scale * a.scale.item()), a.rotation_deg.item()
@@ -133,7 +133,7 @@ def pack(
     workers: int | None = None,
     address: str | None = None,
 ) -> PackingSummary:
-    """Packs a preprocessed data set. StageError if no image could be read; an earlier file then stays."""
+    """Pack a preprocessed data set. Raise StageError if no image could be read; an earlier file then stays."""
     annotations = Annotations.read(data.annotations(name))
     packer = _Packer(Path(annotations.image_root), name, config)
     summary: dict[str, Any] = {}
@@ -191,9 +191,9 @@ def _tasks(annotations: Annotations) -> Iterator[_Rows]:
 
 
 def open_crops(data: DataFolder, name: str, annotations: Annotations, needed: MadeFor) -> PackedCrops | None:
-    """The data set's packed crops, or None if it has none.
+    """Return the data set's packed crops, or None if it has none.
 
-    CropsError if they are of other annotations, UsageError if they were made for less than is needed.
+    Raise CropsError if they are of other annotations, UsageError if they were made for less than is needed.
     """
     path = data.crops(name)
     if not path.is_file():
@@ -215,7 +215,7 @@ def open_crops(data: DataFolder, name: str, annotations: Annotations, needed: Ma
 
 
 def outdated(data: DataFolder, name: str) -> bool:
-    """Whether the data set has packed crops that training would refuse, since they are of other annotations."""
+    """Return whether training would reject the data set's packed crops, since they are of other annotations."""
     path = data.crops(name)
     if not path.is_file():
         return False

@@ -1,4 +1,4 @@
-"""Raw data set to annotations: a reader's people, their images checked, in one Parquet file; rejections in a list beside it.
+"""Raw data set to annotations: a reader's people, their images checked, in one Parquet file; rejections in a list next to it.
 
 The parts of a data set are read by all cores. Each comes back as a block of arrays, not as objects, so that hundreds of
 thousands of people fit into memory.
@@ -84,7 +84,7 @@ def preprocess(
     address: str | None = None,
     decode: bool = False,
 ) -> PreprocessSummary:
-    """Reads, checks and writes one data set. StageError if nothing in it is usable; an earlier result then stays.
+    """Read, check and write one data set. Raise StageError if nothing in it is usable; an earlier result then stays.
 
     `decode`: decode every image, to find damage that its header and its end don't show.
     """
@@ -188,7 +188,7 @@ def _provenance(dataset: Dataset, options: ReaderOptions) -> dict[str, str]:
 
 
 def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
-    """Why each person can't become a row, or ''. Readers give better reasons where they can; nothing passes both."""
+    """Return why each person can't become a row, or ''. Readers give better reasons where they can; nothing passes both."""
     if not people:
         return []
     box = np.array([[*p.center_px, p.scale] for p in people], np.float64)
@@ -210,13 +210,13 @@ def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
             np.abs(box[row, :2] - np.array(image.size_px) / 2)
             >= 100 * box[row, 2] + np.array(image.size_px) / 2
         ).any():
-            out.append(f"its box lies outside the image ({image.size_px[0]} × {image.size_px[1]} px)")
+            out.append(f"its box is outside the image ({image.size_px[0]} × {image.size_px[1]} px)")
         elif not numbers[row]:
             out.append("a keypoint is not a number")
         elif not sure[row]:
             out.append("a keypoint's confidence is outside 0..1")
         elif not all(map(is_text, (person.image, person.source))):
-            out.append("its image or its name is no text that can be written")
+            out.append("its image or its name can't be written as text")
         elif not all(np.isfinite(part).all() for part in known if part is not None):
             out.append("its true body is not a number")
         else:
@@ -225,7 +225,7 @@ def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
 
 
 def _columns(people: list[Person], bodies: frozenset[str]) -> dict[str, Any]:
-    """`bodies`: poses and betas of another body mean something else, and are left out."""
+    """Return people as columns. `bodies`: poses and betas of other bodies mean something else, and are dropped."""
     out: dict[str, Any] = {
         key: np.zeros((len(people), *column.shape), column.dtype) for key, column in ARRAYS.items()
     }

@@ -1,6 +1,6 @@
 """One module a data set: what is known of each person in it, in spin-pipe's terms.
 
-What such a module has is said in `base.Reader`. Adding a data set means writing one and naming it in DATASETS.
+`base.Reader` lists what such a module has. Adding a data set means writing one and naming it in DATASETS.
 """
 
 from __future__ import annotations
@@ -66,6 +66,6 @@ TRAINING_SETS = tuple(d.name for d in DATASETS.values() if d.use == TRAIN)
 
 
 def read_all(reader: Reader, root: Path, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Everyone in a data set, in its order, in this process."""
+    """Yield all people in a data set, in its order, in this process."""
     for part in reader.parts(root, options):
         yield from reader.read(root, part, options)

@@ -1,4 +1,4 @@
-"""What a reader yields, and what it is told."""
+"""What a reader yields, and its options."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class Option:
 
 @dataclass(frozen=True)
 class ReaderOptions:
-    """`openpose`: a folder of detections that lies elsewhere. `data`: the data folder, for files that are kept there."""
+    """`openpose`: a folder of detections that is elsewhere. `data`: the data folder, for files that are kept there."""
 
     split: str
     min_body_joints: int = 12
@@ -100,15 +100,15 @@ class Reader(Protocol):
     """A module of this package.
 
     `parts` cuts the work into pieces that are read independently, by several processes: files, sequences, or lists of
-    annotations; it may be a generator, and what it yields can be pickled. All people of an image lie in one part. `read`
+    annotations; it may be a generator, and what it yields can be pickled. All people of an image are in one part. `read`
     yields the people of one part. Both raise StageError, naming the file, only if nothing of it can be used.
     """
 
     ABOUT: str  # a line: the data set, and whose it is
-    OBTAIN: str  # where it is had, and under which terms
+    OBTAIN: str  # where it is obtained, and under which terms
     SPLITS: tuple[str, ...]  # the first is the default
     TREE: str  # the folders and files expected
-    VERSION: int  # of the reader: raised when it reads the same files otherwise than before
+    VERSION: int  # of the reader: raised when it reads the same files differently
     OPTIONS: tuple[Option, ...]
 
     def parts(self, root: Path, options: ReaderOptions) -> Iterable[Any]: ...
@@ -121,7 +121,7 @@ NO_OPENPOSE = np.zeros((25, 3), np.float32)
 
 
 def body_of(root: Path) -> str:
-    """Whose pose and betas a data set's folder holds: SMPL's, unless `spin-pipe synth` made it with another body."""
+    """Return whose pose and betas a data set's folder holds: SMPL's, unless `spin-pipe synth` made it with another body."""
     try:
         return str(json.loads((root / "synth.json").read_text())["settings"]["body"])
     except (OSError, ValueError, KeyError, TypeError):

@@ -31,7 +31,7 @@ _ROWS_A_PART = 2000
 
 
 def parts(root: Path, options: ReaderOptions) -> list[tuple[int, int]]:
-    """Ranges of rows. StageError if the file is of no known format or has no rows."""
+    """Return ranges of rows. Raise StageError if the file is of no known format or has no rows."""
     count = len(_rows(options))
     if not count:
         raise StageError(f"{options.extra['file']}: has no rows")
@@ -39,7 +39,7 @@ def parts(root: Path, options: ReaderOptions) -> list[tuple[int, int]]:
 
 
 def read(root: Path, part: tuple[int, int], options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Everyone in those rows."""
+    """Yield all people in those rows."""
     rows = _rows(options)
     body = rows.body or str(options.extra["body"])
     body = SMPL if body.startswith(SMPL) else body
@@ -48,7 +48,7 @@ def read(root: Path, part: tuple[int, int], options: ReaderOptions) -> Iterator[
         problem = _problem(rows, row)
         image = _relative(rows.image[row], root)
         if problem or not image:
-            yield Rejected(source, rows.image[row], problem or "its image is no path below the root")
+            yield Rejected(source, rows.image[row], problem or "its image is not a path below the root")
         else:
             yield _person(rows, row, source, image, body)
 
@@ -95,7 +95,7 @@ def _problem(rows: SampleRows, row: int) -> str:
 
 
 def _relative(image: str, root: Path) -> str:
-    """The image below the root, with forward slashes; '' if it lies elsewhere."""
+    """Return the image below the root, with forward slashes; '' if it is elsewhere."""
     path = PurePosixPath(image.replace("\\", "/"))
     if path.is_absolute():
         try:
@@ -116,7 +116,7 @@ def _rows(options: ReaderOptions) -> SampleRows:
 
 @lru_cache(maxsize=1)
 def _read(file: Path, changed: int) -> SampleRows:
-    """Once a process, not once a part."""
+    """Read the file once a process, not once a part."""
     try:
         return read_samples_file(file)
     except ExchangeError as error:

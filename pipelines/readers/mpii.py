@@ -61,7 +61,7 @@ Part = list[tuple[str, list[Row]]]
 
 
 def parts(root: Path, options: ReaderOptions) -> Iterator[Part]:
-    """Lists of images with their people's rows. StageError if the annotation file is missing or isn't one."""
+    """Return lists of images with their people's rows. Raise StageError if the annotation file is missing or isn't one."""
     path = _annotations(root, options)
     table = _load(path)
     by_image: dict[str, list[Row]] = defaultdict(list)
@@ -73,7 +73,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterator[Part]:
 
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Everyone annotated, image by image."""
+    """Yield all people annotated, image by image."""
     openpose = detections_folder(root, options, "mpii")
     for name, rows in part:
         problem = name_problem(name)
@@ -144,12 +144,12 @@ def _annotations(root: Path, options: ReaderOptions) -> Path:
         if path.is_file():
             return path
     raise StageError(
-        f"mpii: no {' or '.join(map(str, places))}; `spin-pipe preprocess mpii --help` says where it is obtained"
+        f"mpii: no {' or '.join(map(str, places))}; `spin-pipe preprocess mpii --help` says where to obtain it"
     )
 
 
 def _load(path: Path) -> dict[str, Any]:
-    """The columns that are used, a row a person."""
+    """Return the columns that are used, a row a person."""
     import h5py
 
     try:
@@ -168,7 +168,7 @@ def _load(path: Path) -> dict[str, Any]:
             return {"imgname": names} | {
                 key: np.asarray(file[key][()], np.float64) for key in ("center", "scale", "part")
             }
-    except Exception as error:  # h5py raises whatever a damaged file leads the library to
+    except Exception as error:  # a damaged file can make h5py raise nearly anything
         text = " ".join(str(error).split())[:200]
         raise StageError(
             f"{path}: not MPII's train.h5 ({type(error).__name__}: {text}); expected imgname, center, scale and part"
@@ -176,7 +176,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _text(name: Any) -> str:
-    """An image's name; '' if it is no text."""
+    """Return an image's name; '' if it isn't text."""
     try:
         return name.decode("utf-8") if isinstance(name, bytes) else str(name) if isinstance(name, str) else ""
     except UnicodeDecodeError:

@@ -36,7 +36,7 @@ class Match:
 
 
 def detections_folder(root: Path, options: ReaderOptions, *names: str) -> Path | None:
-    """Where an image's detections lie: in a folder of one of these names, or in the one that was given itself.
+    """Return where an image's detections are: in a folder of one of these names, or in the given folder itself.
 
     The published scripts keep one folder for all data sets, with a folder for each (`--openpose`). None if there is none.
     """
@@ -51,7 +51,7 @@ def match_image(
     keypoints_px: Float[np.ndarray, "P 24 3"],
     box_side_px: Float[np.ndarray, " P"],
 ) -> list[Match]:
-    """The detections of an image's people. A file that is missing or broken costs the detections, not the people."""
+    """Return the detections of an image's people. A file that is missing or broken costs the detections, not the people."""
     reason = NO_FILE
     if folder is not None:
         try:
@@ -66,7 +66,7 @@ def match_image(
 
 
 def read_detections(path: Path) -> Float[np.ndarray, "D 25 3"]:
-    """All people of one BODY_25 file. StageError, naming the file, if it is not one."""
+    """Return all people of one BODY_25 file. Raise StageError, naming the file, if it is not one."""
     try:
         return _read(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -103,8 +103,8 @@ def match_people(
 ) -> list[Match]:
     """One detection a person, each detection used once, such that they explain the annotated joints best.
 
-    The published rule keeps far people and drops near ones (DESIGN.md), and wants all limbs detected. Here a detection may be
-    a person's if half of the joints that both see lie within MAX_DISTANCE box sides. Among those, the one is chosen that
+    The published rule keeps far people and drops near ones (DESIGN.md), and needs all limbs detected. Here a detection may be
+    a person's if half of the joints that both see are within MAX_DISTANCE box sides. Among those, the one is chosen that
     has most of the annotated joints, and nearest; of two people in each other's arms, so that both are explained best.
     """
     nobody = np.zeros((25, 3), np.float32)
@@ -159,14 +159,14 @@ def _pairs(keypoints: np.ndarray, side: np.ndarray, detections: np.ndarray) -> _
 
 
 def _assign(pairs: _Pairs) -> list[int]:
-    """The detection of each person, or -1: as many as can be, at the least cost."""
+    """Return the detection of each person, or -1: as many as can be, at the least cost."""
     allowed = pairs.allowed
     # Worse than any number of pairs that are allowed.
     cost = np.where(allowed, pairs.cost, 1 + len(allowed))
     best = np.where(allowed.any(1), cost.argmin(1), -1).tolist()
     wanted = [detection for detection in best if detection >= 0]
     if len(set(wanted)) == len(wanted):
-        return best  # nobody wants another's: nothing can be better
+        return best  # no one's best is another's: nothing can be better
     from scipy.optimize import linear_sum_assignment
 
     out = [-1] * len(allowed)

@@ -58,7 +58,7 @@ class Actor:
 
 
 def parts(root: Path, options: ReaderOptions) -> list[str]:
-    """Sequences by file name, in the order of names. StageError if there is none."""
+    """Return sequences by file name, in the order of names. Raise StageError if there is none."""
     folder = root / "sequenceFiles" / "test"
     files = sorted(path.name for path in folder.glob("*.pkl"))
     if not files:
@@ -69,7 +69,7 @@ def parts(root: Path, options: ReaderOptions) -> list[str]:
 
 
 def read(root: Path, part: str, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Everyone in a sequence, person by person, as published."""
+    """Yield all people in a sequence, person by person, as published."""
     file = root / "sequenceFiles" / "test" / part
     try:
         content = read_data_pickle(file)
@@ -95,9 +95,9 @@ def read(root: Path, part: str, options: ReaderOptions) -> Iterator[Person | Rej
 
 
 def _problem(actor: Actor, frame: int, rotation: np.ndarray) -> str:
-    """Why a person can't be used in a frame, or ''."""
+    """Return why a person can't be used in a frame, or ''."""
     if not actor.usable[frame]:
-        return "the data set says that its camera's pose is not valid (campose_valid)"
+        return "the data set marks its camera's pose as not valid (campose_valid)"
     points = actor.detected_px[frame]
     seen = points[:, 2] > 0
     if not np.isfinite(points).all() or not (np.abs(points[seen, :2]) < _FARTHEST_PX).all():
@@ -110,7 +110,7 @@ def _problem(actor: Actor, frame: int, rotation: np.ndarray) -> str:
     if not (np.abs(rotation) <= 1 + _ORTHONORMAL).all() or (
         np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHONORMAL
     ):
-        return "its camera's pose is no rotation"
+        return "its camera's pose is not a rotation"
     return ""
 
 
@@ -141,12 +141,12 @@ def _person(
 def _sequence_name(file: Path, content: dict[str, Any]) -> str:
     name = content.get("sequence")
     if not isinstance(name, str) or not name or set(name) & set("/\\\0\n") or name.startswith("."):
-        raise StageError(f"{file}: 'sequence' is no name of a sequence")
+        raise StageError(f"{file}: 'sequence' is not a name of a sequence")
     return name
 
 
 def _actors(file: Path, content: dict[str, Any]) -> int:
-    """How many people a sequence has: all lists have an entry each."""
+    """Return how many people a sequence has: all lists have an entry each."""
     counts = set()
     for key in ("poses", "betas", "poses2d", "campose_valid", "genders"):
         value = content.get(key)
@@ -180,14 +180,14 @@ def _actor(file: Path, content: dict[str, Any], number: int, frames: int) -> Act
 def _array(
     file: Path, key: str, content: dict[str, Any], shape: tuple[int, ...], number: int | None = None
 ) -> np.ndarray:
-    """Numbers under a key, of one person if `number` says whose; -1 in `shape` is any length."""
+    """Return numbers under a key, of one person if `number` says whose; -1 in `shape` is any length."""
     of_whom = "" if number is None else f" of person {number}"
     try:
         value = content[key] if number is None else content[key][number]
         array = np.asarray(value, np.float64)
     except Exception as error:  # numbers of any kind may stand there, of objects or of texts
         raise StageError(
-            f"{file}: {key!r}{of_whom} is no array of numbers ({type(error).__name__})"
+            f"{file}: {key!r}{of_whom} is not an array of numbers ({type(error).__name__})"
         ) from error
     fits = array.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, array.shape))
     if not fits:
@@ -197,7 +197,7 @@ def _array(
 
 
 def _camera(intrinsics: Float[np.ndarray, "3 3"]) -> Camera | None:
-    """The pinhole camera, None if the numbers are none of a camera: people are of use without."""
+    """Return the pinhole camera; None if the numbers can't be a camera's: people are usable without."""
     focal, principal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2, intrinsics[:2, 2]
     if not (
         np.isfinite(intrinsics).all()

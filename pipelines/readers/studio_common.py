@@ -21,7 +21,7 @@ _FARTHEST_M = 1e3  # nor a studio
 
 
 def annotated_17(keypoints_px: Float[np.ndarray, "17 2"] | None) -> Float[np.ndarray, "24 3"]:
-    """Human3.6M's 17 joints in an image as superset keypoints, each seen; nothing is seen of a person without."""
+    """Return Human3.6M's 17 joints in an image as superset keypoints, each seen; nothing is seen of a person without."""
     out = np.zeros((24, 3), np.float32)
     if keypoints_px is not None:
         out[_SUPERSET_OF_17, :2], out[_SUPERSET_OF_17, 2] = keypoints_px, 1
@@ -29,7 +29,10 @@ def annotated_17(keypoints_px: Float[np.ndarray, "17 2"] | None) -> Float[np.nda
 
 
 def truth_17(joints17_m: Float[np.ndarray, "17 3"], **body: Any) -> Truth:
-    """Joints in the camera's axes as truth, relative to the first of them, the pelvis. `body`: further fields of Truth."""
+    """Return joints in the camera's axes as truth, relative to the first of them, the pelvis.
+
+    `body`: further fields of Truth.
+    """
     relative = joints17_m - joints17_m[0]
     joints = np.zeros((24, 4), np.float32)
     joints[_SUPERSET_OF_17, :3], joints[_SUPERSET_OF_17, 3] = relative, 1
@@ -37,7 +40,7 @@ def truth_17(joints17_m: Float[np.ndarray, "17 3"], **body: Any) -> Truth:
 
 
 def joints_problem(joints17_m: np.ndarray, keypoints_px: np.ndarray | None = None) -> str:
-    """Why joints of a frame can't be used, or ''."""
+    """Return why joints of a frame can't be used, or ''."""
     if not (np.abs(joints17_m) < _FARTHEST_M).all():
         return "a 3D joint is not a number of millimetres"
     if keypoints_px is not None and not (np.abs(keypoints_px) < _FARTHEST_PX).all():
@@ -46,7 +49,7 @@ def joints_problem(joints17_m: np.ndarray, keypoints_px: np.ndarray | None = Non
 
 
 def around(points_px: Float[np.ndarray, "K 2"], margin: float) -> tuple[Float[np.ndarray, "2"], float]:
-    """Centre (px) and scale (side / 200 px) of the square around points, enlarged by `margin`."""
+    """Return centre (px) and scale (side / 200 px) of the square around points, enlarged by `margin`."""
     low, high = points_px.min(0), points_px.max(0)
     return ((low + high) / 2).astype(np.float32), float(margin * (high - low).max() / 200)
 
@@ -54,7 +57,7 @@ def around(points_px: Float[np.ndarray, "K 2"], margin: float) -> tuple[Float[np
 def detection_of(
     folder: Path, image: str, annotated: Float[np.ndarray, "24 3"], side_px: float
 ) -> tuple[Float[np.ndarray, "25 3"], str]:
-    """OpenPose's detection of the one person of an image, FOLDER/IMAGE_keypoints.json; and why there is none."""
+    """Return OpenPose's detection of the one person of an image, FOLDER/IMAGE_keypoints.json; and why there is none."""
     file = folder / f"{image.removesuffix('.jpg')}_keypoints.json"
     if not file.is_file():
         return NO_OPENPOSE, "no OpenPose file"

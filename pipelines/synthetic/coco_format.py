@@ -29,7 +29,7 @@ _PERSON = {
 def document(
     images: list[dict[str, Any]], annotations: list[dict[str, Any]], description: str, version: int
 ) -> dict[str, Any]:
-    """A whole annotation file."""
+    """Return a whole annotation file."""
     return {
         "info": {"description": description, "version": str(version)},
         "licenses": [_LICENCE],
@@ -40,7 +40,7 @@ def document(
 
 
 def coco_image(picture: Picture, image_id: int, file_name: str) -> dict[str, Any]:
-    """An entry of COCO's `images`."""
+    """Return an entry of COCO's `images`."""
     width, height = picture.camera.width, picture.camera.height
     return {
         "id": image_id,
@@ -60,7 +60,7 @@ def coco_annotation(
     *,
     annotator_px: float = _ANNOTATOR_PX,
 ) -> dict[str, Any]:
-    """An entry of COCO's `annotations`, as imprecise as an annotator is: more so where joints are hidden.
+    """Return an entry of COCO's `annotations`, as imprecise as an annotator is: more so where joints are hidden.
 
     With `annotator_px` 0 it is as precise as whole pixels can be.
     """
@@ -85,7 +85,7 @@ def coco_annotation(
 
 
 def polygons(mask: Bool[np.ndarray, "H W"]) -> list[list[float]]:
-    """Outlines of a mask as COCO has them: [x, y, x, y, …] a piece, pixel edges at whole numbers."""
+    """Return outlines of a mask as COCO has them: [x, y, x, y, …] a piece, pixel edges at whole numbers."""
     # cv2 runs through the centres of border pixels: at twice the size, a quarter pixel inside the border
     double = cv2.resize(mask.astype(np.uint8), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     outlines, _ = cv2.findContours(double, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)

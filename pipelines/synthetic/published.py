@@ -27,9 +27,9 @@ class LayoutSettings:
 
 
 def synthesize_layout(out: Path, name: str, *, people: int, seed: int) -> bool:
-    """Writes at least `people` people to `out`; whether it did, or an earlier run had.
+    """Write at least `people` people to `out`. Return False if an earlier run had.
 
-    StageError if the folder holds anything else. A tree that was interrupted must be removed by the user.
+    Raise StageError if the folder holds anything else. A tree that was interrupted must be removed by the user.
     """
     body = load_body()
     settings = asdict(LayoutSettings(name, people, seed, body.fingerprint))

@@ -21,7 +21,7 @@ _SMALLEST_SHARE = 0.02
 
 @dataclass(frozen=True)
 class Table:
-    """A row an annotation. `problems` says why one can't be used, '' if it can; then the rest of its row is good.
+    """A row an annotation. `problems` is why one can't be used, '' if it can; then the rest of its row is good.
 
     Visibility becomes confidence 0 or 1; OpenPose's half of the keypoints is zero.
     """
@@ -73,7 +73,7 @@ def table_of(annotations: list[dict[str, Any]], min_body_joints: int) -> Table:
 
 
 def _numbers(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Keypoints (n, 17, 3) and boxes (n, 4), and which annotations have none."""
+    """Return keypoints (n, 17, 3) and boxes (n, 4), and which annotations have none."""
     count = len(annotations)
     try:
         keypoints = np.array([a["keypoints"] for a in annotations], np.float64).reshape(count, 17, 3)

@@ -48,7 +48,7 @@ class Part:
 
 
 def parts(root: Path, options: ReaderOptions) -> list[Part]:
-    """Lists of images. StageError if the annotation file is missing or not COCO's."""
+    """Return lists of images. Raise StageError if the annotation file is missing or not COCO's."""
     by_image, rejected = _by_image(_load(root / "annotations" / f"person_keypoints_{options.split}.json"))
     images = list(by_image.items())
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
@@ -56,8 +56,8 @@ def parts(root: Path, options: ReaderOptions) -> list[Part]:
 
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Every annotated person, image by image."""
-    # The published scripts call the folder coco, whatever the split.
+    """Yield every annotated person, image by image."""
+    # The published scripts call the folder coco, for any split.
     openpose = detections_folder(root, options, options.split, "coco")
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
     yield from part.rejected
@@ -109,7 +109,7 @@ def _name(annotation: dict[str, Any]) -> str:
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
-    """The file's 'images' and 'annotations'."""
+    """Return the file's 'images' and 'annotations'."""
     if not path.is_file():
         raise StageError(
             f"{path}: no such file; `spin-pipe preprocess coco --help` shows the layout expected"
@@ -125,7 +125,7 @@ def _load(path: Path) -> dict[str, list[Any]]:
 
 
 def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Rejected]]:
-    """Annotations by file name, in order of first appearance; and those that belong to no image.
+    """Return annotations by file name, in order of first appearance; and those that belong to no image.
 
     Of an annotation what is used is kept, and the rest let go.
     """
@@ -139,7 +139,7 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
     for position, annotation in enumerate(annotations):
         annotations[position] = None
         if not isinstance(annotation, dict):
-            rejected.append(Rejected(f"annotation #{position}", "", "is no annotation"))
+            rejected.append(Rejected(f"annotation #{position}", "", "is not an annotation"))
             continue
         image, number = id_of(annotation.get("image_id")), id_of(annotation.get("id"))
         name = None if image is None else names.get(image)
@@ -159,7 +159,7 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
 
 
 def _load_truth(path: Path) -> dict[int, Truth]:
-    """True bodies by annotation id, of the people whose truth is given."""
+    """Return true bodies by annotation id, of the people whose truth is given."""
     if not path.is_file():
         return {}
     try:

@@ -1,4 +1,4 @@
-"""A COCO-style file of people with joints of any number, order and (known) names, said by its categories."""
+"""A COCO-style file of people with joints of any number, order and (known) names, named by its categories."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CocoPart:
 
 
 def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
-    """StageError if the file is missing or not COCO's; UsageError if a joint's name means nothing."""
+    """Return the parts. Raise StageError if the file is missing or not COCO's, UsageError for an unknown joint name."""
     content = _load(file)
     joints = _joints(content, renames, str(file))
     images, rejected = _by_image(content, root)
@@ -83,13 +83,13 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _without_outlines(entry: dict[str, Any]) -> dict[str, Any]:
-    """Outlines are most of such a file, and not used: dropped as they are read, they cost no memory."""
+    """Drop outlines while reading: they are most of such a file, and not used."""
     entry.pop("segmentation", None)
     return entry
 
 
 def _joints(content: dict[str, Any], renames: Mapping[str, str], where: str) -> dict[Id, tuple[int, ...]]:
-    """Place among the 49 of every keypoint, by category; a file that names none is taken for COCO's 17."""
+    """Return every keypoint's index among the 49, by category. Without names they are COCO's 17."""
     categories = content.get("categories")
     out: dict[Id, tuple[int, ...]] = {}
     for category in categories if isinstance(categories, list) else []:
@@ -116,14 +116,14 @@ def _joints(content: dict[str, Any], renames: Mapping[str, str], where: str) -> 
 
 
 def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], list[Rejected]]:
-    """Images that have annotations, in order of first appearance; and annotations that belong to none."""
+    """Return images that have annotations, in order of first appearance; and annotations that belong to none."""
     known, shared = images_by_id(content["images"])
     entries: dict[str, ImageEntry] = {}
     rejected: list[Rejected] = []
     ids: set[Id] = set()
     for position, annotation in enumerate(content["annotations"]):
         if not isinstance(annotation, dict):
-            rejected.append(Rejected(f"annotation #{position}", "", "is no annotation"))
+            rejected.append(Rejected(f"annotation #{position}", "", "is not an annotation"))
             continue
         number, at = id_of(annotation.get("id")), id_of(annotation.get("image_id"))
         source = f"annotation #{position}" if number is None else f"annotation {number}"
@@ -160,7 +160,7 @@ def _size_px(image: dict[str, Any]) -> tuple[float, float] | None:
 def _seen(
     image: ImageEntry, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]
 ) -> Seen | Rejected:
-    """The third number of a keypoint is COCO's visibility (0: not labelled, 1 and 2: labelled) or a confidence up to 1."""
+    """Return an annotation's person. The third number of a keypoint is COCO's visibility (0: not labelled) or a confidence."""
     if annotation.get("iscrowd"):
         return Rejected(source, image.name, "is a crowd, not a person")
     category = id_of(annotation.get("category_id"))
@@ -186,7 +186,7 @@ def _seen(
             return Rejected(source, image.name, "'bbox' is not 4 numbers")
         numbers = (
             numbers if numbers.any() else None
-        )  # [0, 0, 0, 0] is how many tools write that there is none
+        )  # [0, 0, 0, 0] is how many tools write that there is no box
     return Seen(image.name, source, keypoints, numbers, image.size_px)
 
 

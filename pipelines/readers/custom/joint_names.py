@@ -20,7 +20,7 @@ UNUSED = -1
 
 
 def joint_index(name: str) -> int | None:
-    """Place among the 49 of `left_knee`, `LKnee`, `knee_l`, `Left Knee` …; None if no joint is called so.
+    """Return the index among the 49 of `left_knee`, `LKnee`, `knee_l`, `Left Knee` …; None for an unknown name.
 
     A joint that both halves have is the annotated one; "OpenPose left knee" names the other, and feet have no other.
     """
@@ -34,7 +34,7 @@ def joint_index(name: str) -> int | None:
 
 
 def _plain(text: str) -> str:
-    """The name as `spin.joints` spells it, if there is one."""
+    """Return the name as `spin.joints` spells it, if there is one."""
     words = text.split(" ")
     for side, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
         if side in _SIDES and rest:
@@ -44,7 +44,7 @@ def _plain(text: str) -> str:
 
 
 def parse_renames(text: str | None) -> dict[str, str]:
-    """`--joints "knee1=left knee,tail="` as a dictionary; UsageError if it is anything else."""
+    """Return `--joints "knee1=left knee,tail="` as a dictionary; raise UsageError if it is anything else."""
     out: dict[str, str] = {}
     for item in filter(None, (part.strip() for part in (text or "").split(","))):
         theirs, separator, ours = (part.strip() for part in item.partition("="))
@@ -60,9 +60,9 @@ def parse_renames(text: str | None) -> dict[str, str]:
 
 
 def resolve(names: Iterable[str], renames: Mapping[str, str], where: str) -> tuple[int, ...]:
-    """Place of each name among the 49, UNUSED for what `renames` leaves out.
+    """Return the index of each name among the 49, UNUSED for what `renames` drops.
 
-    UsageError, with `where` and what to do, if a name means nothing, or two mean the same joint.
+    Raise UsageError, with `where` and what to do, if a name is unknown, or two mean the same joint.
     """
     out: list[int] = []
     unknown: list[str] = []

@@ -1,4 +1,4 @@
-"""A folder of OpenPose's files, one an image, as people: BODY_25 or COCO-18, told apart by their length."""
+"""A folder of OpenPose's files, one an image, as people: BODY_25 or COCO-18, distinguished by their length."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class FolderPart:
 
 
 def parts(folder: Path, root: Path) -> list[FolderPart]:
-    """StageError if the folder has no such file."""
+    """Return the parts. Raise StageError if the folder has no such file."""
     if not folder.is_dir():
         raise StageError(f"--detections {folder}: no such folder")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob(f"*{SUFFIX}"))
@@ -67,7 +67,7 @@ class _Images:
         self.listed: dict[str, dict[str, list[str]]] = {}
 
     def of(self, name: str) -> tuple[str, str]:
-        """The image of NAME_keypoints.json, which lies at the same place below the root; and the reason if there is none."""
+        """Return the image of NAME_keypoints.json, at the same path below the root; and the reason if there is none."""
         stem = PurePosixPath(name.removesuffix(SUFFIX))
         found = self._folder(stem.parent.as_posix()).get(stem.name, [])
         if len(found) == 1:
@@ -111,16 +111,16 @@ def _people(path: Path) -> list[Any]:
     try:
         people = json.loads(path.read_bytes())["people"]
         if not isinstance(people, list):
-            raise TypeError("'people' is no list")
+            raise TypeError("'people' is not a list")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise StageError(f"{path}: not an OpenPose file ({type(error).__name__}: {error})") from error
     return people
 
 
 def _keypoints(person: Any) -> Float[np.ndarray, "49 3"] | str:
-    """The 49 keypoints, OpenPose's half filled; or why not. Files of before 2018 call them `pose_keypoints`."""
+    """Return the 49 keypoints, OpenPose's half filled; or why not. Files of before 2018 call them `pose_keypoints`."""
     if not isinstance(person, dict):
-        return "is no person"
+        return "is not a person"
     flat = person.get("pose_keypoints_2d", person.get("pose_keypoints"))
     if not isinstance(flat, list) or len(flat) not in _ORDERS:
         found = f"{len(flat)} numbers" if isinstance(flat, list) else "no list"
@@ -130,7 +130,7 @@ def _keypoints(person: Any) -> Float[np.ndarray, "49 3"] | str:
     except (ValueError, TypeError, OverflowError):
         given = np.zeros((0, 0))
     if given.ndim != 1:
-        return "'pose_keypoints_2d' holds something that is no number"
+        return "'pose_keypoints_2d' holds something that is not a number"
     given = given.reshape(-1, 3)
     given[~np.isfinite(given).all(1)] = 0  # a joint that is not a number was not seen
     given[:, 2] = given[:, 2].clip(0, 1)

@@ -44,14 +44,14 @@ class Seen:
 
 
 def place_image(name: object, root: Path) -> tuple[str, str]:
-    """An image's path relative to the root; and why it has none, or ''."""
+    """Return an image's path relative to the root; and why it has none, or ''."""
     if not isinstance(name, str) or not name.strip():
         return "", f"names {shown(name)} where an image's name is expected"
     path = PurePosixPath(name)
     if path.is_absolute() and path.is_relative_to(root.resolve()):
         path = path.relative_to(root.resolve())
     if path.is_absolute() or ".." in path.parts:
-        return "", f"its image {name[:200]!r} lies outside the images' folder (--images)"
+        return "", f"its image {name[:200]!r} is outside the images' folder (--images)"
     if "\\" in name:
         return "", "its image's name has a backslash; use forward slashes"
     if "\0" in name or not is_text(name):
@@ -60,13 +60,13 @@ def place_image(name: object, root: Path) -> tuple[str, str]:
 
 
 def shown(value: object) -> str:
-    """A value of somebody's file in a message: short, and of characters that can be printed."""
+    """Return a value of a user's file for a message: short, and of characters that can be printed."""
     simple = value is None or isinstance(value, str | int | float)
     return f"{str(value)[:80]!a}" if simple else f"a {type(value).__name__}"
 
 
 def judge(seen: Seen, min_body_joints: int) -> Person | Rejected:
-    """A person with a box and enough joints, or the reason."""
+    """Return a person with a box and enough joints, or the reason."""
     reason = _problem(seen, min_body_joints)
     if reason:
         return Rejected(seen.source, seen.image, reason)
@@ -103,7 +103,7 @@ def _problem(seen: Seen, min_body_joints: int) -> str:
 
 
 def derived_box(keypoints_px: Float[np.ndarray, "49 3"]) -> Float[np.ndarray, "4"]:
-    """[x, y, width, height] around the keypoints seen surely, or around all if fewer than three are; see KEYPOINTS_TO_BOX."""
+    """Return [x, y, width, height] around the certain keypoints, around all if fewer than three are; see KEYPOINTS_TO_BOX."""
     sure = keypoints_px[:, 2] > SURE
     points = keypoints_px[sure if sure.sum() >= 3 else keypoints_px[:, 2] > 0, :2]
     low, high = points.min(0), points.max(0)
@@ -121,12 +121,12 @@ def _box_problem(seen: Seen, box: Float[np.ndarray, "4"]) -> str:
         width, height = seen.image_size_px
         x, y, w, h = box
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-            return f"its box lies outside the image, {width:.0f} × {height:.0f} px"
+            return f"its box is outside the image, {width:.0f} × {height:.0f} px"
     return ""
 
 
 def matched(people: list[Person], folder: Path | None) -> Iterator[Person]:
-    """The people of one image with the OpenPose detections of a folder, where they have none of their own and it has some."""
+    """Yield the people of one image, with OpenPose detections of a folder where they have none of their own."""
     if folder is None or not people:
         yield from people
         return

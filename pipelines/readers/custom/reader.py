@@ -37,9 +37,9 @@ OPTIONS = (
     ),
 )  # fmt: skip
 TREE = """\
-ROOT/                                  the folder of the images (--images), which may lie in folders of it
+ROOT/                                  the folder of the images (--images), which may be in folders of it
   **/*.jpg, *.png
-  annotations.json                     one of these three, if no option says where else it lies
+  annotations.json                     one of these three, unless an option names another
   detections/**/NAME_keypoints.json
   table.csv or table.parquet
 
@@ -58,7 +58,7 @@ Part = coco_like.CocoPart | openpose_folder.FolderPart | table.TablePart
 
 
 def parts(root: Path, options: ReaderOptions) -> Iterable[Part]:
-    """StageError or UsageError if there is not exactly one source, or it can't be read."""
+    """Return the parts. Raise StageError or UsageError if there is not exactly one source, or it can't be read."""
     kind, path = _source(root, options)
     renames = parse_renames(options.extra.get("joints"))
     if kind == "detections":
@@ -75,7 +75,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterable[Part]:
 
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Everyone of one part."""
+    """Yield all people of one part."""
     if isinstance(part, openpose_folder.FolderPart):
         return openpose_folder.read(part, options)
     if isinstance(part, table.TablePart):
@@ -84,7 +84,7 @@ def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Re
 
 
 def _source(root: Path, options: ReaderOptions) -> tuple[str, Path]:
-    """Which kind, and where: what an option says, else the only one that lies in the root."""
+    """Return which kind, and where: what an option names, else the only one in the root."""
     given = [(kind, Path(options.extra[kind])) for kind in _FOUND if options.extra.get(kind)]
     if len(given) > 1:
         raise UsageError(f"--{given[0][0]} and --{given[1][0]}: give one of them")

@@ -56,7 +56,7 @@ class _Rows:
 
 
 def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TablePart]:
-    """StageError if the file is missing or no such table; UsageError if a joint's name means nothing."""
+    """Return the parts. Raise StageError if the file is missing or not a table, UsageError for an unknown joint name."""
     if not file.is_file():
         raise StageError(f"--table {file}: no such file")
     columns, rows = (_read_parquet if file.suffix.lower() in (".parquet", ".pq") else _read_csv)(
@@ -101,7 +101,7 @@ def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]
 def _seen(
     places: tuple[int, ...], image: str, source: str, values: Float[np.ndarray, " m"]
 ) -> Seen | Rejected:
-    """A joint without x or y was not seen; one without confidence was, surely."""
+    """Return a row's person. A joint without x or y was not seen; one without confidence was, with certainty."""
     given, box = values[:-4].reshape(-1, 3).copy(), values[-4:]
     given[np.isnan(given[:, 2]), 2] = 1
     given[np.isnan(given[:, :2]).any(1)] = 0
@@ -146,14 +146,17 @@ def _source(row: int, person: str) -> str:
 
 
 def _rejections(first: int, last: int, reason: str) -> list[Rejected]:
-    """A quote that nobody closed makes one row of many lines: each of them is a person who is missing."""
+    """Reject each line of a row: a quote that is not closed joins many lines, each a person who is missing."""
     if last > first:
         reason = f"lines {first} to {last} are one row, since a quote is not closed before: {reason}"
     return [Rejected(_source(line, ""), "", reason) for line in range(first, last + 1)]
 
 
 def _read_csv(file: Path, renames: Mapping[str, str]) -> tuple[_Columns, _Rows]:
-    """Rows are numbered as an editor shows them: the header is line 1. Commas, semicolons or tabs, as the header has."""
+    """Read a table of text.
+
+    Rows are numbered as an editor does: the header is line 1. It decides on comma, semicolon or tab.
+    """
     images: list[str] = []
     people: list[str] = []
     rejected: list[Rejected] = []
@@ -181,7 +184,7 @@ def _read_csv(file: Path, renames: Mapping[str, str]) -> tuple[_Columns, _Rows]:
                         continue
                     numbers, reason = _row(cells, at, header)
                 except csv.Error as error:
-                    cells, numbers, reason = [], [], f"is no row of a table ({error})"
+                    cells, numbers, reason = [], [], f"is not a row of a table ({error})"
                 if reason:
                     rejected += _rejections(before + 1, reader.line_num, reason)
                     continue
@@ -208,7 +211,7 @@ def _row(cells: list[str], at: list[int], header: list[str]) -> tuple[list[float
 
 
 def _read_parquet(file: Path, renames: Mapping[str, str]) -> tuple[_Columns, _Rows]:
-    """Rows are numbered from 0, as data frames do."""
+    """Read a Parquet table. Rows are numbered from 0, as data frames do."""
     try:
         with pq.ParquetFile(file) as opened:
             columns = _columns(opened.schema_arrow.names, renames, file)

@@ -27,7 +27,7 @@ class ImageCheck:
 
 
 def check_image(path: Path, *, decode: bool = False) -> ImageCheck:
-    """What its header says of an image, and whether the rest seems to be there.
+    """Return an image's size, and why it can't be used.
 
     Its header is read and its end looked for, which finds missing, foreign and truncated files; with `decode` it is also
     decoded, at an eighth of its size, which finds damage in between.
@@ -49,7 +49,7 @@ def check_image(path: Path, *, decode: bool = False) -> ImageCheck:
         return ImageCheck("its image can't be decoded")
     except (OSError, ValueError) as error:  # no permission, a folder, a name that no file can have
         return ImageCheck(f"its image can't be read ({getattr(error, 'strerror', None) or error})")
-    except Exception as error:  # Pillow's parsers raise whatever a damaged header leads them to
+    except Exception as error:  # a damaged header can make Pillow raise nearly anything
         return ImageCheck(f"its image can't be decoded ({type(error).__name__})")
     if decode and not _decodes(path):
         return ImageCheck("its image can't be decoded")
@@ -64,5 +64,5 @@ def _decodes(path: Path) -> bool:
 
 
 def check_images(root: Path, images: Iterable[str], *, decode: bool = False) -> dict[str, ImageCheck]:
-    """Each image once."""
+    """Check each image once."""
     return {image: check_image(root / image, decode=decode) for image in dict.fromkeys(images)}

@@ -27,7 +27,7 @@ def name_problem(name: Any) -> str:
         return "its image's name has a backslash; use forward slashes"
     path = PurePosixPath(name)
     if ".." in path.parts or path.is_absolute():
-        return "its image lies outside the root"
+        return "its image is outside the root"
     if "\0" in name or not name.isprintable():
         return "its image's name can't be a file's name"
     return ""

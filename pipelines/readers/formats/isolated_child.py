@@ -62,7 +62,7 @@ def mat5_array(path: str, names: list[str]) -> list[list[np.ndarray]]:
 
 def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    sys.stdout = sys.stderr  # what a library prints is no answer
+    sys.stdout = sys.stderr  # what a library prints must not become an answer
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     if soft == resource.RLIM_INFINITY and sys.platform == "linux":  # macOS does not know this limit
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, hard))

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def load_json(path: Path) -> Any:
-    """What a JSON file holds. OSError if it can't be opened, ValueError or RecursionError if it isn't JSON."""
+    """Return what a JSON file holds. Raise OSError if it can't be opened, ValueError or RecursionError if it isn't JSON."""
     return parse_json(path.read_bytes())
 
 
 def parse_json(data: bytes) -> Any:
-    """ValueError or RecursionError if it isn't JSON."""
+    """Return what JSON text holds. Raise ValueError or RecursionError if it isn't JSON."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
@@ -29,7 +29,7 @@ Id = int | str
 
 
 def id_of(value: Any) -> Id | None:
-    """An id as numbers and texts of one meaning have it: 7, 7.0 and "7" are one. None if it is none."""
+    """Return an id in one form for numbers and texts: 7, 7.0 and "7" are the same. Return None if it can't be an id."""
     if isinstance(value, str):
         text = value.strip()
         return int(text) if text.isascii() and text.isdigit() else text or None
@@ -39,7 +39,7 @@ def id_of(value: Any) -> Id | None:
 
 
 def images_by_id(images: list[Any]) -> tuple[dict[Id, dict[str, Any]], dict[Id, str]]:
-    """Entries of a COCO-style file's 'images' with a file name; and why an id that several files share names none of them."""
+    """Return entries of a COCO-style file's 'images' by id; and why an id that several files share names none of them."""
     entries: dict[Id, dict[str, Any]] = {}
     shared: dict[Id, str] = {}
     for image in images:

@@ -48,13 +48,13 @@ class Calibration:
 
 
 def euler_matrix(angles: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:
-    """Rx Ry Rz of three angles in radians."""
+    """Return Rx Ry Rz of three angles in radians."""
     x, y, z = (cv2.Rodrigues(axis)[0] for axis in np.diag(angles))
     return x @ y @ z
 
 
 def read_calibration(path: Path) -> Calibration | None:
-    """The calibration, or None if the file isn't there. StageError if it is another."""
+    """Return the calibration, or None if the file isn't there. Raise StageError if it is another."""
     if not path.is_file():
         return None
     try:

@@ -83,7 +83,10 @@ class Part:
 
 
 def parts(root: Path, options: ReaderOptions) -> list[Part]:
-    """Each action and camera. StageError if no subject of the split is there, no pictures, or metadata.xml is damaged."""
+    """Return each action and camera.
+
+    Raise StageError if no subject of the split is there, no pictures, or metadata.xml is damaged.
+    """
     out: list[Part] = []
     without_keypoints = []
     for subject in _SUBJECTS[options.split]:
@@ -122,7 +125,7 @@ def _asked_for(camera: str, split: str) -> bool:
 
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Every fifth frame of an action. What is wrong with one of its files rejects the action."""
+    """Yield every fifth frame of an action. What is wrong with one of its files rejects the action."""
     if part.missing:
         yield Rejected(f"S{part.subject}", "", part.missing)
         return
@@ -172,7 +175,7 @@ def _frames(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person |
 
 
 def _positions(path: Path, dimensions: int) -> Float[np.ndarray, "T 17 D"]:
-    """The 17 joints of every frame: 'Pose' is (1, T, 32 D), in mm or px."""
+    """Return the 17 joints of every frame: 'Pose' is (1, T, 32 D), in mm or px."""
     values = read_cdf(path, "Pose")
     width = _JOINTS * dimensions
     if values.ndim not in (2, 3) or values.shape[-1] != width or values[..., 0].size != values.shape[-2]:
@@ -181,7 +184,7 @@ def _positions(path: Path, dimensions: int) -> Float[np.ndarray, "T 17 D"]:
 
 
 def _keypoints(path: Path, frames: int) -> Float[np.ndarray, "T 17 2"] | None:
-    """Keypoints of every frame, None if the data set's 2D positions were not obtained."""
+    """Return keypoints of every frame, None if the data set's 2D positions were not obtained."""
     if not path.parent.is_dir():
         return None
     out = _positions(path, 2)
@@ -191,7 +194,10 @@ def _keypoints(path: Path, frames: int) -> Float[np.ndarray, "T 17 2"] | None:
 
 
 def _box(file: Any, masks: Any, frame: int) -> tuple[np.ndarray, float] | str:
-    """The published box of a frame, from its mask, or why there is none. Masks are read one at a time: all are gigabytes."""
+    """Return the published box of a frame, from its mask, or why there is none.
+
+    Masks are read one at a time: all are gigabytes.
+    """
     try:
         # MATLAB's columns come first: (width, height)
         mask = np.asarray(file[masks[frame, 0]]) == 1

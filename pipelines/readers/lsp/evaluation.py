@@ -25,7 +25,7 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "masks",
         "folder",
-        "Where UPi-S1h lies, if not in ROOT: the folder that holds data/lsp. A path from ROOT to it is kept.",
+        "Where UPi-S1h is, if not in ROOT: the folder that holds data/lsp. A path from ROOT to it is kept.",
     ),
 )
 SPLITS = ("test",)
@@ -36,7 +36,7 @@ ROOT/
   data/lsp/im1001_segmentation.png        optional, of UPi-S1h: the mask, not 0 where the person is
   data/lsp/im1001_part_segmentation.png   optional, of UPi-S1h: 0 background, 1 head, 2 torso, 3 right arm, 4 left arm,
                                           5 right leg, 6 left leg, 255 undecided
-                                          (data/lsp may also lie in ROOT/upi-s1h, or in --masks DIR)
+                                          (data/lsp may also be in ROOT/upi-s1h, or in --masks DIR)
   openpose/lsp/im1001_keypoints.json      optional: OpenPose BODY_25 detections, one file an image
 """
 UPI_PARTS = ("head", "torso", "right arm", "left arm", "right leg", "left leg")
@@ -53,7 +53,7 @@ class Part:
 
 
 def parts(root: Path, options: ReaderOptions) -> Iterator[Part]:
-    """Lists of samples. StageError if joints.mat is missing or isn't one, or holds no test people."""
+    """Return lists of samples. Raise StageError if joints.mat is missing or isn't one, or holds no test people."""
     path = root / "joints.mat"
     joints = read_joints(path, "lsp")
     if len(joints) <= FIRST:
@@ -65,13 +65,13 @@ def parts(root: Path, options: ReaderOptions) -> Iterator[Part]:
 
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """The person of each image, with mask and parts where there are any."""
+    """Yield the person of each image, with mask and parts where there are any."""
     for outcome in read_samples(root, part.samples, options, "lsp"):
         yield _with_truth(root, outcome, part.masks) if isinstance(outcome, Person) else outcome
 
 
 def _masks_folder(root: Path, given: Path | None) -> str:
-    """Where the pictures lie, relative to the root. StageError if a folder was named that has none."""
+    """Return where the pictures are, relative to the root. Raise StageError if a folder was named that has none."""
     for base in [given] if given is not None else [root, root / "upi-s1h"]:
         if (base / "data" / "lsp").is_dir():
             return Path(os.path.relpath((base / "data" / "lsp").resolve(), root.resolve())).as_posix()
@@ -94,7 +94,7 @@ def _with_truth(root: Path, person: Person, masks: str) -> Person | Rejected:
 
 
 def _picture_problem(path: Path, image: Path) -> str:
-    """Why a mask can't be compared with anything; '' if it can, or if the image is to blame, which others report."""
+    """Return why a mask can't be compared with anything; '' if it can, or if the image is to blame, which others report."""
     problem = check_image(path).problem
     if problem:
         return problem.replace("its image ", "")

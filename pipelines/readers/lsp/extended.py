@@ -29,19 +29,22 @@ _NAME = re.compile(r"im(\d{5})\.png")
 
 
 def parts(root: Path, options: ReaderOptions) -> Iterator[list[Sample]]:
-    """Lists of samples. StageError if joints.mat is missing or isn't one, or if images and joints don't belong together."""
+    """Return lists of samples.
+
+    Raise StageError if joints.mat is missing or isn't one, or if images and joints don't belong together.
+    """
     joints = read_joints(root / "joints.mat", "lspet")
     rows = _rows(root, len(joints))
     return samples_in_parts(_sample(number, row, joints[row]) for number, row in rows.items())
 
 
 def read(root: Path, part: list[Sample], options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """The person of each image."""
+    """Yield the person of each image."""
     return read_samples(root, part, options, "hrlspet")
 
 
 def _rows(root: Path, people: int) -> dict[int, int]:
-    """The row of joints.mat of each image, by the image's number.
+    """Return the row of joints.mat of each image, by the image's number.
 
     Not all 10,000 images are in the high-resolution set, and joints.mat has rows for those that are, in order: the
     published script counts files. Where there is a row for every number, the number is the row.
@@ -57,8 +60,8 @@ def _rows(root: Path, people: int) -> dict[int, int]:
     if numbers[0] >= 1 and numbers[-1] <= people:
         return {number: number - 1 for number in numbers}
     raise StageError(
-        f"{root}: {len(numbers)} images up to im{numbers[-1]:05d}.png, but joints.mat has {people} people, so that it can't be "
-        "told who is whose; unpack the archive again"
+        f"{root}: {len(numbers)} images up to im{numbers[-1]:05d}.png, but joints.mat has {people} people, so the joints of an "
+        "image can't be found; unpack the archive again"
     )
 
 

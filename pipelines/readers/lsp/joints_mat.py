@@ -37,9 +37,9 @@ class Sample:
 
 
 def read_joints(path: Path, name: str) -> Float[np.ndarray, "N 14 3"]:
-    """x, y and flag of all people. LSP has (3, 14, N) and its extended set (14, 3, N); both are taken for what they are.
+    """Return x, y and flag of all people. LSP has (3, 14, N), its extended set (14, 3, N); both are recognised.
 
-    StageError if there is no such file, or it isn't one.
+    Raise StageError if there is no such file, or it isn't one.
     """
     if not path.is_file():
         raise StageError(
@@ -65,7 +65,7 @@ def samples_in_parts(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
 def read_samples(
     root: Path, samples: list[Sample], options: ReaderOptions, *openpose_names: str
 ) -> Iterator[Person | Rejected]:
-    """A person a sample. All joints that were annotated have confidence 1, hidden ones too, as published.
+    """Yield a person for each sample. All annotated joints have confidence 1, hidden ones too, as published.
 
     The box is published: the square around the joints, enlarged by 1.2. Pixels are the file's own, sub-pixel and all.
     """

@@ -25,13 +25,13 @@ FIRST, LAST = 0, 1000
 
 
 def parts(root: Path, options: ReaderOptions) -> Iterator[list[Sample]]:
-    """Lists of samples. StageError if joints.mat is missing or isn't one."""
+    """Return lists of samples. Raise StageError if joints.mat is missing or isn't one."""
     joints = read_joints(root / "joints.mat", "lsp-orig")
     return samples_in_parts(samples(joints, FIRST, LAST))
 
 
 def read(root: Path, part: list[Sample], options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """The person of each image."""
+    """Yield the person of each image."""
     return read_samples(root, part, options, "lsp")
 
 

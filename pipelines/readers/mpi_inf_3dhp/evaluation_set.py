@@ -39,7 +39,7 @@ class Part:
 
 
 def parts(root: Path) -> list[Part]:
-    """Each recording. StageError if there is none."""
+    """Return each recording. Raise StageError if there is none."""
     found = [Part(subject) for subject in _SUBJECTS]
     if not any((root / part.folder / "annot_data.mat").is_file() for part in found):
         raise StageError(
@@ -50,7 +50,10 @@ def parts(root: Path) -> list[Part]:
 
 
 def read(root: Path, part: Part) -> Iterator[Person | Rejected]:
-    """The frames that the data set itself calls valid, as published. What is wrong with the file rejects the recording."""
+    """Yield the frames that the data set itself calls valid, as published.
+
+    What is wrong with the file rejects the recording.
+    """
     try:
         keypoints_px, joints_mm, valid = _annotation(root / part.folder / "annot_data.mat")
     except StageError as error:
@@ -70,10 +73,10 @@ def _person(
         return Rejected(source, image, problem)
     center, scale = around(keypoints_px, BOX_MARGIN)
     size = _size_px(root / image)
-    # What is wrong with a picture that tells no size is said where pictures are checked.
+    # A picture without a size is reported where pictures are checked.
     outside = 17 - int(inside(keypoints_px, size).sum()) if size else 0
     if outside or scale <= 0:
-        why = f"{outside} of 17 joints lie outside the picture" if outside else "its keypoints span no box"
+        why = f"{outside} of 17 joints are outside the picture" if outside else "its keypoints span no box"
         return Rejected(source, image, why)
     return Person(
         image=image,
@@ -90,12 +93,12 @@ def _size_px(path: Path) -> tuple[int, int] | None:
     try:
         with Image.open(path) as image:
             return image.size
-    except Exception:  # Pillow's parsers raise whatever a damaged header leads them to
+    except Exception:  # a damaged header can make Pillow raise nearly anything
         return None
 
 
 def _annotation(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keypoints (T, 17, 2) px, joints (T, 17, 3) mm in the camera's axes, and which frames are valid (T)."""
+    """Return keypoints (T, 17, 2) px, joints (T, 17, 3) mm in the camera's axes, and which frames are valid (T)."""
     with open_mat73(path) as file:
         arrays = {}
         for name in ("annot2", "univ_annot3", "valid_frame"):

@@ -37,7 +37,7 @@ class Sequence:
         return f"S{self.subject}/Seq{self.number}"
 
     def image(self, video: int, frame: int) -> str:
-        """Picture of a frame, which is counted from 0."""
+        """Return the picture of a frame, counted from 0."""
         return f"{self.folder}/imageFrames/video_{video}/frame_{frame + 1:06d}.jpg"
 
 
@@ -58,7 +58,7 @@ class CalibratedCamera:
 
 
 def read_calibration(path: Path) -> dict[int, CalibratedCamera]:
-    """Cameras by number, from a `camera.calibration` of Skeletool's. StageError if it is none.
+    """Return cameras by number, from a `camera.calibration` of Skeletool's. Raise StageError if it is another file.
 
     After a line with the format's name each camera has lines `name N`, `size W H`, `intrinsic` and `extrinsic` (4 × 4, row by
     row; mm).
@@ -88,7 +88,7 @@ def _camera(block: dict[str, list[str]]) -> CalibratedCamera:
     rotation, focal = extrinsic[:3, :3], (intrinsic[0, 0] + intrinsic[1, 1]) / 2
     off = np.abs(rotation @ rotation.T - np.eye(3)).max()
     if not (np.isfinite(intrinsic).all() and np.isfinite(extrinsic).all() and off < _ORTHONORMAL):
-        raise ValueError("a camera's place is no rotation and translation")
+        raise ValueError("a camera's place is not a rotation and translation")
     if not (np.linalg.det(rotation) > 0 and 0 < focal < 1e6 and 0 < width < 1e6 and 0 < height < 1e6):
         raise ValueError("a camera has no focal length or no size")
     camera = Camera(float(focal), intrinsic[:2, 2].astype(np.float32))
@@ -96,9 +96,9 @@ def _camera(block: dict[str, list[str]]) -> CalibratedCamera:
 
 
 def read_joints(path: Path, *names: str) -> list[dict[int, Float[np.ndarray, "T 17 D"]]]:
-    """Joints by camera of each variable: 'annot2' in px, 'annot3' in mm, in the camera's axes.
+    """Return joints by camera of each variable: 'annot2' in px, 'annot3' in mm, in the camera's axes.
 
-    StageError if the file is damaged, or its cameras' frames differ in number between the variables.
+    Raise StageError if the file is damaged, or its cameras' frames differ in number between the variables.
     """
     content = read_mat5(path, *names)
     out = [{video: _joints(path, name, content[name], video) for video in VIDEOS} for name in names]
@@ -110,7 +110,7 @@ def read_joints(path: Path, *names: str) -> list[dict[int, Float[np.ndarray, "T 
 
 
 def _joints(path: Path, name: str, cells: np.ndarray, video: int) -> Float[np.ndarray, "T 17 D"]:
-    """A cell for each camera holds (frames, 28 × 2 or 3)."""
+    """Return joints of each camera, whose cell holds (frames, 28 × 2 or 3)."""
     dimensions = {"annot2": 2, "annot3": 3}[name]
     try:
         array = np.asarray(cells[video, 0], np.float64)
@@ -124,5 +124,5 @@ def _joints(path: Path, name: str, cells: np.ndarray, video: int) -> Float[np.nd
 
 
 def inside(keypoints_px: Float[np.ndarray, "*t 17 2"], size_px: tuple[int, int]) -> Bool[np.ndarray, "*t 17"]:
-    """Which joints lie in the picture; one that is not a number does not."""
+    """Return which joints are in the picture; one that is not a number is not."""
     return np.asarray(((keypoints_px >= 0) & (keypoints_px < np.array(size_px))).all(-1))

@@ -3,7 +3,7 @@
 `mpi-inf-3dhp_mview_fits.npz` holds pose, shape and has_smpl, a row for each row of the published `mpi_inf_3dhp_train.npz`, and
 says nothing else. Which frame a row is, is known
 
-1. from the names in that file, if it lies in the data folder's dataset_extras/, where the published download puts it; or else
+1. from the names in that file, if it is in the data folder's dataset_extras/, where the published download puts it; or else
 2. by counting as the published script does: through sequences, cameras and frames, people all of whose joints lie in the
    picture are counted, and the 1st, 11th, 21st, … are its rows. That holds if the script saw the frames in order, and if all
    of the data set is there, so the counts must agree.
@@ -50,7 +50,7 @@ class Rows:
 
 
 def published_rows(root: Path, fits: Path, names: Path) -> dict[Sequence, Rows]:
-    """The published rows of each sequence. StageError if fits and rows don't belong together."""
+    """Return the published rows of each sequence. Raise StageError if fits and rows don't belong together."""
     pose, betas, known = _read_fits(fits)
     places = _named(names) if names.is_file() else _counted(root)
     if len(places) != len(pose):
@@ -84,7 +84,7 @@ def _read_fits(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _named(path: Path) -> Int[np.ndarray, "n 4"]:
-    """Subject, sequence, camera and frame (from 0) of the published rows, by their names."""
+    """Return subject, sequence, camera and frame (from 0) of the published rows, by their names."""
     try:
         with np.load(path, allow_pickle=False) as content:
             names = [str(name) for name in np.asarray(content["imgname"])]
@@ -92,13 +92,13 @@ def _named(path: Path) -> Int[np.ndarray, "n 4"]:
         raise StageError(f"{path}: not a data set with imgname ({error})") from error
     found = [_IMAGE.fullmatch(name) for name in names]
     if not all(found):
-        raise StageError(f"{path}: {names[found.index(None)]!r:.80} is no picture of MPI-INF-3DHP's")
+        raise StageError(f"{path}: {names[found.index(None)]!r:.80} is not a picture of MPI-INF-3DHP's")
     places = np.array([match.groups() for match in found if match], np.int64).reshape(-1, 4)
     return places - [0, 0, 0, 1]
 
 
 def _counted(root: Path) -> Int[np.ndarray, "n 4"]:
-    """The same, by counting."""
+    """Return the same, by counting."""
     out: list[tuple[int, int, int, int]] = []
     counted = 0
     for sequence in SEQUENCES:
@@ -109,7 +109,7 @@ def _counted(root: Path) -> Int[np.ndarray, "n 4"]:
             (keypoints,) = read_joints(folder / "annot.mat", "annot2")
         except StageError as error:
             raise StageError(
-                f"{error}; without it the published fits can't be told apart: put the published {ROWS.name} "
+                f"{error}; without it the published fits can't be assigned: put the published {ROWS.name} "
                 f"into dataset_extras/ of the data folder, or give --without-fits"
             ) from error
         sizes = _sizes(folder / "camera.calibration")
@@ -124,5 +124,5 @@ def _counted(root: Path) -> Int[np.ndarray, "n 4"]:
 def _sizes(calibration: Path) -> dict[int, tuple[int, int]]:
     try:
         return {video: camera.size_px for video, camera in read_calibration(calibration).items()}
-    except StageError:  # is told of where its people are read
+    except StageError:  # reported where its people are read
         return dict.fromkeys(VIDEOS, SIZE_PX)

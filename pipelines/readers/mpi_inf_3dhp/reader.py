@@ -77,7 +77,7 @@ class Part:
 
 
 def parts(root: Path, options: ReaderOptions) -> list[Part] | list[evaluation_set.Part]:
-    """Each sequence. StageError if there is none, or published fits can't be matched."""
+    """Return each sequence. Raise StageError if there is none, or published fits can't be matched."""
     if options.split == "valid":
         return evaluation_set.parts(root)
     there = [s for s in SEQUENCES if (root / s.folder / "annot.mat").is_file()]
@@ -106,7 +106,7 @@ def _published(root: Path, options: ReaderOptions) -> dict[Sequence, Rows]:
 
 
 def read(root: Path, part: Part | evaluation_set.Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Everyone in a sequence, camera by camera. What is wrong with its annotation rejects the sequence."""
+    """Yield all people in a sequence, camera by camera. What is wrong with its annotation rejects the sequence."""
     if isinstance(part, evaluation_set.Part):
         yield from evaluation_set.read(root, part)
         return
@@ -171,7 +171,7 @@ class _Video:
         problem = joints_problem(joints, keypoints)
         outside = 17 - int(inside(keypoints, self.camera.size_px if self.camera else SIZE_PX).sum())
         if problem or outside:
-            return Rejected(source, image, problem or f"{outside} of 17 joints lie outside the picture")
+            return Rejected(source, image, problem or f"{outside} of 17 joints are outside the picture")
         center, scale = around(keypoints, BOX_MARGIN)
         if scale <= 0:
             return Rejected(source, image, "its keypoints span no box")

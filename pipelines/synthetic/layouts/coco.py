@@ -20,7 +20,7 @@ ABOUT = "COCO 2014 person keypoints: JSON, images, OpenPose detections"
 
 
 def write(out: Path, world: World, people: int, seed: int) -> None:
-    """As the data set. `number` of the truth is the annotation's id."""
+    """Write files as the data set. `number` of the truth is the annotation's id."""
     for folder in (TRAIN, "annotations", "openpose/coco"):
         (out / folder).mkdir(parents=True)
     images, annotations = [], []

@@ -62,7 +62,7 @@ def _of_subject(viewpoint: Viewpoint, subject: int) -> Viewpoint:
 def _sequence(
     out: Path, subject: int, action: str, camera: str, pictures: tuple[Picture, ...]
 ) -> list[TruePerson]:
-    """The files of one action and camera."""
+    """Write the files of one action and camera."""
     folder, name = out / f"S{subject}", f"{action}.{camera}"
     joints_m = np.stack([picture.people[0].joints17_cam_m for picture in pictures])
     between = _between(joints_m)
@@ -93,14 +93,14 @@ def _between(joints_m: Float[np.ndarray, "M 17 3"]) -> Float[np.ndarray, "T 17 3
 
 
 def _skeleton(joints: Float[np.ndarray, "T 17 D"]) -> Float[np.ndarray, "1 T W"]:
-    """Human3.6M's 32 joints in a row; those that are not among the 17 lie at the pelvis."""
+    """Human3.6M's 32 joints in a row; those that are not among the 17 are at the pelvis."""
     out = np.repeat(joints[:, :1], _JOINTS, axis=1)
     out[:, _IN_SKELETON] = joints
     return out.reshape(1, len(joints), -1)
 
 
 def box_mask(picture: Picture) -> Bool[np.ndarray, "H W"]:
-    """The box around the whole of the person, filled: what Human3.6M's masks of boxes are."""
+    """Return the box around the whole of the person, filled: what Human3.6M's masks of boxes are."""
     camera = picture.camera
     pixels = camera.project(picture.people[0].vertices_cam_m)
     left, top = np.floor(pixels.min(0)).clip(0).astype(int)
@@ -126,7 +126,7 @@ def _metadata(rig: tuple[Viewpoint, ...]) -> str:
 
 
 def _euler_angles(rotation: Float[np.ndarray, "3 3"]) -> tuple[float, float, float]:
-    """Angles x, y, z of Rx Ry Rz."""
+    """Return angles x, y, z of Rx Ry Rz."""
     r = rotation
     x, z = np.arctan2(-r[1, 2], r[2, 2]), np.arctan2(-r[0, 1], r[0, 0])
     return float(x), float(np.arcsin(np.clip(r[0, 2], -1, 1))), float(z)

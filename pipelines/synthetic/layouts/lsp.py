@@ -27,7 +27,7 @@ _CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def write(out: Path, world: World, people: int, seed: int) -> None:
-    """As the data set, whose first 1,000 rows are the training set's: here they are zero and have no images."""
+    """Write files as the data set, whose first 1,000 rows are the training set's: here they are zero and have no images."""
     at_most(people, LIMIT, "lsp")
     body = load_body()
     for folder in ("images", "data/lsp", "openpose/lsp"):
@@ -48,7 +48,7 @@ def write(out: Path, world: World, people: int, seed: int) -> None:
 
 
 def part_labels(body: BodyData, picture: Picture, person: WorldPerson) -> UInt8[np.ndarray, "H W"]:
-    """UPi-S1h's label of the surface at each pixel's centre; undecided at the outline."""
+    """Return UPi-S1h's label of the surface at each pixel's centre; undecided at the outline."""
     scene = Scene([Mesh(person.vertices_cam_m, np.asarray(body.faces, np.int32))])
     hits = scene.cast(picture.camera)
     label_of_part = np.array([1 + UPI_PARTS.index(name) for name in body.part_names], np.uint8)

@@ -19,7 +19,7 @@ LIMIT = 1000
 
 
 def write(out: Path, world: World, people: int, seed: int) -> None:
-    """As the data set: one person an image annotated, whoever else there is; all 14 joints; the flag is 1 if hidden."""
+    """Write files as the data set: one person an image annotated, all 14 joints; the flag is 1 if hidden."""
     at_most(people, LIMIT, "lsp-orig")
     (out / "images").mkdir()
     (out / "openpose" / "lsp").mkdir(parents=True)

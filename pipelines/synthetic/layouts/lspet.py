@@ -21,7 +21,7 @@ _LEFT_OUT = 10  # every tenth number has no image and no row, as in the data set
 
 
 def write(out: Path, world: World, people: int, seed: int) -> None:
-    """As the data set: one person an image annotated; joints outside the image are at (0, 0); the flag is 1 if seen."""
+    """Write files as the data set: one person an image; joints outside the image are at (0, 0); the flag is 1 if seen."""
     at_most(people, LIMIT, "lspet")
     (out / "openpose" / "hrlspet").mkdir(parents=True)
     joints, truth = [], []

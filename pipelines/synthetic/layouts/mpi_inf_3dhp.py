@@ -29,7 +29,7 @@ _IN_28 = (4, 18, 19, 20, 23, 24, 25, 3, 5, 6, 7, 9, 10, 11, 14, 15, 16)
 _IN_TEST = (14, 11, 12, 13, 8, 9, 10, 15, 1, 16, 0, 5, 6, 7, 2, 3, 4)
 # A frame (video, place) of each sequence in which a joint was tracked out of the picture.
 _ASTRAY = (1, 5)
-_UNKNOWN = 7  # each seventh published fit is none
+_UNKNOWN = 7  # each seventh published fit is missing
 _MOST_SEQUENCES, _TEST_SUBJECTS = 16, 6
 _RIG = 1  # stream of random numbers
 _TEST_PICTURES = 2**20  # the first of the test set's; moments are numbered below
@@ -65,7 +65,7 @@ class _Sequence:
         return TruePerson(image, 0, self.picture(video, frame).people[0])
 
     def joints_cam_m(self, camera: int) -> Float[np.ndarray, "T 17 3"]:
-        """By any camera, also one whose pictures nobody drew."""
+        """Return joints as any camera sees them, also one without pictures."""
         first, here = self.viewpoints[VIDEOS[0]], self.viewpoints[camera]
         seen = np.stack([moment[VIDEOS[0]].people[0].joints17_cam_m for moment in self.moments])
         world = (seen - first.translation_m) @ first.rotation
@@ -116,7 +116,7 @@ def _write_sequence(folder: Path, sequence: _Sequence) -> None:
 
 
 def _skeleton(joints: Float[np.ndarray, "T 17 3"]) -> Float[np.ndarray, "T 28 3"]:
-    """Joints that are not among the 17 lie at the pelvis."""
+    """Put joints that are not among the 17 at the pelvis."""
     out = np.repeat(joints[:, :1], _JOINTS, axis=1)
     out[:, _IN_28] = joints
     return out

@@ -19,7 +19,7 @@ _BYSTANDER = 4  # of as many second people, one is in the file without joints
 
 
 def write(out: Path, world: World, people: int, seed: int) -> None:
-    """As the data set: whole pixels; a joint that is not annotated at (0, 0), all at (-1, -1) of a person without any."""
+    """Write files as the data set: whole pixels; (0, 0) where a joint is not annotated, (-1, -1) if none of a person is."""
     import h5py
 
     (out / "images").mkdir()

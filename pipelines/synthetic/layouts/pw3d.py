@@ -85,7 +85,7 @@ def _content(
 
 
 def _world_pose(person: WorldPerson, viewpoint: Viewpoint) -> Float[np.ndarray, "72"]:
-    """The pose with its root in the world's axes."""
+    """Return the pose with its root in the world's axes."""
     import torch
 
     pose = person.pose_aa.astype(np.float64)
@@ -95,7 +95,7 @@ def _world_pose(person: WorldPerson, viewpoint: Viewpoint) -> Float[np.ndarray, 
 
 
 def _detected(person: WorldPerson) -> Float[np.ndarray, "3 18"]:
-    """Exact keypoints, with OpenPose's rows x, y and confidence; zeros where one lies outside the picture."""
+    """Return exact keypoints, with OpenPose's rows x, y and confidence; zeros where one is outside the picture."""
     keypoints, visibility = person.keypoints_px[JOINTS.openpose], person.visibility[JOINTS.openpose]
     rows = np.concatenate([keypoints, _CONFIDENCE[visibility][:, None]], 1) * (visibility > 0)[:, None]
     return rows[list(_COCO_18)].T

@@ -17,7 +17,10 @@ _END_OF_DICT, _END_OF_LIST = b"u", b"e"
 
 
 def dumps(value: Any) -> bytes:
-    """A pickle of dictionaries, lists, tuples, texts, numbers and arrays of numbers. TypeError for anything else."""
+    """Return a pickle of dictionaries, lists, tuples, texts, numbers and arrays of numbers.
+
+    Raise TypeError for anything else.
+    """
     return b"\x80\x02" + _write(value) + pickle.STOP
 
 

@@ -19,7 +19,7 @@ _USER_BLOCK = 512
 
 
 def write_cdf(path: Path, name: str, values: Float[np.ndarray, "1 T W"]) -> None:
-    """Writes or replaces a CDF file of one variable, a record of T × W numbers (float32)."""
+    """Write or replace a CDF file of one variable, a record of T × W numbers (float32)."""
     from cdflib.cdfwrite import CDF
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,20 +38,20 @@ def write_cdf(path: Path, name: str, values: Float[np.ndarray, "1 T W"]) -> None
 
 
 def write_mat5(path: Path, variables: Mapping[str, Any]) -> None:
-    """A MATLAB file of version 7: version 5's format, compressed."""
+    """Write a MATLAB file of version 7: version 5's format, compressed."""
     from scipy.io import savemat
 
     handle = BytesIO()
     savemat(handle, dict(variables), do_compression=True, format="5")
     content = handle.getvalue()
-    # scipy's header says when the file was written
+    # scipy's header has the time of writing
     path.write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(_HEADER) + content[_HEADER:])
 
 
 def write_mat73(
     path: Path, arrays: Mapping[str, np.ndarray], cells: Mapping[str, Iterable[np.ndarray]] = {}
 ) -> None:
-    """A MATLAB file of version 7.3 with arrays and cell columns, as h5py has them: dimensions reversed."""
+    """Write a MATLAB file of version 7.3 with arrays and cell columns, as h5py has them: dimensions reversed."""
     import h5py
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,7 +73,7 @@ def _cell_entry(file: File, name: str, number: int, array: np.ndarray) -> Datase
 
 
 def _matlab(dataset: Dataset) -> Dataset:
-    """Says of what class MATLAB holds an array to be."""
+    """Note MATLAB's class of an array."""
     names = {"float64": "double", "float32": "single"}
     if dataset.dtype == bool:
         dataset.attrs["MATLAB_int_decode"] = np.int32(1)
@@ -82,7 +82,7 @@ def _matlab(dataset: Dataset) -> Dataset:
 
 
 def write_video(path: Path, frames: Iterable[UInt8[np.ndarray, "H W 3"]], *, codec: str, rate: float) -> None:
-    """A video of RGB pictures; `codec` by its four letters, for example mp4v or MJPG."""
+    """Write a video of RGB pictures; `codec` by its four letters, for example mp4v or MJPG."""
     path.parent.mkdir(parents=True, exist_ok=True)
     writer: cv2.VideoWriter | None = None
     for frame in frames:

@@ -24,7 +24,7 @@ Subject = tuple[int, "Picture", "WorldPerson"]
 def subjects(
     world: World, people: int, seed: int, *, most: int = 2, whole: bool = False
 ) -> Iterator[Subject]:
-    """Pictures by number, each with the person it is of: the one of whom most is seen. With `whole`, none is cut off."""
+    """Yield pictures by number, each with the person it is of: the one of whom most is seen. With `whole`, none is cut off."""
     index = found = 0
     while found < people:
         picture = world.picture(seed, index, most=most)
@@ -36,7 +36,7 @@ def subjects(
 
 
 def leeds_joints(person: WorldPerson, *, seen: float, hidden: float) -> Float[np.ndarray, "14 3"]:
-    """LSP's 14 joints with a flag; zeros where a joint is outside the image, as nobody can have annotated it."""
+    """LSP's 14 joints with a flag; zeros where a joint is outside the image, where it can't have been annotated."""
     lsp = list(JOINTS.lsp)
     visibility = person.visibility[lsp]
     flag = np.where(visibility == 2, seen, hidden)
@@ -54,6 +54,6 @@ def write_joints(path: Path, joints: Float[np.ndarray, "A B N"]) -> None:
 
 
 def at_most(people: int, limit: int, layout: str) -> None:
-    """UsageError if the data set has not as many places."""
+    """Raise UsageError if the data set has fewer people."""
     if people > limit:
         raise UsageError(f"synth --layout {layout}: {people} people; the data set has {limit}")

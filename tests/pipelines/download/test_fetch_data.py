@@ -60,7 +60,7 @@ def test_listing_fetches_nothing_and_says_what_is_there(mirror: Mirror, tmp_path
 
 def test_a_checkpoint_must_look_like_one(mirror: Mirror, tmp_path: Path) -> None:
     mirror.files["model_checkpoint.pt"] = b"<html>"
-    with pytest.raises(StageError, match="is no PyTorch checkpoint"):
+    with pytest.raises(StageError, match="is not a PyTorch checkpoint"):
         get(tmp_path, "model_checkpoint", mirror)
     assert tree(tmp_path) == set()
 

@@ -112,10 +112,10 @@ def test_entries_that_can_not_be_placed_are_rejected(mine: Path) -> None:
     after = list(read_all(coco, mine, options))
     reasons = {o.source: o.reason for o in after if isinstance(o, Rejected)}
     assert set(reasons.values()) == {
-        "is no annotation",
+        "is not an annotation",
         "its id stands twice",
         "names image 9002, which 'images' does not list",
-        "its image lies outside the root",
+        "its image is outside the root",
         "its image's name has a backslash; use forward slashes",
     }
     assert sum(isinstance(o, Person) for o in after) == len(before)
@@ -293,7 +293,7 @@ def test_a_box_outside_its_image_is_rejected_and_one_at_its_edge_is_not(
     data = DataFolder(tmp_path / "data")
     done = preprocess(data, COCO, mine, "mine", ReaderOptions("train2014", 8))
     assert Annotations.read(done.path).source == ["annotation 2"]
-    assert done.rejected == {f"its box lies outside the image ({width} × {height} px)": 2}
+    assert done.rejected == {f"its box is outside the image ({width} × {height} px)": 2}
 
 
 @pytest.mark.parametrize("name", ["coco", "custom"])

@@ -124,15 +124,15 @@ def test_a_pickle_that_tries_to_run_code_is_rejected_and_nothing_runs(
 SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no poses": (lambda c: c.pop("poses"), "has no list 'poses'"),
     "poses of another length": (lambda c: c["poses"].__setitem__(0, np.zeros((3, 72))), "expected (4, 72)"),
-    "texts for poses": (lambda c: c["poses"].__setitem__(0, ["a"]), "'poses' of person 0 is no array"),
+    "texts for poses": (lambda c: c["poses"].__setitem__(0, ["a"]), "'poses' of person 0 is not an array"),
     "one person's betas": (lambda c: c["betas"].pop(), "entries of 1 or 2 people"),
     "few betas": (lambda c: c["betas"].__setitem__(1, np.zeros(9)), "9 numbers, expected 10"),
     "other keypoints": (lambda c: c["poses2d"].__setitem__(0, np.zeros((4, 3, 17))), "expected (4, 3, 18)"),
-    "no cameras": (lambda c: c.pop("cam_poses"), "'cam_poses' is no array"),
+    "no cameras": (lambda c: c.pop("cam_poses"), "'cam_poses' is not an array"),
     "flat cameras": (lambda c: c.update(cam_poses=np.zeros((4, 16))), "expected (any, 4, 4)"),
     "gender": (lambda c: c["genders"].__setitem__(0, "x"), "has gender 'x'"),
-    "name": (lambda c: c.update(sequence="../../etc"), "no name of a sequence"),
-    "no name": (lambda c: c.pop("sequence"), "no name of a sequence"),
+    "name": (lambda c: c.update(sequence="../../etc"), "not a name of a sequence"),
+    "no name": (lambda c: c.pop("sequence"), "not a name of a sequence"),
 }
 
 
@@ -154,7 +154,7 @@ FRAMES: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "NaN pose": (lambda c: c["poses"][1].__setitem__((2, 5), np.nan), "its body is not a number"),
     "NaN keypoint": (lambda c: c["poses2d"][1].__setitem__((2, 0, 4), np.nan), "not a number of pixels"),
     "no keypoints": (lambda c: c["poses2d"][1].__setitem__((2, 2), 0), "0 keypoints span no box"),
-    "bent camera": (lambda c: c["cam_poses"].__setitem__((2, 0, 0), 2.0), "no rotation"),
+    "bent camera": (lambda c: c["cam_poses"].__setitem__((2, 0, 0), 2.0), "not a rotation"),
 }
 
 

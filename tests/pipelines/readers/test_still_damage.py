@@ -77,10 +77,10 @@ def test_mpii_rows_that_name_no_image_of_the_folder_are_rejected(mine: Callable[
         file["imgname"] = names
     found = reasons("mpii", root)
     assert [found[f"train.h5 row {row}"] for row in range(4)] == [
-        "its image lies outside the root",
+        "its image is outside the root",
         "names no image",
         "names no image",
-        "its image lies outside the root",
+        "its image is outside the root",
     ]
 
 

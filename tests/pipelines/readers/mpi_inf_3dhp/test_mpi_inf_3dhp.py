@@ -97,7 +97,7 @@ def test_only_valid_frames_of_the_test_set_are_read(tree: Path) -> None:
     assert {o.image for o in (*people, *rejected)} == {
         f"mpi_inf_3dhp_test_set/TS{n}/imageSequence/img_000001.jpg" for n in range(1, 7)
     }
-    assert all("lie outside the picture" in r.reason for r in rejected)
+    assert all("are outside the picture" in r.reason for r in rejected)
 
 
 # ---- published fits --------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ SPOILED: dict[str, tuple[Callable[[dict], object], str, int]] = {
     "other frames": (lambda c: c["annot3"].__setitem__((0, 0), np.zeros((19, 84))), "of camera 0 have", 0),
     "numbers": (lambda c: c.update(annot2=np.zeros((14, 2))), "'annot2' of camera 0 has shape ()", 0),
     "NaN": (lambda c: c["annot3"][4, 0].__setitem__((10, 13), np.nan), "a 3D joint is not a number", 15),
-    "astray": (lambda c: c["annot2"][4, 0].__setitem__((0, 8), 900.0), "1 of 17 joints lie outside", 15),
+    "astray": (lambda c: c["annot2"][4, 0].__setitem__((0, 8), 900.0), "1 of 17 joints are outside", 15),
 }
 
 
