@@ -43,6 +43,10 @@ COMMANDS = {
         "pipelines.commands.info:info",
         "What there is: data sets and their fits, runs, the body in use; or more about one data set, or one of its samples.",
     ),
+    "doctor": (
+        "pipelines.commands.doctor:doctor",
+        "Check this machine and installation; say what to do where something falls short.",
+    ),
     "train-lifter": (
         "pipelines.commands.fitting:train_lifter",
         "Train the lifter of the body in use, from samples of the pose prior: once, some fifteen minutes on two cores.",
