@@ -147,7 +147,7 @@ def _fetch(
             sha256 = _verified(part, archive, checksums.get(archive.file))
             files, kept = _install(part, data, archive, again)
         except DownloadError as error:
-            problems.append(str(error))  # what there is of it stays, to go on from
+            problems.append(str(error))  # the beginning stays, to continue from
         except StageError as error:
             problems.append(f"{url}: {error}")
             forget(part)
@@ -158,7 +158,7 @@ def _fetch(
             forget(part)
             return found
     raise StageError(
-        f"{archive.file}: {'; '.join(problems)}; run it again to go on, or give another --base-url"
+        f"{archive.file}: {'; '.join(problems)}; run it again to continue, or give another --base-url"
     )
 
 

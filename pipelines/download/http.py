@@ -1,4 +1,4 @@
-"""One file over HTTP: it goes on where it stopped, and is only called complete if it is."""
+"""Download one file over HTTP: continue where it stopped, and check that it is complete."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _AGENT = "spin-pipe"
 _TRANSIENT = {408, 425, 429, 500, 502, 503, 504}
 
 Update = Callable[[int, int], None]
-"""Told bytes there are, and bytes there will be (0 if that is not known)."""
+"""Called with the bytes that there are, and will be (0 if that is not known)."""
 
 
 class DownloadError(StageError):
@@ -142,7 +142,7 @@ def _accept(url: str, path: Path, have: int, answer: Any) -> int:
         raise DownloadError(
             f"{url}: {size - have} bytes to come, {free} are free in {path.parent}; make room"
         )
-    write_file(_beside(path), json.dumps(asdict(_Beginning(url, validator, size))).encode())
+    write_file(_note_of(path), json.dumps(asdict(_Beginning(url, validator, size))).encode())
     return size
 
 
@@ -165,13 +165,13 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _beside(path: Path) -> Path:
+def _note_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.json")
 
 
 def _beginning(path: Path) -> _Beginning | None:
     try:
-        return _Beginning(**json.loads(_beside(path).read_text()))
+        return _Beginning(**json.loads(_note_of(path).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
@@ -179,4 +179,4 @@ def _beginning(path: Path) -> _Beginning | None:
 def forget(path: Path) -> None:
     """Remove a file, or the beginning of one, with what is noted of it."""
     path.unlink(missing_ok=True)
-    _beside(path).unlink(missing_ok=True)
+    _note_of(path).unlink(missing_ok=True)

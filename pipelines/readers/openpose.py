@@ -107,9 +107,9 @@ def match_people(
     a person's if half of the joints that both see are within MAX_DISTANCE box sides. Among those, the one is chosen that
     has most of the annotated joints, and nearest; of two people in each other's arms, so that both are explained best.
     """
-    nobody = np.zeros((25, 3), np.float32)
+    undetected = np.zeros((25, 3), np.float32)
     if not len(detections_px):
-        return [Match(nobody, "no detection in the image") for _ in keypoints_px]
+        return [Match(undetected, "no detection in the image") for _ in keypoints_px]
     pairs = _pairs(keypoints_px, box_side_px, detections_px)
     chosen = _assign(pairs)
     turned: np.ndarray = np.zeros(len(chosen), bool)
@@ -120,7 +120,7 @@ def match_people(
     return [
         Match(detections_px[detection].copy(), "")
         if detection >= 0
-        else Match(nobody, _rejection(pairs.distance[person], bool(turned[person])))
+        else Match(undetected, _rejection(pairs.distance[person], bool(turned[person])))
         for person, detection in enumerate(chosen)
     ]
 

@@ -13,7 +13,7 @@ import numpy as np
 from pipelines.errors import StageError
 from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
-from pipelines.readers.custom.people import Seen, judge, matched, place_image, shown
+from pipelines.readers.custom.people import Seen, checked_person, matched, place_image, shown
 from pipelines.readers.formats.json_file import Id, id_of, images_by_id
 from spin.joints import COCO_NAMES
 
@@ -56,7 +56,7 @@ def read(part: CocoPart, options: ReaderOptions) -> Iterator[Person | Rejected]:
         people: list[Person] = []
         for source, annotation in image.annotations:
             seen = _seen(image, source, annotation, part.joints)
-            outcome = seen if isinstance(seen, Rejected) else judge(seen, options.min_body_joints)
+            outcome = seen if isinstance(seen, Rejected) else checked_person(seen, options.min_body_joints)
             if isinstance(outcome, Person):
                 people.append(outcome)
             else:

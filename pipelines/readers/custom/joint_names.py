@@ -1,4 +1,4 @@
-"""Which of the 49 keypoints a joint is, by the name that somebody gave it."""
+"""Which of the 49 keypoints a joint is, by the name that a user gave it."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers.base import Person, ReaderOptions, Rejected
-from pipelines.readers.custom.people import Seen, judge, place_image
+from pipelines.readers.custom.people import Seen, checked_person, place_image
 from spin.joints import JOINTS, OPENPOSE_NAMES
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def read(part: FolderPart, options: ReaderOptions) -> Iterator[Person | Rejected
             if isinstance(keypoints, str):
                 yield Rejected(source, image, keypoints)
             else:
-                yield judge(Seen(image, source, keypoints), options.min_body_joints)
+                yield checked_person(Seen(image, source, keypoints), options.min_body_joints)
 
 
 def _people(path: Path) -> list[Any]:

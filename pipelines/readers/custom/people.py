@@ -1,4 +1,4 @@
-"""What somebody's own data say of a person, judged: a `Person` with a box, or why not. The same for every kind of file."""
+"""A person of a user's own data: a `Person` with a box, or why it is rejected. The same for every kind of file."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def shown(value: object) -> str:
     return f"{str(value)[:80]!a}" if simple else f"a {type(value).__name__}"
 
 
-def judge(seen: Seen, min_body_joints: int) -> Person | Rejected:
+def checked_person(seen: Seen, min_body_joints: int) -> Person | Rejected:
     """Return a person with a box and enough joints, or the reason."""
     reason = _problem(seen, min_body_joints)
     if reason:

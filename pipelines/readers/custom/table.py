@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pipelines.errors import StageError
 from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
-from pipelines.readers.custom.people import Seen, judge, matched, place_image
+from pipelines.readers.custom.people import Seen, checked_person, matched, place_image
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -90,7 +90,7 @@ def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]
             yield from matched(people, options.openpose)
             people = []
         seen = _seen(part.places, image, source, values)
-        outcome = seen if isinstance(seen, Rejected) else judge(seen, options.min_body_joints)
+        outcome = seen if isinstance(seen, Rejected) else checked_person(seen, options.min_body_joints)
         if isinstance(outcome, Person):
             people.append(outcome)
         else:

@@ -38,7 +38,7 @@ def _write_frame(capture: cv2.VideoCapture, path: Path) -> None:
     if not read:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Whole or not at all, so that an extraction that was interrupted goes on where it stopped. It need not be durable.
+    # Whole or not at all, so that an interrupted extraction continues where it stopped. It need not be durable.
     unfinished = path.with_name(f".tmp-{path.name}")
     unfinished.write_bytes(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
     os.replace(unfinished, path)

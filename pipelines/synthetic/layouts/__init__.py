@@ -1,6 +1,6 @@
 """Raw trees of the embedded world in the layouts of the published data sets: files of their true formats, with known truth.
 
-With them the readers run end to end without any data set's licence, and somebody who has yet to obtain one can try
+With them the readers run end to end without any data set's licence, and a user who has yet to obtain one can try
 everything. A layout is a module with `ABOUT` and `write(out, world, people, seed)`.
 """
 
