@@ -159,7 +159,7 @@ def _fail(error: Exception) -> None:
     if isinstance(known, OSError):
         where = f"{known.filename}: " if known.filename else ""
         why = known.strerror or type(known).__name__
-        _end(f"{where}{why}; what is finished is kept: mend that and run the same command again", 1)
+        _end(f"{where}{why}; what is finished is kept: fix that and run the same command again", 1)
     if "--debug" not in sys.argv:
         line = str(known).strip().splitlines()
         _end(

@@ -1,4 +1,4 @@
-"""Where everything lies. One data folder in the published layout, plus annotations/ and fits/; one folder a run."""
+"""Where everything is stored. One data folder in the published layout, plus annotations/ and fits/; one folder for each run."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def checked_name(kind: str, name: str) -> str:
 
 @dataclass(frozen=True)
 class DataFolder:
-    """The data folder: SMPL's files if the user has them, annotations, fits (which may lie elsewhere)."""
+    """The data folder: SMPL's files if the user has them, annotations, fits (which may be stored elsewhere)."""
 
     root: Path
     fits_place: str = ""
-    """Where fits lie, if not in fits/: another folder, or a URL."""
+    """Where fits are stored, if not in fits/: another folder, or a URL."""
 
     def __post_init__(self) -> None:
         # Ray's workers may run in other folders.
@@ -50,7 +50,7 @@ class DataFolder:
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.rejected.json"
 
     def failed(self, dataset: str) -> Path:
-        """The list of a run of preprocess that found nobody to use."""
+        """Return the list of a run of preprocess that found no usable sample."""
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.failed.json"
 
     def fits(self, dataset: str) -> Path | str:
@@ -76,7 +76,7 @@ class DataFolder:
         return self.root / "backbones"
 
     def dataset_extra(self, file_name: str) -> Path:
-        """Where SPIN's data set files lie, under their published names."""
+        """Return where SPIN's data set files are stored, under their published names."""
         return self.root / "dataset_extras" / file_name
 
     @property

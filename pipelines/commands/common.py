@@ -33,7 +33,7 @@ def _keep_fits(context: click.Context, _: click.Parameter, value: str | None) ->
 _FITS = "spin-pipe.fits"
 FITS = click.option(
     "--fits", metavar="PLACE", envvar="SPIN_PIPE_FITS", expose_value=False, callback=_keep_fits,
-    help="Where the fits of all data sets lie: a folder, or s3://BUCKET/PREFIX.  [default: DATA/fits]",
+    help="Where the fits of all data sets are stored: a folder, or s3://BUCKET/PREFIX.  [default: DATA/fits]",
 )  # fmt: skip
 ADDRESS = click.option("--address", help="A running Ray cluster to use, instead of this machine alone.")
 LOG_DIR = click.option(
@@ -53,7 +53,7 @@ class Group(click.Group):
 
 
 def data_folder(path: Path) -> DataFolder:
-    """The folder that was named, with the fits where --fits says, if the command has that."""
+    """Return the named data folder, with its fits where --fits says, if the command has that option."""
     from pipelines.folders import DataFolder
 
     context = click.get_current_context(silent=True)
@@ -61,7 +61,7 @@ def data_folder(path: Path) -> DataFolder:
 
 
 def chosen_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
-    """The data sets that were named, or the only one there is."""
+    """Return the named data sets, or the only one there is."""
     known = data.known()
     if named:
         missing = [n for n in named if n not in known]
@@ -88,7 +88,7 @@ def which_body(data: DataFolder) -> str:
 
 
 def training_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
-    """The data sets that were named; else the published training sets that are there, or the only data set there is."""
+    """Return the named data sets; else the published training sets that are there, or the only data set there is."""
     from pipelines.readers import TRAINING_SETS
 
     return chosen_datasets(data, named or tuple(name for name in TRAINING_SETS if name in data.known()))

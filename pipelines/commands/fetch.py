@@ -110,7 +110,7 @@ def _listing(folder: DataFolder, bases: tuple[str, ...]) -> str:
         ]
     lines += [
         "",
-        "Data sets, which stay where they are; preprocess is told where with --root NAME=DIR or roots.toml:",
+        "Data sets, which stay where they are; pass their folders to preprocess with --root NAME=DIR or roots.toml:",
     ]
     known = set(folder.known())
     roots = {d.root_name: d for d in reversed(DATASETS.values()) if d.use != OWN}
