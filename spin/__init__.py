@@ -2,5 +2,3 @@
 
 Nothing here knows of Ray, Zarr, Parquet or the command line; `pipelines` brings the rooms together.
 """
-
-__version__ = "0.1.0"

@@ -39,7 +39,6 @@ class Checkpoint:
     seed: int = 0
     tag: Mapping[str, str] = field(default_factory=dict)  # fit store of each data set -> the state it was in
     config: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
-    rng: Mapping[str, Tensor] = field(default_factory=dict)  # torch generator states
     loop: Mapping[str, Tensor] = field(
         default_factory=dict
     )  # what the loop of fits has measured of the network

@@ -184,7 +184,6 @@ def checkpoint_of(network: HMR) -> Checkpoint:
         seed=3,
         tag={"coco": "gen-4+7"},
         config={"lr": 1e-4, "weights": {"pose": 1.0}, "names": ["a"]},
-        rng={"torch": torch.get_rng_state()},
     )
 
 
@@ -194,7 +193,6 @@ def test_checkpoint_comes_back_whole(tmp_path: Path, mean: MeanParameters) -> No
     read = load_checkpoint(tmp_path / "runs" / "a.pt")
     for name in ("epoch", "step", "batch_idx", "seed", "tag", "config"):
         assert getattr(read, name) == getattr(written, name), name
-    assert torch.equal(read.rng["torch"], written.rng["torch"])
     assert all(torch.equal(read.model[k], v) for k, v in written.model.items())
     network = HMR("resnet18", mean=mean)
     assert read.optimizer is not None

@@ -10,8 +10,8 @@ import torch
 
 from spin.joints import JOINTS
 from spin.training.augment import Augmentations, augment_keypoints
-from tools.bench import claims as bench
-from tools.bench.claims_people import EMBEDDING, SIZES, People, SmallHMR, new_network, warm_start
+from experiments.claims import run as bench
+from experiments.claims.people import EMBEDDING, SIZES, People, SmallHMR, new_network, warm_start
 
 TOY = SIZES["toy"]
 

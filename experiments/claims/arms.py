@@ -29,7 +29,7 @@ from spin.training.trust import Guesses, withheld
 from store.fits.fingerprint import Fingerprint
 from store.fits.records import Fits, Source
 from store.fits.store import FitStore
-from tools.bench.claims_people import (
+from experiments.claims.people import (
     VARIANTS,
     Looks,
     People,

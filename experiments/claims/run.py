@@ -1,8 +1,8 @@
 """The paper's claim, and this project's: does a loop of fits and network teach more than fits that stay? One JSON line.
 
-    python -m tools.bench.claims [--size cpu|gpu|toy] [--cache DIR] [--processes 2] [--markdown]
+    python -m experiments.claims [--size cpu|gpu|toy] [--cache DIR] [--processes 2] [--markdown]
 
-Trains on the embedded world (tools/bench/claims_people.py), equal budget, same network start, in two settings: `mixed`, where a
+Trains on the embedded world (experiments/claims/people.py), equal budget, same network start, in two settings: `mixed`, where a
 quarter of the samples carry true 3D, and `only2d`. Arms: (a) reprojection loss only (and what truth there is); (b) static fits
 from mean-pose starts, fixed; (c) the loop as published from those fits: Adam 100 + 100, reprojection rule; (d) this project's
 loop from those fits; (e) this project's static fits (lifter, anchored), fixed; (f) this project's loop from (e).
@@ -35,8 +35,8 @@ import torch
 
 from spin.network.hmr import HMR
 from store.files.atomic import write_file
-from tools.bench.claims_arms import ARMS, CLIP_NORM, SETTINGS, TRUE_SHARES, Experiment, Fitting
-from tools.bench.claims_people import (
+from experiments.claims.arms import ARMS, CLIP_NORM, SETTINGS, TRUE_SHARES, Experiment, Fitting
+from experiments.claims.people import (
     AUGMENTATION,
     EMBEDDING,
     NOISE_PX,
@@ -243,7 +243,3 @@ def markdown(result: dict[str, Any]) -> str:
             pairs = ", ".join(f"{d['expected_mm']:.0f}/{d['true_mm']:.0f}" for d in deciles)
             lines.append(f"\n{setting} ({arm}), expected/true mm by decile: {pairs}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

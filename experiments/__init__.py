@@ -1,0 +1,1 @@
+"""Experiments on the method itself: hours long, run by people, read by no other part."""

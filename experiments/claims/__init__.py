@@ -1,0 +1,1 @@
+"""The paper's claim, that fits and network improve each other, arm by arm (docs/loop.md has the figures)."""
