@@ -12,6 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from experiments.claims.people import (
+    VARIANTS,
+    Looks,
+    People,
+    Size,
+    augmentations_of,
+    batch_rows,
+    joints14_of,
+    set_rate,
+)
 from spin.body import CompactBody, load_body
 from spin.evaluation.metrics import mpjpe_mm, pa_mpjpe_mm
 from spin.fitting.fitter import FitConfig, Fitter
@@ -29,16 +39,6 @@ from spin.training.trust import Guesses, withheld
 from store.fits.fingerprint import Fingerprint
 from store.fits.records import Fits, Source
 from store.fits.store import FitStore
-from experiments.claims.people import (
-    VARIANTS,
-    Looks,
-    People,
-    Size,
-    augmentations_of,
-    batch_rows,
-    joints14_of,
-    set_rate,
-)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int

@@ -33,8 +33,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from spin.network.hmr import HMR
-from store.files.atomic import write_file
 from experiments.claims.arms import ARMS, CLIP_NORM, SETTINGS, TRUE_SHARES, Experiment, Fitting
 from experiments.claims.people import (
     AUGMENTATION,
@@ -51,6 +49,8 @@ from experiments.claims.people import (
     warm_name,
     warm_start,
 )
+from spin.network.hmr import HMR
+from store.files.atomic import write_file
 from tools.bench.score_rules import calibration
 
 BAD, CEILING = "bad network", "everybody's truth"

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from spin.joints import JOINTS
-from spin.training.augment import Augmentations, augment_keypoints
 from experiments.claims import run as bench
 from experiments.claims.people import EMBEDDING, SIZES, People, SmallHMR, new_network, warm_start
+from spin.joints import JOINTS
+from spin.training.augment import Augmentations, augment_keypoints
 
 TOY = SIZES["toy"]
 
