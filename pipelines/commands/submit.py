@@ -37,7 +37,7 @@ def submit(
       spin-pipe submit --folder /shared --no-wait train --name first --dataset world --workers 4
       spin-pipe submit --logs raysubmit_Kq9W2eV7
     """
-    from pipelines.cluster.nodes import job_client, last_line
+    from pipelines.cluster.jobs import job_client, last_line
 
     if sum(map(bool, (status, logs, stop, command))) != 1:
         raise UsageError("submit: expected a COMMAND, or one of --status, --logs, --stop with a job's name")
@@ -82,7 +82,7 @@ def _words(command: tuple[str, ...]) -> list[str]:
 
 
 def _follow(client: JobSubmissionClient, job: str) -> None:
-    from pipelines.cluster.nodes import follow
+    from pipelines.cluster.jobs import follow
 
     try:
         code = follow(client, job, lambda text: click.echo(text, nl=False))

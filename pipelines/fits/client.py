@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
-from pipelines.training.rendezvous import incarnation
+from pipelines.cluster.incarnation import incarnation
 from store.fits.records import Fits
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from pipelines.cluster.nodes import beside_driver
+from pipelines.cluster.nodes import on_driver_node
 from store.fits.records import Solver
 from store.fits.runs import now_ms
 from store.fits.store import FitStore
@@ -247,7 +247,7 @@ def start_service(
     # Opened here first: an error in an actor's constructor reaches nobody until the first call, and then wrapped.
     FitStore.open_or_create(path, samples=samples, fingerprint=fingerprint, writer=writer)
     actor: Any = ray.remote(FitService).options(
-        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=beside_driver()
+        num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=on_driver_node()
     )
     handle = actor.remote(path, samples, fingerprint, writer, run)
     ray.get(handle.tags.remote())

@@ -1,7 +1,7 @@
 """How training workers find each other: through a file on this machine, so that nothing listens beyond loopback.
 
 Ray's own way, torch's TCP store, listens on every interface; it is used on clusters only. Each time Ray starts the workers,
-first or again, they get a new `incarnation`, by which the store tells them from those that went before.
+first or again, they get a new incarnation (see `pipelines.cluster.incarnation`).
 """
 
 from __future__ import annotations
@@ -17,17 +17,12 @@ import torch
 from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
 
-_INCARNATION = "SPIN_PIPE_INCARNATION"
-
-
-def incarnation() -> str:
-    """Which start of the workers this process belongs to; '' outside of them."""
-    return os.environ.get(_INCARNATION, "")
+from pipelines.cluster.incarnation import set_incarnation
 
 
 @dataclass(kw_only=True)
 class RendezvousConfig(TorchConfig):
-    """`folder` holds the files by which local workers meet; without one they meet as Ray has it."""
+    """`folder` holds the files by which local workers meet; without one they meet in Ray's way."""
 
     folder: str | None = None
 
@@ -41,7 +36,7 @@ class _Rendezvous(Backend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         name, world = uuid.uuid4().hex, len(worker_group)
-        worker_group.execute(_set_incarnation, name)
+        worker_group.execute(set_incarnation, name)
         if backend_config.folder is None:
             TorchConfig().backend_cls().on_start(worker_group, TorchConfig())
         elif world > 1:
@@ -58,10 +53,6 @@ class _Rendezvous(Backend):
 
     def on_shutdown(self, worker_group: Any, backend_config: Any) -> None:
         worker_group.execute(_leave)
-
-
-def _set_incarnation(name: str) -> None:
-    os.environ[_INCARNATION] = name
 
 
 def _join(url: str, rank: int, world: int, backend: str) -> None:

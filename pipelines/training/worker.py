@@ -18,6 +18,7 @@ import ray.train.torch
 import torch
 
 from pipelines import journal
+from pipelines.cluster.incarnation import incarnation
 from pipelines.errors import EXPECTED, StageError, cause
 from pipelines.fits.client import FitsClient, LookUp
 from pipelines.folders import DataFolder, RunFolder
@@ -28,7 +29,6 @@ from pipelines.training.loading import LoadedBatch, TrainingData, batches
 from pipelines.training.loop_fits import LoopFits, NewFits, stored_fits
 from pipelines.training.metrics_log import MetricsLog
 from pipelines.training.pictures import Pictures
-from pipelines.training.rendezvous import incarnation
 from spin.body import BodyMesh, CompactBody, load_body
 from spin.errors import TrainingError
 from spin.fitting.prior import load_pose_prior

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from pipelines.cluster import ordered_map as parallel
+from pipelines.cluster import ordered_map as module
 from pipelines.cluster.ordered_map import ordered_map
 
 Negative = Callable[[int], tuple[int, int]]
@@ -20,7 +20,7 @@ def negative() -> Negative:
 
 
 def test_short_work_starts_no_ray(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> None:
-    monkeypatch.setattr(parallel, "ray_session", None)
+    monkeypatch.setattr(module, "ray_session", None)
     found = list(ordered_map(negative, iter(range(20))))
     assert found == [(-n, os.getpid()) for n in range(20)]
 
@@ -30,7 +30,7 @@ def test_long_work_goes_to_other_processes_and_comes_back_in_order(
     monkeypatch: pytest.MonkeyPatch, ray_running: None, negative: Negative, workers: int | None
 ) -> None:
     begun = iter([0.0, 1.0, 2.0, 1e9])  # two pieces are done here before it turns out to be long
-    monkeypatch.setattr(parallel, "_now", lambda: next(begun))
+    monkeypatch.setattr(module, "_now", lambda: next(begun))
     found = list(ordered_map(negative, iter(range(20)), workers=workers))
     assert [number for number, _ in found] == [-n for n in range(20)]
     here = [process == os.getpid() for _, process in found]
@@ -38,5 +38,5 @@ def test_long_work_goes_to_other_processes_and_comes_back_in_order(
 
 
 def test_one_worker_is_this_process(monkeypatch: pytest.MonkeyPatch, negative: Negative) -> None:
-    monkeypatch.setattr(parallel, "ray_session", None)
+    monkeypatch.setattr(module, "ray_session", None)
     assert [n for n, _ in ordered_map(negative, range(5), workers=1)] == [0, -1, -2, -3, -4]

@@ -13,7 +13,7 @@ import pipelines.cluster.waiting
 from pipelines.cluster.waiting import NO_PLACE_S, SILENT_S, Waiting
 from pipelines.errors import StageError
 from pipelines.folders import RunFolder
-from pipelines.training import retries as train_attempts
+from pipelines.training import retries
 from pipelines.training.retries import MAX_FAILURES, _until_done
 
 
@@ -21,7 +21,7 @@ from pipelines.training.retries import MAX_FAILURES, _until_done
 def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(pipelines.cluster.waiting, "say", lines.append)
-    monkeypatch.setattr(train_attempts, "say", lines.append)
+    monkeypatch.setattr(retries, "say", lines.append)
     return lines
 
 
@@ -58,7 +58,7 @@ def attempts_of(
 ) -> tuple[Attempts, Callable[[], None]]:
     run = RunFolder.of(tmp_path, "run")
     attempts = Attempts(run, gains, error)
-    monkeypatch.setattr(train_attempts, "_fit", attempts)
+    monkeypatch.setattr(retries, "_fit", attempts)
     settings = SimpleNamespace(run=run, failure=tmp_path / "failure", config=SimpleNamespace(workers=2))
     return attempts, lambda: _until_done(settings, {"CPU": 1}, None, False)
 
@@ -108,14 +108,14 @@ def test_workers_without_a_place_wait_audibly_and_not_for_ever(
 ) -> None:
     attempts, until_done = attempts_of(tmp_path, monkeypatch, [0] * 100, no_place)
     clock = Clock(monkeypatch, [{"CPU": 1}, {"GPU": 1}])
-    monkeypatch.setattr(train_attempts, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(retries, "time", SimpleNamespace(monotonic=lambda: clock.now))
     attempt = attempts.__call__
 
     def a_minute_of_waiting(*arguments: Any) -> None:
         clock.now += 60
         attempt(*arguments)
 
-    monkeypatch.setattr(train_attempts, "_fit", a_minute_of_waiting)
+    monkeypatch.setattr(retries, "_fit", a_minute_of_waiting)
     with pytest.raises(
         StageError, match=r"train run: waited 15 minutes for 2 × 1 CPU, and the cluster has 1 CPU and 1 GPU"
     ):
