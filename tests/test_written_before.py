@@ -19,7 +19,7 @@ from pipelines.fitting.assets import FittingFiles, open_fits
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.preprocessing.pack import made_for, open_crops
 from pipelines.training.config import TrainConfig
-from pipelines.training.preflight import require_as_it_was
+from pipelines.training.preflight import require_same_fingerprints
 from spin.body import load_body
 from spin.network.checkpoints import (
     Checkpoint,
@@ -157,7 +157,7 @@ def test_the_runs_configuration(checkpoint: Checkpoint) -> None:
     assert (
         fingerprint.to_json() == checkpoint.config["fingerprints"]["world"] == ANSWERS["store"]["fingerprint"]
     )
-    require_as_it_was(RUN, {"world": fingerprint})
+    require_same_fingerprints(RUN, {"world": fingerprint})
 
 
 def test_the_networks_weights(arrays: dict[str, np.ndarray], checkpoint: Checkpoint, network: HMR) -> None:

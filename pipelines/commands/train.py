@@ -268,7 +268,7 @@ def train(
     from pipelines import journal
     from pipelines.progress import say
     from pipelines.training.config import TrainConfig
-    from pipelines.training.preflight import alone
+    from pipelines.training.preflight import run_lock
     from pipelines.training.run import go_back_to
     from pipelines.training.run import train as run_training
 
@@ -280,7 +280,7 @@ def train(
         raise UsageError(
             "--checkpoint goes with --resume; --pretrained-checkpoint starts a new run from a network"
         )
-    with alone(run):
+    with run_lock(run):
         if resume:
             config = TrainConfig.load(run.config).resumed(
                 given | ({"datasets": datasets} if datasets else {})

@@ -31,7 +31,7 @@ _PARTS = {
 
 
 @contextmanager
-def alone(run: RunFolder) -> Iterator[None]:
+def run_lock(run: RunFolder) -> Iterator[None]:
     """The run's folder, for one training at a time; the system lets go of it if the process dies. UsageError if it is taken."""
     run.root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(run.root, os.O_RDONLY)
@@ -74,7 +74,7 @@ def with_starting_weights(data: DataFolder, run: RunFolder, config: TrainConfig)
     return config
 
 
-def require_as_it_was(run: RunFolder, fingerprints: Mapping[str, Fingerprint]) -> None:
+def require_same_fingerprints(run: RunFolder, fingerprints: Mapping[str, Fingerprint]) -> None:
     """Refuses to go on with other data, or another body, than the run's newest checkpoint was made with. StageError."""
     newest = run.latest_checkpoint()
     if newest is None:

@@ -22,10 +22,10 @@ from pipelines.preprocessing.pack import made_for, open_crops
 from pipelines.progress import say
 from pipelines.training.checkpoints import prune
 from pipelines.training.config import TrainConfig, last_step, plan_of
-from pipelines.training.preflight import require_as_it_was, require_tags, with_starting_weights
+from pipelines.training.preflight import require_same_fingerprints, require_tags, with_starting_weights
 from pipelines.training.retries import run_workers
-from pipelines.training.terminal import watched
-from pipelines.training.validation import validated
+from pipelines.training.terminal import live_table
+from pipelines.training.validation import validation_loop
 from spin.network.checkpoints import load_checkpoint
 from store.annotations.table import Annotations
 
@@ -70,7 +70,7 @@ def train(
             say(f"{name}: read from its packed crops, {data.crops(name)}")
     files = FittingFiles.of(data, config.fitting)
     fingerprints = {name: files.fingerprint(config.fitting.objective, a) for name, a in sets.items()}
-    require_as_it_was(run, fingerprints)
+    require_same_fingerprints(run, fingerprints)
     asked, config = config, with_starting_weights(data, run, config)
     run.root.mkdir(parents=True, exist_ok=True)
     asked.save(run.config)
@@ -98,7 +98,7 @@ def train(
         }
         require_tags(run, services)
         # Other nodes' processes work in other folders.
-        with watched(run, steps), validated(data, RunFolder(run.root.absolute()), config):
+        with live_table(run, steps), validation_loop(data, RunFolder(run.root.absolute()), config):
             run_workers(
                 data, run, config, services, fingerprints, address=address, in_process=in_process, begun=begun
             )

@@ -48,7 +48,7 @@ def row(metrics: dict[str, Any]) -> str:
 
 
 @contextmanager
-def watched(run: RunFolder, steps: int) -> Iterator[None]:
+def live_table(run: RunFolder, steps: int) -> Iterator[None]:
     """Shows how the run goes while the block is running."""
     over = threading.Event()
     # Elsewhere than on a terminal the table is enough.

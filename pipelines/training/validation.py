@@ -47,7 +47,7 @@ def measure(data: DataFolder, datasets: tuple[str, ...], weights: Path, limit: i
 
 
 @contextmanager
-def validated(data: DataFolder, run: RunFolder, config: TrainConfig) -> Iterator[None]:
+def validation_loop(data: DataFolder, run: RunFolder, config: TrainConfig) -> Iterator[None]:
     """While open, measures what the trainers leave; at the end waits for the last of it."""
     if not config.eval_datasets:
         yield

@@ -25,7 +25,7 @@ from pipelines.errors import StageError, UsageError
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.training.checkpoints import new_tag, note_best, prune
 from pipelines.training.config import TrainConfig
-from pipelines.training.preflight import alone, require_as_it_was, with_starting_weights
+from pipelines.training.preflight import require_same_fingerprints, run_lock, with_starting_weights
 from pipelines.training.run import train
 from spin.errors import ModelFileError
 from spin.network.backbone import BACKBONES, ResNetFeatures
@@ -215,10 +215,10 @@ def test_a_run_goes_on_only_with_what_it_began_with(
 
     values = load_checkpoint(run.checkpoint(1)).config["fingerprints"]["world"]
     same = Fingerprint(**values)
-    require_as_it_was(run, {"world": same})
+    require_same_fingerprints(run, {"world": same})
     for part, name in (("body", "the body model"), ("objective", "the objective of the fits")):
         with pytest.raises(StageError, match=f"{name} of world changed since step 1, .* then, 'other:1' now"):
-            require_as_it_was(run, {"world": replace(same, **{part: "other:1"})})
+            require_same_fingerprints(run, {"world": replace(same, **{part: "other:1"})})
 
 
 def test_a_damaged_newest_checkpoint_names_the_one_to_go_back_to(tmp_path: Path) -> None:
@@ -228,20 +228,20 @@ def test_a_damaged_newest_checkpoint_names_the_one_to_go_back_to(tmp_path: Path)
     with pytest.raises(
         StageError, match=r"step_00000002\.pt: refused.*--resume --checkpoint .*step_00000001\.pt"
     ):
-        require_as_it_was(run, {})
+        require_same_fingerprints(run, {})
     run.checkpoint(1).unlink()
     with pytest.raises(StageError, match="there is none before it"):
-        require_as_it_was(run, {})
+        require_same_fingerprints(run, {})
 
 
 def test_a_run_is_trained_by_one_command_at_a_time(tmp_path: Path) -> None:
     run = RunFolder.of(tmp_path / "logs", "run")
-    with alone(run), pytest.raises(UsageError, match="logs/run: another training is at it"), alone(run):
+    with run_lock(run), pytest.raises(UsageError, match="logs/run: another training is at it"), run_lock(run):
         pass
     assert not run.root.exists()  # nothing came of it
-    with alone(run):
+    with run_lock(run):
         run.config.write_text("{}")
-    with alone(run):  # the next one may
+    with run_lock(run):  # the next one may
         assert run.config.is_file()
 
 
