@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 IMAGE_MEAN = np.array([0.485, 0.456, 0.406], np.float32)  # ImageNet's, RGB
 IMAGE_STD = np.array([0.229, 0.224, 0.225], np.float32)
 BOX_MARGIN = 1.2  # published enlargement of an annotated box
+KEYPOINTS_TO_BOX = 1.15
+"""A person's box by their keypoints' extent: joints end at the eyes and ankles. Of people annotated with both, the median is
+1.13 in the embedded world and 1.2 in COCO. The box is then enlarged by the published 1.2, as every box is."""
+SURE = 0.2  # of a detection: the published demo's threshold for a keypoint that shapes the box
 SHARP = 1.1
 """Pixels across, at least, that are decoded for one of the crop: at exactly one, what a JPEG's scaled decoding leaves out
 begins to show."""
@@ -36,6 +40,15 @@ def box_to_center_scale(
     """Centre (px) and scale (side / 200 px) of the square around an [x, y, width, height] box, enlarged by `margin`."""
     x, y, width, height = (float(v) for v in box_xywh)
     return np.array([x + width / 2, y + height / 2], np.float32), margin * max(width, height) / 200
+
+
+def box_around_keypoints(keypoints_px: Float[np.ndarray, "49 3"]) -> Float[np.ndarray, "4"]:
+    """Return [x, y, width, height] around the certain keypoints, around all if fewer than three are; see KEYPOINTS_TO_BOX."""
+    sure = keypoints_px[:, 2] > SURE
+    points = keypoints_px[sure if sure.sum() >= 3 else keypoints_px[:, 2] > 0, :2]
+    low, high = points.min(0), points.max(0)
+    size = KEYPOINTS_TO_BOX * (high - low)
+    return np.concatenate([(low + high - size) / 2, size])
 
 
 def crop_affine(

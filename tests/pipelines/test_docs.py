@@ -19,7 +19,7 @@ import pytest
 from docs_folder import make_docs_folder
 
 from pipelines.cli import cli, main
-from pipelines.readers.custom.joint_names import joint_index
+from spin.joint_names import joint_index
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])

@@ -14,16 +14,12 @@ from pipelines.errors import StageError
 from pipelines.readers.base import NO_OPENPOSE, Person, Rejected
 from pipelines.readers.formats.image_names import is_text
 from pipelines.readers.openpose import match_people, read_detections
-from spin.crop import box_to_center_scale
+from spin.crop import box_around_keypoints, box_to_center_scale
 from spin.joints import COCO_NAMES, JOINTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-KEYPOINTS_TO_BOX = 1.15
-"""A person's box by their keypoints' extent: joints end at the eyes and ankles. Of people annotated with both, the median is
-1.13 in the embedded world and 1.2 in COCO. The box is then enlarged by the published 1.2, as every box is."""
-SURE = 0.2  # of a detection: the published demo's threshold for a keypoint that shapes the box
 _FARTHEST_PX = 1e6  # no image is larger
 _SMALLEST_PX = 4.0  # a smaller person can't be seen; and coordinates scaled to 0..1 or -1..1 span less
 _SMALLEST_SHARE = (
@@ -70,7 +66,7 @@ def checked_person(seen: Seen, min_body_joints: int) -> Person | Rejected:
     reason = _problem(seen, min_body_joints)
     if reason:
         return Rejected(seen.source, seen.image, reason)
-    box = derived_box(seen.keypoints_px) if seen.box_xywh is None else seen.box_xywh
+    box = box_around_keypoints(seen.keypoints_px) if seen.box_xywh is None else seen.box_xywh
     reason = _box_problem(seen, box)
     if reason:
         return Rejected(seen.source, seen.image, reason)
@@ -100,15 +96,6 @@ def _problem(seen: Seen, min_body_joints: int) -> str:
     if span < _SMALLEST_PX:
         return f"its keypoints span {span:.2g} px; expected pixels of the image, not coordinates scaled to its size"
     return ""
-
-
-def derived_box(keypoints_px: Float[np.ndarray, "49 3"]) -> Float[np.ndarray, "4"]:
-    """Return [x, y, width, height] around the certain keypoints, around all if fewer than three are; see KEYPOINTS_TO_BOX."""
-    sure = keypoints_px[:, 2] > SURE
-    points = keypoints_px[sure if sure.sum() >= 3 else keypoints_px[:, 2] > 0, :2]
-    low, high = points.min(0), points.max(0)
-    size = KEYPOINTS_TO_BOX * (high - low)
-    return np.concatenate([(low + high - size) / 2, size])
 
 
 def _box_problem(seen: Seen, box: Float[np.ndarray, "4"]) -> str:

@@ -31,10 +31,10 @@ from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS, read_all
 from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom import reader as custom
-from pipelines.readers.custom.joint_names import joint_index
 from pipelines.readers.custom.openpose_folder import COCO_18
-from pipelines.readers.custom.people import KEYPOINTS_TO_BOX
+from spin.crop import KEYPOINTS_TO_BOX
 from spin.fitting.fitter import FitConfig
+from spin.joint_names import joint_index
 from spin.joints import JOINTS, OPENPOSE_NAMES, SUPERSET_NAMES
 from store.annotations.table import Annotations
 
