@@ -7,7 +7,7 @@ import traceback
 
 import click
 
-from pipelines.commands.lazy import LazyCommands, LazyGroup
+from pipelines.lazy_commands import LazyCommands, LazyGroup
 
 SETTINGS = {
     "help_option_names": ["-h", "--help"],
@@ -40,7 +40,7 @@ COMMANDS = {
         "Pack what training needs of each person's image into one file, which it then reads instead of the images.",
     ),
     "info": (
-        "pipelines.commands.info:info",
+        "pipelines.commands.inspection:info",
         "What there is: data sets and their fits, runs, the body in use; or more about one data set, or one of its samples.",
     ),
     "doctor": (
@@ -60,7 +60,7 @@ COMMANDS = {
         "Bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.",
     ),
     "quality": (
-        "pipelines.commands.quality:quality",
+        "pipelines.commands.inspection:quality",
         "How good the fits are: verdicts and their reasons, losses, scores, coverage, and which starts won.",
     ),
     "train": (

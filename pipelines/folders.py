@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import UsageError
-from spin.body.model_file import OPEN_BODY, find_body
+from spin.body.model_file import OPEN_BODY, find_body, load_body
 from spin.fitting.lifter import LIFTER_FILE, find_lifter
 from spin.fitting.prior import find_prior
 from store.files.open import is_url
@@ -22,6 +22,13 @@ def checked_name(kind: str, name: str) -> str:
             f"{kind} name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 64"
         )
     return name
+
+
+def which_body(data: DataFolder) -> str:
+    """Return the line that says which body a command uses, and why."""
+    if data.body == OPEN_BODY:
+        return f"body: the open body (no SMPL_NEUTRAL.pkl in {data.root})"
+    return f"body: {load_body(data.body).name}, from {data.body}"
 
 
 @dataclass(frozen=True)

@@ -78,15 +78,6 @@ def chosen_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
     raise UsageError(f"several data sets in {data.root}: {', '.join(known)}; name the one you mean")
 
 
-def which_body(data: DataFolder) -> str:
-    from spin.body import load_body
-    from spin.body.model_file import OPEN_BODY
-
-    if data.body == OPEN_BODY:
-        return f"body: the open body (no SMPL_NEUTRAL.pkl in {data.root})"
-    return f"body: {load_body(data.body).name}, from {data.body}"
-
-
 def training_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
     """Return the named data sets; else the published training sets that are there, or the only data set there is."""
     from pipelines.readers import TRAINING_SETS

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.commands.common import DATA, data_folder, which_body
+from pipelines.commands.common import DATA, data_folder
 from pipelines.errors import EXPECTED, StageError, UsageError
+from pipelines.folders import which_body
 
 if TYPE_CHECKING:
     from pipelines.demo.bodies import Finder, Wanted

@@ -16,9 +16,9 @@ from pipelines.commands.common import (
     WORKERS,
     chosen_datasets,
     data_folder,
-    which_body,
 )
 from pipelines.errors import UsageError
+from pipelines.folders import which_body
 
 if TYPE_CHECKING:
     from pipelines.evaluation.subjects import Subject

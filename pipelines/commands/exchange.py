@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import DATA, FITS, WORKERS, chosen_datasets, data_folder, which_body
+from pipelines.commands.common import DATA, FITS, WORKERS, chosen_datasets, data_folder
 from pipelines.errors import UsageError
+from pipelines.folders import which_body
 
 if TYPE_CHECKING:
     from pipelines.folders import DataFolder

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import ADDRESS, DATA, FITS, WORKERS, data_folder, training_datasets, which_body
+from pipelines.commands.common import ADDRESS, DATA, FITS, WORKERS, data_folder, training_datasets
 from pipelines.errors import StageError, UsageError
+from pipelines.folders import which_body
 
 if TYPE_CHECKING:
     from pipelines.fitting.fit_static import GivenBodies

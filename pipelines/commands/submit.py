@@ -66,8 +66,8 @@ def submit(
 
 def _words(command: tuple[str, ...]) -> list[str]:
     """The command, known to be one, and told to use the cluster that it runs on."""
-    from pipelines.cli import cli
-
+    cli = click.get_current_context().find_root().command
+    assert isinstance(cli, click.Group)
     words = list(command[1:] if command[0] == "spin-pipe" else command)
     found = cli.commands.get(words[0]) if words else None
     if found is None or found is submit:

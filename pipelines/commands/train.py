@@ -16,9 +16,9 @@ from pipelines.commands.common import (
     chosen_datasets,
     data_folder,
     training_datasets,
-    which_body,
 )
 from pipelines.errors import UsageError
+from pipelines.folders import which_body
 
 if TYPE_CHECKING:
     from pipelines.folders import RunFolder

@@ -136,8 +136,7 @@ def _disk(data: Path) -> Check:
 
 
 def _body(data: Path) -> Check:
-    from pipelines.commands.common import which_body
-    from pipelines.folders import DataFolder
+    from pipelines.folders import DataFolder, which_body
 
     return Check("body", True, which_body(DataFolder(data, "")).removeprefix("body: "))
 
