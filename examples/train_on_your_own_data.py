@@ -29,7 +29,7 @@ def main(folder: Path, people: int = 40, epochs: int = 1) -> None:
     )  # fmt: skip
     spin_pipe("fit-static", "mine", folder=folder)
     spin_pipe(
-        "train", "--name", "first", "--dataset", "mine", "--workers", "1", "--backbone", "resnet18", "--img-res", "64",
+        "train", "mine", "--run", "first", "--workers", "1", "--backbone", "resnet18", "--img-res", "64",
         "--batch-size", "8", "--epochs", str(epochs), folder=folder,
     )  # fmt: skip
     spin_pipe("export-fits", "mine", folder=folder)

@@ -114,10 +114,10 @@ def cli(debug: bool) -> None:
       spin-pipe preprocess coco --root raw/world --name world         annotations  -> data/annotations/
       spin-pipe fit-static world                                      first fits   -> data/fits/
       spin-pipe quality world                                         how good they are, on the terminal
-      spin-pipe train --name first --dataset world                    training     -> logs/first/
-      spin-pipe eval --name first --dataset world-test                numbers      -> logs/first/evaluation/
+      spin-pipe train world --run first                              training     -> logs/first/
+      spin-pipe eval world-test --run first                          numbers      -> logs/first/evaluation/
       spin-pipe export-fits world                                     final fits   -> data/final_fits/
-      spin-pipe report --name first                                   pictures     -> logs/first/report.html
+      spin-pipe report --run first                                    pictures     -> logs/first/report.html
     """
 
 

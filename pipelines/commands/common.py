@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,20 @@ from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
     from pipelines.folders import DataFolder
+
+
+class Option(click.Option):
+    """An option that is also taken under other names, former or published ones, which the help doesn't show."""
+
+    def __init__(self, *args: Any, also: tuple[str, ...] = (), **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.shown, self.opts = self.opts, [*self.opts, *also]
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        shown = copy.copy(self)
+        shown.opts = self.shown
+        return click.Option.get_help_record(shown, ctx)
+
 
 DATA = click.option(
     "--data", type=click.Path(file_okay=False, path_type=Path), default=Path("data"), show_default=True,
@@ -35,6 +50,25 @@ FITS = click.option(
     "--fits", metavar="PLACE", envvar="SPIN_PIPE_FITS", expose_value=False, callback=_keep_fits,
     help="Where the fits of all data sets are stored: a folder, or s3://BUCKET/PREFIX.  [default: DATA/fits]",
 )  # fmt: skip
+
+
+def _keep_named(context: click.Context, _: click.Parameter, value: tuple[str, ...]) -> None:
+    context.meta[_NAMED] = value
+
+
+def _with_named(context: click.Context, _: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
+    named: tuple[str, ...] = context.meta.get(_NAMED, ())
+    if named and context.get_parameter_source("datasets") is not click.core.ParameterSource.COMMANDLINE:
+        return named  # what stands on the command line comes before a file of settings
+    return (*value, *named)
+
+
+_NAMED = "spin-pipe.datasets"
+DATASETS = click.argument("datasets", nargs=-1, metavar="[DATASET]...", callback=_with_named)
+# The published way to name a data set; read first, so that the argument's callback finds it.
+DATASET_OPTION = click.option(
+    "--dataset", "named", multiple=True, hidden=True, is_eager=True, expose_value=False, callback=_keep_named
+)
 ADDRESS = click.option("--address", help="A running Ray cluster to use, instead of this machine alone.")
 LOG_DIR = click.option(
     "--log-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("logs"), show_default=True,

@@ -11,9 +11,12 @@ import click
 from pipelines.commands.common import (
     ADDRESS,
     DATA,
+    DATASET_OPTION,
+    DATASETS,
     FITS,
     LOG_DIR,
     WORKERS,
+    Option,
     chosen_datasets,
     data_folder,
 )
@@ -28,15 +31,15 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 @click.command("eval")
+@DATASETS
+@DATASET_OPTION
 @click.option(
-    "--dataset", "datasets", multiple=True,
-    help="h36m-p1, h36m-p2, 3dpw, lsp, mpi-inf-3dhp (its test set), or any of yours; may be repeated. Default: the only one.",
-)  # fmt: skip
-@click.option("--name", help="The run whose newest checkpoint is measured.")
+    "--run", "name", cls=Option, also=("--name",), help="The run whose newest checkpoint is measured."
+)
 @click.option("--checkpoint", type=_FILE, help="A checkpoint file instead, ours or SPIN's.")
 @click.option(
     "--stored-fits", "fits", is_flag=False, flag_value="", metavar="[TAG]",
-    help="The data set's fits instead: the best ones, or those of a tag.",
+    help="The data set's fits instead: the best ones, or those of a tag. DATASET comes before it.",
 )  # fmt: skip
 @click.option(
     "--result-in", type=_FILE, help="Somebody's result instead: the published .npz, or one of ours."
@@ -74,15 +77,17 @@ def evaluate(
 ) -> None:  # fmt: skip
     """Measure a checkpoint, fits, or a result file: MPJPE, PA-MPJPE, per-vertex error, PCK, masks, parts.
 
+    DATASET: h36m-p1, h36m-p2, 3dpw, lsp, mpi-inf-3dhp (its test set), or any of yours. Default: the only one.
+
     Measured is what the data set knows. Each result carries its protocol card; `spin-pipe compare` says whether two may be
     compared. docs/protocols.md defines every number.
 
     \b
     Examples:
-      spin-pipe eval --name first --dataset world-test
-      spin-pipe eval --checkpoint data/model_checkpoint.pt --dataset 3dpw --log-freq 20
-      spin-pipe eval --stored-fits --dataset world-test
-      spin-pipe eval --result-in theirs.npz --dataset h36m-p2 --json
+      spin-pipe eval world-test --run first
+      spin-pipe eval 3dpw --checkpoint data/model_checkpoint.pt --log-freq 20
+      spin-pipe eval world-test --stored-fits
+      spin-pipe eval h36m-p2 --result-in theirs.npz --json
     """
     from pipelines import journal
     from pipelines.cluster.session import ray_session
@@ -93,7 +98,7 @@ def evaluate(
 
     folder = data_folder(data)
     if sum(given is not None for given in (name, checkpoint, fits, result_in)) != 1:
-        raise UsageError("give one of --name RUN, --checkpoint FILE, --stored-fits [TAG], --result-in FILE")
+        raise UsageError("give one of --run RUN, --checkpoint FILE, --stored-fits [TAG], --result-in FILE")
     chosen = chosen_datasets(folder, tuple(ALIASES.get(d, d) for d in datasets))
     _check_outputs(out, npz, chosen)
     config = _config(settings)
@@ -130,7 +135,7 @@ def _check_outputs(out: Path | None, npz: Path | None, chosen: list[str]) -> Non
         if path is not None and path.suffix != ending:
             raise UsageError(f"{option} {path}: expected a name that ends in {ending}")
         if path is not None and len(chosen) > 1:
-            raise UsageError(f"{option} names one file; give one --dataset with it")
+            raise UsageError(f"{option} names one file; give one DATASET with it")
 
 
 def _check_overwriting(result_in: Path | None, npz: Path) -> None:
@@ -180,7 +185,7 @@ def _subject(
         checkpoint = RunFolder.of(log_dir, name).latest_checkpoint()
         if checkpoint is None:
             raise UsageError(
-                f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --name {name}`"
+                f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --run {name}`"
             )
     if checkpoint is not None:
         return checkpoint_subject(checkpoint)

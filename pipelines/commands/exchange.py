@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import DATA, FITS, WORKERS, chosen_datasets, data_folder
+from pipelines.commands.common import DATA, DATASETS, FITS, WORKERS, Option, chosen_datasets, data_folder
 from pipelines.errors import UsageError
 from pipelines.folders import which_body
 
@@ -24,7 +24,7 @@ _SHOWN = 12  # reasons on the terminal; the list has them all
 
 
 @click.command("export-fits")
-@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATASETS
 @DATA
 @FITS
 @click.option(
@@ -107,11 +107,13 @@ def _with_fits(folder: DataFolder) -> list[str]:
 
 
 @click.command("export-annotations")
-@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATASETS
 @DATA
 @click.option("--out", type=_FILE, help="File to write, for one data set.")
-@click.option("--replace", is_flag=True, help="Write over a file that is there.")
-def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, replace: bool) -> None:
+@click.option(
+    "--overwrite", cls=Option, also=("--replace",), is_flag=True, help="Write over a file that is there."
+)
+def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, overwrite: bool) -> None:
     """Annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.
 
     Without --out into data/dataset_extras/, under the published name if the data set has one.
@@ -130,7 +132,7 @@ def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, 
         raise UsageError("--out names one file; give one DATASET with it")
     for name in names:
         with journal.recorded(folder.journal, "export-annotations", dataset=name) as entry:
-            done = run(folder, name, out, replace=replace)
+            done = run(folder, name, out, replace=overwrite)
             entry |= {"samples": done.samples}
         say(f"{done.path}: {done.samples} samples")
         if done.lost:

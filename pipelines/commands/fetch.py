@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import DATA, data_folder
+from pipelines.commands.common import DATA, Option, data_folder
 from pipelines.errors import StageError, UsageError
 
 if TYPE_CHECKING:
@@ -28,14 +28,17 @@ if TYPE_CHECKING:
     "--checksums", type=click.Path(dir_okay=False, path_type=Path),
     help="A file of SHA-256 sums, as sha256sum writes them, that the archives must have.",
 )  # fmt: skip
-@click.option("--again", is_flag=True, help="Fetch anew what is there, and replace files that differ.")
+@click.option(
+    "--overwrite", cls=Option, also=("--again",), is_flag=True,
+    help="Fetch anew what is there, and replace files that differ.",
+)  # fmt: skip
 def fetch_data(
     archives: tuple[str, ...],
     data: Path,
     base_urls: tuple[str, ...],
     listing: bool,
     checksums: Path | None,
-    again: bool,
+    overwrite: bool,
 ) -> None:
     """Download the published data files into the data folder: all, or those named. An interrupted download goes on.
 
@@ -74,7 +77,7 @@ def fetch_data(
                     bar.total = total
                     bar.update(done - bar.n)
 
-                done = fetch(folder.root, archive, bases, update, checksums=sums, again=again)
+                done = fetch(folder.root, archive, bases, update, checksums=sums, again=overwrite)
                 entry |= {"url": done.url, "bytes": done.size, "files": len(done.files)}
         except StageError as error:
             say(str(error))
@@ -84,7 +87,7 @@ def fetch_data(
         say(f"{archive.file}: {len(done.files)} files in {where}{', there already' if done.earlier else ''}")
         if done.kept:
             say(
-                f"  {len(done.kept)} files that were there and differ were kept (--again replaces): {', '.join(done.kept)}"
+                f"  {len(done.kept)} files that were there and differ were kept (--overwrite replaces): {', '.join(done.kept)}"
             )
     if failed:
         raise StageError(f"{len(failed)} of {len(chosen)} archives could not be fetched: {', '.join(failed)}")

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import ADDRESS, DATA, FITS, WORKERS, data_folder, training_datasets
+from pipelines.commands.common import (
+    ADDRESS,
+    DATA,
+    DATASETS,
+    FITS,
+    WORKERS,
+    Option,
+    data_folder,
+    training_datasets,
+)
 from pipelines.errors import StageError, UsageError
 from pipelines.folders import which_body
 
@@ -28,8 +37,10 @@ _OWN_STARTS = ("lifter", "multistart")
     help="More poses to learn from: .npz with 'poses' or 'pose' (N, 72) or (N, 69), axis-angle, of AMASS for example.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--again", is_flag=True, help="Train anew where there is one already.")
-def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, again: bool) -> None:
+@click.option(
+    "--overwrite", cls=Option, also=("--again",), is_flag=True, help="Train anew where there is one already."
+)
+def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrite: bool) -> None:
     """Train the lifter of the body in use, from samples of the pose prior: once, some fifteen minutes on two cores.
 
     The lifter guesses a body from 2D keypoints. Fits start from its guess and are held to it as firmly as it is sure; it
@@ -46,13 +57,13 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, again: b
     folder = data_folder(data)
     say(which_body(folder))
     with journal.recorded(folder.journal, "train-lifter", steps=steps, seed=seed) as entry:
-        done = run(folder, steps=steps, seed=seed, poses=poses, again=again)
+        done = run(folder, steps=steps, seed=seed, poses=poses, again=overwrite)
         entry |= {"expects_mm": done.expects_mm}
     say(f"{done.path}: expects PA-MPJPE {done.expects_mm:.0f} mm of itself on people of the prior")
 
 
 @click.command("fit-static")
-@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATASETS
 @DATA
 @FITS
 @WORKERS
@@ -77,14 +88,15 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, again: b
 )  # fmt: skip
 @click.option("--ignore-3d", is_flag=True, help="Don't fit 3D joints where the annotations have them.")
 @click.option(
-    "--again", is_flag=True, help="Fit every sample again; a fit that scores better replaces the old."
-)
+    "--overwrite", cls=Option, also=("--again",), is_flag=True,
+    help="Fit every sample again; a fit that scores better replaces the old.",
+)  # fmt: skip
 @click.option(
     "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Fits made together."
 )
 def fit_static(
     datasets: tuple[str, ...], data: Path, workers: int | None, address: str | None, init: str, objective: str,
-    solver: str, iterations: int | None, ignore_3d: bool, again: bool, batch_size: int,
+    solver: str, iterations: int | None, ignore_3d: bool, overwrite: bool, batch_size: int,
 ) -> None:  # fmt: skip
     """First fits of whole data sets, into data/fits/. Run again, it does what is missing.
 
@@ -97,7 +109,7 @@ def fit_static(
     Examples:
       spin-pipe fit-static
       spin-pipe fit-static world --workers 8
-      spin-pipe fit-static world --init lifter,multistart --again
+      spin-pipe fit-static world --init lifter,multistart --overwrite
       spin-pipe fit-static coco --init static_fits/coco_fits.npy
       spin-pipe fit-static mpii --objective published --init multistart --solver adam
     """
@@ -141,14 +153,14 @@ def fit_static(
         ) as entry:
             done = run(
                 folder, name, config, workers=workers, batch=batch_size, address=address, given=given,
-                ignore_3d=ignore_3d, again=again or "store" in kinds,
+                ignore_3d=ignore_3d, again=overwrite or "store" in kinds,
             )  # fmt: skip
             entry |= {"fitted": done.fitted, "valid": done.valid, "samples": done.samples}
         say(
             f"{folder.fits(name)}: {done.fitted} fitted, {done.valid} of them valid; {done.done} were there already"
         )
-        if not done.verdicts and not again:
-            say("  every sample was settled before; --again fits them again")
+        if not done.verdicts and not overwrite:
+            say("  every sample was settled before; --overwrite fits them again")
         for verdict, count in done.verdicts.items():
             say(f"  {count}: {verdict}")
         if done.rejected_list:

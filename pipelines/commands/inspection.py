@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from pipelines.commands.common import DATA, FITS, LOG_DIR, chosen_datasets, data_folder
+from pipelines.commands.common import DATA, DATASETS, FITS, LOG_DIR, chosen_datasets, data_folder
 from pipelines.errors import UsageError
 
 
@@ -59,7 +59,7 @@ def info(
 
 
 @click.command()
-@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATASETS
 @DATA
 @FITS
 @click.option("--tag", help="A tagged state instead of the newest, for example 'static'.")

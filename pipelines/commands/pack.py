@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.common import ADDRESS, DATA, WORKERS, chosen_datasets, data_folder
+from pipelines.commands.common import ADDRESS, DATA, DATASETS, WORKERS, chosen_datasets, data_folder
 from pipelines.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _SHOWN = 5  # unreadable images that are named on the terminal
 
 
 @click.command()
-@click.argument("datasets", nargs=-1, metavar="[DATASET]...")
+@DATASETS
 @DATA
 @click.option(
     "--img-res", type=click.IntRange(32, 512), default=224, show_default=True,

@@ -8,8 +8,11 @@ import click
 
 from pipelines.commands.common import (
     DATA,
+    DATASET_OPTION,
+    DATASETS,
     FITS,
     LOG_DIR,
+    Option,
     chosen_datasets,
     data_folder,
 )
@@ -17,12 +20,10 @@ from pipelines.errors import UsageError
 
 
 @click.command()
-@click.option("--name", help="The run to show; without it, the fits alone.")
+@DATASETS
+@DATASET_OPTION
 @click.option(
-    "--dataset",
-    "datasets",
-    multiple=True,
-    help="Data set to show; may be repeated. Default: the run's, or the only one.",
+    "--run", "name", cls=Option, also=("--name",), help="The run to show; without it, the fits alone."
 )
 @DATA
 @FITS
@@ -48,10 +49,12 @@ def report(
 ) -> None:  # fmt: skip
     """One HTML page: fits to filter, sort and look at, before and after training; curves, numbers, timings.
 
+    DATASET: what to show. Default: the run's data sets, or the only one.
+
     \b
     Examples:
-      spin-pipe report --name first
-      spin-pipe report --name second --compare first
+      spin-pipe report --run first
+      spin-pipe report --run second --compare first
     """
     from pipelines import journal
     from pipelines.folders import RunFolder
@@ -61,9 +64,9 @@ def report(
     folder = data_folder(data)
     run = None if name is None else RunFolder.of(log_dir, name)
     if run is not None and not run.config.is_file():
-        raise UsageError(f"there is no run {run.root}; `spin-pipe train --name {name}` makes one")
+        raise UsageError(f"there is no run {run.root}; `spin-pipe train --run {name}` makes one")
     if other_name is not None and run is None:
-        raise UsageError("--compare: give --name, the run to compare with it")
+        raise UsageError("--compare: give --run, the run to compare with it")
     other = None if other_name is None else RunFolder.of(log_dir, other_name)
     if other is not None and not other.config.is_file():
         raise UsageError(f"--compare: there is no run {other.root}")

@@ -34,7 +34,7 @@ def submit(
     \b
     Examples:
       spin-pipe submit --folder /shared fit-static world
-      spin-pipe submit --folder /shared --no-wait train --name first --dataset world --workers 4
+      spin-pipe submit --folder /shared --no-wait train world --run first --workers 4
       spin-pipe submit --logs raysubmit_Kq9W2eV7
     """
     from pipelines.cluster.jobs import job_client, last_line

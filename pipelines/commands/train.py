@@ -11,8 +11,11 @@ import click
 
 from pipelines.commands.common import (
     DATA,
+    DATASET_OPTION,
+    DATASETS,
     FITS,
     LOG_DIR,
+    Option,
     chosen_datasets,
     data_folder,
     training_datasets,
@@ -29,6 +32,8 @@ _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEF
 _RENAMED = {
     "num_epochs": "epochs",
     "num_smplify_iters": "smplify_iterations",
+    "iterations": "smplify_iterations",
+    "run": "name",
     "dataset": "datasets",
     "eval_dataset": "eval_datasets",
 }
@@ -40,7 +45,7 @@ class GroupedCommand(click.Command):
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         groups: dict[str, list[tuple[str, str]]] = {}
         for param in self.get_params(ctx):
-            record = param.get_help_record(ctx)
+            record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
                 groups.setdefault(getattr(param, "heading", "The run"), []).append(record)
         for heading, records in groups.items():
@@ -48,7 +53,7 @@ class GroupedCommand(click.Command):
                 formatter.write_dl(records)
 
 
-class _Option(click.Option):
+class _Option(Option):
     """An option that knows its heading."""
 
     def __init__(self, *args: Any, heading: str = "The run", **kwargs: Any) -> None:
@@ -107,11 +112,10 @@ _WATCH, _COST = "What is watched", "Machine"
 
 
 @click.command(cls=GroupedCommand)
-@click.option(
-    "--name", help="The run's name: its folder in --log-dir. Default: the next free of run-1, run-2, …"
-)
-@click.option("--dataset", "datasets", multiple=True, help="Data set to train on; may be repeated. Default: the published "
-              "training sets that are there, or the only one.")  # fmt: skip
+@DATASETS
+@DATASET_OPTION
+@click.option("--run", "name", cls=Option, also=("--name",),
+              help="The run's name: its folder in --log-dir. Default: the next free of run-1, run-2, …")  # fmt: skip
 @click.option("--mix", multiple=True, callback=_shares, metavar="NAME=SHARE",
               help="A data set's share of what is seen; may be repeated. Default: as published, h36m 0.3, mpi-inf-3dhp 0.1, "
               "all others 0.6 by their size, as far as they are there.")  # fmt: skip
@@ -170,8 +174,8 @@ _WATCH, _COST = "What is watched", "Machine"
 )
 @_option("--objective", type=click.Choice(["anchored", "published"]), default="anchored", heading=_LOOP,
          help="Of the fits, as of those in the store: see fit-static.")  # fmt: skip
-@_option("--num-smplify-iters", "smplify_iterations", type=click.IntRange(1), default=10, heading=_LOOP,
-         help="Of the solver (published: --solver adam with 100).")  # fmt: skip
+@_option("--iterations", "smplify_iterations", also=("--num-smplify-iters",), type=click.IntRange(1), default=10,
+         heading=_LOOP, help="Of the solver (published: --solver adam with 100).")  # fmt: skip
 @_option("--smplify-threshold", type=float, default=100.0, heading=_LOOP,
          help="A fit teaches if its reprojection loss, px², is below.")  # fmt: skip
 @_option(
@@ -254,15 +258,17 @@ def train(
 ) -> None:  # fmt: skip
     """Train the network with SMPLify in the loop (SPIN), on Ray Train; better fits go back into the store.
 
+    DATASET: what to train on. Default: the published training sets that are there, or the only data set.
+
     Options may be written with dashes or underscores.
 
     \b
     Examples:
       spin-pipe train --workers 8
-      spin-pipe train --name first --dataset world --workers 2
-      spin-pipe train --name first --resume --epochs 80
-      spin-pipe train --name spin --dataset coco --dataset mine --mix mine=0.5 --backbone-weights imagenet
-      spin-pipe train --name published --solver adam --objective published --num_smplify_iters 100
+      spin-pipe train world --run first --workers 2
+      spin-pipe train --run first --resume --epochs 80
+      spin-pipe train coco mine --run spin --mix mine=0.5 --backbone-weights imagenet
+      spin-pipe train --run published --solver adam --objective published --iterations 100
       tensorboard --logdir logs
     """
     from pipelines import journal
@@ -294,9 +300,7 @@ def train(
         with journal.recorded(folder.journal, "train", name=run.root.name, workers=config.workers) as entry:
             done = run_training(folder, run, config, resume=resume, address=address)
             entry |= {"steps": done.steps, "datasets": list(config.datasets), "shares": done.shares}
-    short = (
-        f" of {done.planned}; --name {run.root.name} --resume goes on" if done.steps < done.planned else ""
-    )
+    short = f" of {done.planned}; --run {run.root.name} --resume goes on" if done.steps < done.planned else ""
     say(f"{done.run}: {done.steps} steps{short}; checkpoint {done.checkpoint}")
     if done.best is not None:
         say(f"  best on {', '.join(done.best['datasets'])}: checkpoint {done.run / 'checkpoints' / done.best['checkpoint']}, "

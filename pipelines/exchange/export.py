@@ -179,6 +179,6 @@ def export_annotations(
     annotations = Annotations.read(data.annotations(dataset))
     path = output or data.dataset_extra(PUBLISHED_NAMES.get(dataset, f"{dataset}.npz"))
     if path.exists() and not replace:
-        raise UsageError(f"{path}: is there already; give --out FILE, or --replace to write over it")
+        raise UsageError(f"{path}: is there already; give --out FILE, or --overwrite to write over it")
     export_spin_dataset(path, annotations, body=load_body(data.body).fingerprint)
     return AnnotationExport(path, len(annotations), lost_in_spin_dataset(annotations))

@@ -50,10 +50,10 @@ def train_lifter(
     `people`: how many the judge is calibrated on.
     """
     if data.own_lifter.is_file() and not again:
-        raise UsageError(f"{data.own_lifter}: there is a lifter already; --again trains another")
+        raise UsageError(f"{data.own_lifter}: there is a lifter already; --overwrite trains another")
     if data.body == OPEN_BODY and not again:
         raise UsageError(
-            "the open body comes with a lifter; --again trains another one into the data folder, which then takes its place"
+            "the open body comes with a lifter; --overwrite trains another one into the data folder, which then takes its place"
         )
     body = load_body(data.body)
     more = None if poses is None else read_poses(poses)

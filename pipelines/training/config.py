@@ -197,7 +197,7 @@ _PLACES = {
     "smplify_threshold": ("step", "accept_loss_px2"),
     "clip_gradient": ("step", "clip_norm"),
 }
-_SPELLED = {"smplify_iterations": "--num-smplify-iters", "datasets": "--dataset", "epochs": "--num-epochs"}
+_SPELLED = {"smplify_iterations": "--iterations", "datasets": "DATASET", "epochs": "--num-epochs"}
 
 
 def _option(name: str) -> str:

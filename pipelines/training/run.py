@@ -119,7 +119,7 @@ def _require_new(run: RunFolder) -> None:
     newest = run.latest_checkpoint()
     if newest is not None and newest != run.checkpoint(0):
         raise UsageError(
-            f"run {run.root} exists already; --resume goes on with it, another --name starts anew"
+            f"run {run.root} exists already; --resume goes on with it, another --run starts anew"
         )
     for leftover in (run.checkpoint(0), run.metrics, run.skipped, run.validation, run.best):
         leftover.unlink(missing_ok=True)

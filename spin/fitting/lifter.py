@@ -234,12 +234,12 @@ def load_lifter(path: Path, body_fingerprint: str) -> Lifter:
             state[name] = torch.from_numpy(value)
     except (KeyError, ValueError, TypeError, IndexError) as error:
         raise ModelFileError(
-            f"{path}: not a lifter ({error}); make one with `spin-pipe train-lifter --again`"
+            f"{path}: not a lifter ({error}); make one with `spin-pipe train-lifter --overwrite`"
         ) from error
     if info.body != body_fingerprint:
         raise ModelFileError(
             f"{path}: a lifter of the body {info.body}, this body is {body_fingerprint}; train one with "
-            "`spin-pipe train-lifter --again`"
+            "`spin-pipe train-lifter --overwrite`"
         )
     lifter.load_state_dict(state)
     return lifter.eval()

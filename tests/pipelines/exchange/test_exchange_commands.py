@@ -359,7 +359,7 @@ def test_the_commands_follow_each_other(run, data: DataFolder) -> None:
     assert data.dataset_extra("world.npz").is_file()
     code, said = run("export-annotations", "world")
     assert code == 2
-    assert "--replace" in said
+    assert "--overwrite" in said
     root = Annotations.read(data.annotations("world")).image_root
     code, said = run("import-annotations", "data/dataset_extras/world.npz", "--name", "again", "--root", root)
     assert code == 0, said

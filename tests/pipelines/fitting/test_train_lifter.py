@@ -47,7 +47,7 @@ def test_files_without_poses_are_refused(tmp_path: Path, array: np.ndarray) -> N
 def test_a_lifter_is_trained_with_more_poses_and_says_so(tmp_path: Path) -> None:
     data = DataFolder(tmp_path / "data")
     more = poses(tmp_path, np.random.default_rng(0).normal(0, 0.2, (50, 72)))
-    with pytest.raises(UsageError, match="--again"):
+    with pytest.raises(UsageError, match="--overwrite"):
         train_lifter(data, steps=2, poses=more)
     done = train_lifter(data, steps=2, poses=more, again=True, people=64)
     lifter = load_lifter(data.lifter, load_body().fingerprint)
