@@ -156,7 +156,7 @@ def test_no_such_job_is_one_line(job_server: dict[str, str], tmp_path: Path) -> 
         ("submit info", "expected a command of spin-pipe"),
         ("", "expected a COMMAND, or one of"),
         ("--status a info", "expected a COMMAND, or one of"),
-        ("--address 127.0.0.1:8265 info", "expected the job server's, as http://"),
+        ("--address 127.0.0.1:8265 info", "expected the job server's address, as http://"),
     ],
 )
 def test_what_submit_refuses(words: str, says: str, run: Any) -> None:
