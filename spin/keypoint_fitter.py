@@ -27,7 +27,7 @@ from spin.errors import KeypointError
 from spin.fitting import fitter as engine
 from spin.fitting.lifter import find_lifter, load_lifter
 from spin.fitting.objective import Objective
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.fitting.prior import find_prior, load_pose_prior
 from spin.fitting.verdicts import VALID, VERDICTS
 from spin.joint_names import joint_index, known_names
@@ -322,7 +322,7 @@ def _cameras(
 
 def _one_view(
     crops: Float[np.ndarray, "n 49 3"], focal: Float[np.ndarray, " n"], principal: Float[np.ndarray, "n 2"]
-) -> Evidence:
+) -> Observations:
     count = len(crops)
     views = Views(
         torch.eye(3).expand(count, 1, 3, 3),
@@ -330,7 +330,7 @@ def _one_view(
         torch.from_numpy(focal)[:, None],
         torch.from_numpy(principal)[:, None],
     )
-    return Evidence(torch.from_numpy(crops)[:, None], views)
+    return Observations(torch.from_numpy(crops)[:, None], views)
 
 
 def _umask() -> int:

@@ -2,7 +2,7 @@
 
     python -m tools.build_lifter --clips CLIPS --out spin/assets/open_lifter.npz
 
-The judge is calibrated on samples of the prior and on poses of subject 02, which the lifter has never seen.
+The scorer is calibrated on samples of the prior and on poses of subject 02, which the lifter has never seen.
 
 CLIPS is a folder of BVH, ASF + AMC and exponential-map clips, or a tar archive of one. The activities that accuracy is
 measured on (tools.cmu_motion.HELD_OUT) are left out. Data from mocap.cs.cmu.edu, funded by NSF EIA-0196217; no pose is kept.
@@ -40,7 +40,7 @@ def main() -> None:
         "--calibrate",
         type=Path,
         metavar="LIFTER",
-        help="don't train: calibrate the judge of this lifter anew",
+        help="don't train: calibrate the scorer of this lifter anew",
     )
     arguments = parser.parse_args()
     data = load_body()

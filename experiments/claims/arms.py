@@ -27,7 +27,7 @@ from spin.evaluation.metrics import mpjpe_mm, pa_mpjpe_mm
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import OPEN_LIFTER, load_lifter
 from spin.fitting.objective import OBJECTIVES
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.prior import load_pose_prior
 from spin.rotations import matrix_to_axis_angle
 from spin.training.config import LossWeights, StepConfig
@@ -85,22 +85,24 @@ class Fitting:
         self.adam = Fitter(self.body, self.prior, FitConfig("adam", 100, published, init=("network",)))
         self._several = Fitter(self.body, self.prior, FitConfig(objective=published, init=("multistart",)))
         self._lifted = Fitter(self.body, self.prior, FitConfig(), lifter)
-        self._evidence = Evidence.of(people.keypoints_px[: size.train])
+        self._observations = Observations.of(people.keypoints_px[: size.train])
 
     @cached_property
     def from_mean_poses(self) -> FitResult:
-        return self._several.fit(self._evidence)
+        return self._several.fit(self._observations)
 
     @cached_property
     def from_the_lifter(self) -> FitResult:
-        return self._lifted.fit(self._evidence)
+        return self._lifted.fit(self._observations)
 
     @cached_property
     def judged(self) -> FitResult:
-        """The bodies from mean poses, scored by the judge."""
-        fits, evidence = self.from_mean_poses, self._evidence
-        start = self.anchored.given(fits.pose_aa, fits.betas, evidence, kind="file", camera_m=fits.camera_m)
-        return self.anchored.as_given(start, evidence, torch.ones(len(evidence), dtype=torch.bool))
+        """The bodies from mean poses, scored by the scorer."""
+        fits, observations = self.from_mean_poses, self._observations
+        start = self.anchored.given(
+            fits.pose_aa, fits.betas, observations, kind="file", camera_m=fits.camera_m
+        )
+        return self.anchored.as_given(start, observations, torch.ones(len(observations), dtype=torch.bool))
 
     def start_of(self, arm: Arm) -> FitResult | None:
         if arm.static is None:
@@ -226,7 +228,7 @@ class Experiment:
             guesses = Guesses(pose_aa.cpu(), betas.cpu())
             result, sums = self.loop.fit(
                 guesses,
-                Evidence.of(keypoints_px.cpu()),
+                Observations.of(keypoints_px.cpu()),
                 self.truth(rows, self.withheld[rows]),
                 camera_m.cpu(),
             )

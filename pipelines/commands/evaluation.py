@@ -213,7 +213,7 @@ def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
 @click.option("--anyway", is_flag=True, help="Compare them though their protocol cards differ.")
 @click.option(
     "--by", type=click.Choice(["sequences", "frames"]),
-    help="What is resampled. Default: sequences where images are frames of several, as neighbours are no independent evidence.",
+    help="What is resampled. Default: sequences where images are frames of several, as neighbours are no independent data.",
 )  # fmt: skip
 @click.option("--draws", type=click.IntRange(100), default=2000, show_default=True, help="Resamplings.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

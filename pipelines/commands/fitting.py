@@ -44,7 +44,7 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrit
     """Train the lifter of the body in use, from samples of the pose prior: once, some fifteen minutes on two cores.
 
     The lifter guesses a body from 2D keypoints. Fits start from its guess and are held to it as firmly as it is sure; it
-    also judges which of two fits is better. The open body comes with one; SMPL needs this once.
+    also scores which of two fits is better. The open body comes with one; SMPL needs this once.
 
     \b
     Example:

@@ -25,7 +25,7 @@ from spin.camera import CROP_PX, FOCAL_PX, weak_to_translation
 from spin.crop import BOX_MARGIN, box_to_center_scale, crop_image, keypoints_to_crop, normalise
 from spin.errors import ImageError
 from spin.fitting.fitter import FitConfig, Fitter
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.verdicts import VERDICTS
 from spin.images import read_image
 from spin.joints import JOINTS
@@ -198,11 +198,11 @@ class Finder:
                     np.stack([p.center_px for p in people]),
                     np.array([p.scale for p in people], np.float32),
                 )
-                evidence = Evidence.of(torch.from_numpy(keypoints_to_crop(keypoints, *boxes)))
+                observations = Observations.of(torch.from_numpy(keypoints_to_crop(keypoints, *boxes)))
                 if predicted is None:
-                    result = self.fitter.fit(evidence)
+                    result = self.fitter.fit(observations)
                 else:
-                    result = self.fitter.refine(predicted[0], predicted[1], evidence, predicted[2])
+                    result = self.fitter.refine(predicted[0], predicted[1], observations, predicted[2])
                 fine = result.storable.tolist()
                 pose, betas, camera = result.pose_aa, result.betas, result.camera_m
                 loss, verdicts = result.loss.tolist(), [VERDICTS[v] for v in result.verdict.tolist()]

@@ -74,7 +74,7 @@ def compare_results(
 
 
 def _groups(result: Result, by: str) -> Int[np.ndarray, " n"]:
-    """Which samples are drawn together. Two people in one frame are: they are no independent evidence."""
+    """Which samples are drawn together. Two people in one frame are: they are no independent data."""
     names = result.sequences if by == "sequences" else result.images
     return np.unique(np.array(names), return_inverse=True)[1]
 

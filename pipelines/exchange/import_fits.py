@@ -15,7 +15,7 @@ from pipelines.errors import UsageError
 from pipelines.exchange.cameras import Cameras, cameras_of
 from pipelines.fitting.assets import FittingFiles
 from pipelines.fitting.fit_static import write_view
-from pipelines.fitting.from_annotations import evidence_of, groups_of
+from pipelines.fitting.from_annotations import groups_of, observations_of
 from pipelines.folders import DataFolder
 from pipelines.progress import progress
 from pipelines.readers.base import SMPL
@@ -204,21 +204,23 @@ def score_bodies(
     fits, verdicts = Fits.empty(len(people)), np.zeros(len(people), np.int64)
     for views in sorted({len(group) for group in groups}):
         rows = np.stack([group for group in groups if len(group) == views])
-        evidence = evidence_of(people, rows, ignore_3d=ignore_3d)
+        observations = observations_of(people, rows, ignore_3d=ignore_3d)
         for view in range(views):
             mine = rows[:, view]
             pose, betas = torch.from_numpy(given.pose[mine]), torch.from_numpy(given.betas[mine])
             placed = torch.from_numpy(given.cameras.known[mine] & (views == 1))
             if views == 1:
                 camera = torch.from_numpy(given.cameras.translation_m[mine])
-                start = fitter.given(pose, betas, evidence, kind=_FILE)
+                start = fitter.given(pose, betas, observations, kind=_FILE)
                 start = start.at(torch.where(placed[:, None], camera, start.camera_m))
             else:
                 of_view = torch.full((len(mine),), view)
                 there = torch.from_numpy(given.known[mine])
-                start = fitter.given_in_view(pose, betas, evidence, of_view, there, kind=_FILE, fallback=[])
-            result = fitter.as_given(start, evidence, placed)
-            write_view(fits, mine, result, evidence, view, fitter)
+                start = fitter.given_in_view(
+                    pose, betas, observations, of_view, there, kind=_FILE, fallback=[]
+                )
+            result = fitter.as_given(start, observations, placed)
+            write_view(fits, mine, result, observations, view, fitter)
             verdicts[mine] = result.verdict.cpu().numpy()
     fits.pose[:], fits.betas[:] = (
         given.pose,

@@ -48,7 +48,7 @@ class FittingFiles:
     def fingerprint(self, objective: Objective, annotations: Annotations) -> Fingerprint:
         """What must agree for two fits of one sample to be compared.
 
-        An anchored fit's score is the judge's, and the judge is the lifter; else the score is the reprojection loss.
+        An anchored fit's score is the scorer's, and the scorer is the lifter; else the score is the reprojection loss.
         """
         body, rule = load_body(self.body), "reprojection-loss:1"
         if objective.is_anchored:

@@ -24,7 +24,7 @@ from pipelines.cluster.session import cpu_count, ray_session
 from pipelines.cluster.waiting import first_done
 from pipelines.fits.service import SOLVERS, start_service
 from pipelines.fitting.assets import FittingFiles, require_reachable
-from pipelines.fitting.from_annotations import evidence_of, groups_of
+from pipelines.fitting.from_annotations import groups_of, observations_of
 from pipelines.folders import DataFolder
 from pipelines.progress import progress, say
 from pipelines.rejections import RejectedLedger
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
     from spin.fitting.fitter import FitResult, Fitter, PosedBody
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
     from spin.fitting.starts import Start
 
 STATIC_TAG = "static"
@@ -109,12 +109,12 @@ class StaticFitter:
         verdicts = np.zeros(len(work.ids), np.int64)
         for views in sorted({len(group) for group in work.groups}):
             rows = np.stack([group for group in work.groups if len(group) == views])
-            evidence = evidence_of(work.people, rows, ignore_3d=self.ignore_3d)
-            starts = self.fitter.starts(evidence)
-            starts += [self._given(given, rows, evidence, starts) for given in work.given]
-            result = self.fitter.fit(evidence, starts)
+            observations = observations_of(work.people, rows, ignore_3d=self.ignore_3d)
+            starts = self.fitter.starts(observations)
+            starts += [self._given(given, rows, observations, starts) for given in work.given]
+            result = self.fitter.fit(observations, starts)
             for view in range(views):
-                write_view(fits, rows[:, view], result, evidence, view, self.fitter)
+                write_view(fits, rows[:, view], result, observations, view, self.fitter)
                 verdicts[rows[:, view]] = result.verdict.cpu().numpy()
         if work.epoch is not None:
             fits.epoch[:] = work.epoch
@@ -122,7 +122,11 @@ class StaticFitter:
         return FittedBatch(work.ids[keep], fits.take(keep), work.ids, verdicts)
 
     def _given(
-        self, given: GivenBodies, rows: Int[np.ndarray, "n v"], evidence: Evidence, starts: list[Start]
+        self,
+        given: GivenBodies,
+        rows: Int[np.ndarray, "n v"],
+        observations: Observations,
+        starts: list[Start],
     ) -> Start:
         """The first body that a group's rows are given; where there is none, the first other start, or a mean pose."""
         known = given.known[rows]
@@ -130,20 +134,25 @@ class StaticFitter:
         pose, betas = torch.from_numpy(given.pose_aa[chosen]), torch.from_numpy(given.betas[chosen])
         first = torch.from_numpy(known.argmax(1))
         return self.fitter.given_in_view(
-            pose, betas, evidence, first, torch.from_numpy(known.any(1)), kind=given.kind, fallback=starts
+            pose, betas, observations, first, torch.from_numpy(known.any(1)), kind=given.kind, fallback=starts
         )
 
 
 def write_view(
-    fits: Fits, rows: Int[np.ndarray, " n"], result: FitResult, evidence: Evidence, view: int, fitter: Fitter
+    fits: Fits,
+    rows: Int[np.ndarray, " n"],
+    result: FitResult,
+    observations: Observations,
+    view: int,
+    fitter: Fitter,
 ) -> None:
     """One view's records: the body in that view's camera, and how well it meets that view's keypoints."""
     body: FitResult | PosedBody = result
     loss = result.loss
-    if evidence.keypoints_px.shape[1] > 1:
-        body = fitter.seen_from(result, evidence, view)
+    if observations.keypoints_px.shape[1] > 1:
+        body = fitter.seen_from(result, observations, view)
         points = fitter.body.keypoints(fitter.body(result.pose_aa, result.betas))
-        loss = reprojection_loss(fitter.config.objective, points, result.camera_m, evidence.view(view))
+        loss = reprojection_loss(fitter.config.objective, points, result.camera_m, observations.view(view))
     columns: dict[str, Any] = {
         "pose": body.pose_aa, "betas": body.betas, "camera": body.camera_m, "loss": loss, "score": result.score,
         "start": result.start + 1, "verdict": result.verdict, "iterations": result.iterations,

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from spin.crop import crop_camera, keypoints_to_crop
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -37,10 +37,10 @@ def crops_of(annotations: Annotations) -> Views:
     )
 
 
-def evidence_of(
+def observations_of(
     annotations: Annotations, rows: Int[np.ndarray, "n v"], *, ignore_3d: bool = False
-) -> Evidence:
-    """Evidence of groups of v rows each. A group of one is fitted in its camera's frame, several in the world's."""
+) -> Observations:
+    """Observations of groups of v rows each. A group of one is fitted in its camera's frame, several in the world's."""
     a = annotations
     count, views = rows.shape
     flat = rows.ravel()
@@ -57,7 +57,7 @@ def evidence_of(
         principal.reshape(count, views, 2),
     )
     joints = None if ignore_3d else _joints3d(a, rows, placed)
-    return Evidence(torch.from_numpy(keypoints).reshape(count, views, 49, 3), placed, joints)
+    return Observations(torch.from_numpy(keypoints).reshape(count, views, 49, 3), placed, joints)
 
 
 def _joints3d(a: Annotations, rows: Int[np.ndarray, "n v"], views: Views) -> torch.Tensor | None:

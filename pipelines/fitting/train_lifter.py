@@ -47,7 +47,7 @@ def train_lifter(
 ) -> LifterSummary:
     """Writes data/lifter.npz, whole or not at all. UsageError if there is a lifter already, and `again` is not given.
 
-    `people`: how many the judge is calibrated on.
+    `people`: how many the scorer is calibrated on.
     """
     if data.own_lifter.is_file() and not again:
         raise UsageError(f"{data.own_lifter}: there is a lifter already; --overwrite trains another")

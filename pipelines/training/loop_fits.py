@@ -12,7 +12,7 @@ import torch
 from pipelines.fits.service import SOLVERS
 from pipelines.fitting.assets import FittingFiles
 from spin.camera import FOCAL_PX
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.training.loop import LoopFitter, nothing_of, withhold
 from spin.training.targets import StoredFits
 from spin.training.trust import Guesses, Trust
@@ -66,10 +66,10 @@ class LoopFits:
         published = bool((views.focal_px == FOCAL_PX).all())
 
         def fit(pose_aa: Tensor, betas: Tensor, camera_m: Tensor, keypoints: Tensor) -> NewFits:
-            evidence = Evidence(keypoints.cpu()[:, None], views)
+            observations = Observations(keypoints.cpu()[:, None], views)
             camera = camera_m.cpu() if published else None
             prediction = Guesses(pose_aa.cpu(), betas.cpu())
-            found, self._measured = self.loop.fit(prediction, evidence, truth, camera)
+            found, self._measured = self.loop.fit(prediction, observations, truth, camera)
             return NewFits.of(found.to(self.device))
 
         return fit

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from spin.body.compact import CompactBody
     from spin.fitting.objective import Objective
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
     from spin.fitting.prior import PosePrior
     from spin.fitting.starts import Start
 
@@ -28,21 +28,23 @@ def solve(
     prior: PosePrior,
     objective: Objective,
     start: Start,
-    evidence: Evidence,
+    observations: Observations,
     *,
     iterations: int,
 ) -> Solution:
     """`iterations` of each stage: it ends by count, which is all the convergence it knows. Inputs are not changed."""
     with torch.enable_grad():
-        pose, camera = _fit_camera(body, start, evidence, iterations)
+        pose, camera = _fit_camera(body, start, observations, iterations)
         pose, betas = pose.requires_grad_(), start.betas.detach().clone().requires_grad_()
         optimiser = torch.optim.Adam([pose, betas], lr=STEP_SIZE)
         for _ in range(iterations):
             optimiser.zero_grad()
-            total_cost(body, prior, objective, pose, betas, camera, evidence, start.anchor).sum().backward()
+            total_cost(
+                body, prior, objective, pose, betas, camera, observations, start.anchor
+            ).sum().backward()
             optimiser.step()
     with torch.no_grad():
-        cost = total_cost(body, prior, objective, pose, betas, camera, evidence, start.anchor)
+        cost = total_cost(body, prior, objective, pose, betas, camera, observations, start.anchor)
     used = torch.full_like(cost, 2 * iterations, dtype=torch.int64)
     return Solution(
         pose.detach(), betas.detach(), camera, cost, used, torch.ones_like(used, dtype=torch.bool)
@@ -50,7 +52,7 @@ def solve(
 
 
 def _fit_camera(
-    body: CompactBody, start: Start, evidence: Evidence, iterations: int
+    body: CompactBody, start: Start, observations: Observations, iterations: int
 ) -> tuple[Tensor, Tensor]:
     """Stage one: orientation and translation, from hips and shoulders, weighted by confidence.
 
@@ -60,11 +62,11 @@ def _fit_camera(
     camera = start.camera_m.detach().clone().requires_grad_()
     rest = start.pose_aa[:, 3:].detach()
     torso = list(JOINTS.torso)
-    seen = evidence.keypoints_px[:, :, torso]
+    seen = observations.keypoints_px[:, :, torso]
     optimiser = torch.optim.Adam([root, camera], lr=STEP_SIZE)
     for _ in range(iterations):
         points = body.keypoints(body(torch.cat([root, rest], 1), start.betas))[:, torso]
-        residual = evidence.views.project(points + camera[:, None]) - seen[..., :2]
+        residual = observations.views.project(points + camera[:, None]) - seen[..., :2]
         depth = DEPTH_WEIGHT**2 * (camera[:, 2] - start.camera_m[:, 2]) ** 2
         optimiser.zero_grad()
         ((seen[..., 2:] * residual**2).sum((1, 2, 3)) + depth).sum().backward()

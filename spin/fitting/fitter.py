@@ -1,4 +1,4 @@
-"""Starts, solver, score and verdict together: evidence in, the best body found out."""
+"""Starts, solver, score and verdict together: observations in, the best body found out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 from spin.fitting import adam, levenberg_marquardt
 from spin.fitting.objective import OBJECTIVES, Objective, prior_cost, reprojection_loss, total_cost
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.placement import place_body
 from spin.fitting.starts import (
     START_KINDS,
@@ -25,8 +25,8 @@ from spin.fitting.verdicts import (
     BETA_LIMIT,
     KEPT,
     VALID,
-    judge_evidence,
-    judge_fit,
+    verdict_of_fit,
+    verdict_of_observations,
 )
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from spin.body.compact import CompactBody
     from spin.fitting.lifter import Lifter
     from spin.fitting.prior import PosePrior
-    from spin.fitting.scorer import Judge, Opinion
+    from spin.fitting.scorer import FitScorer, ScoreBasis
 
 Solver = Literal["lm", "adam"]
 PLACES_SEEN = 29  # how many places the body term can see: of the 34 named, five are hips and OpenPose's neck
@@ -71,7 +71,7 @@ class FitConfig:
 
 @dataclass(frozen=True)
 class FitResult:
-    """One fit a sample, in the frame of its evidence (for one crop: the crop's camera).
+    """One fit a sample, in the frame of its observations (for one crop: the crop's camera).
 
     `score` decides between fits of one sample, the lower wins. `cost` is the objective, `prior_cost` the published priors,
     whatever the objective, so that all fits compare. `coverage` is the share of the places that keypoints can name which
@@ -107,10 +107,10 @@ class FitResult:
 
 
 class Fitter:
-    """Fits a body to evidence. Holds no state between calls; inputs are never changed.
+    """Fits a body to observations. Holds no state between calls; inputs are never changed.
 
     On the CPU solvers run as machine code, on as many threads as torch does; elsewhere as torch operations.
-    An anchored objective needs a lifter: it is the default start, and with it the judge that scores fits.
+    An anchored objective needs a lifter: it is the default start, and with it the scorer that scores fits.
     """
 
     def __init__(
@@ -125,48 +125,50 @@ class Fitter:
             from spin.fitting.compiled.tables import make_body  # numba takes half a second to import
 
             self._compiled = make_body(body, prior)
-        self.judge: Judge | None = None
+        self.scorer: FitScorer | None = None
         if config.objective.is_anchored and lifter is not None:
-            from spin.fitting.scorer import Judge
+            from spin.fitting.scorer import FitScorer
 
-            self.judge = Judge(body, lifter)
+            self.scorer = FitScorer(body, lifter)
 
     def fit(
-        self, evidence: Evidence | Float[Tensor, "B 49 3"], starts: list[Start] | None = None
+        self, observations: Observations | Float[Tensor, "B 49 3"], starts: list[Start] | None = None
     ) -> FitResult:
         """The best fit over the starts: the configured ones, unless others are given.
 
-        A sample whose evidence can't be fitted comes out invalid with its reason, and changes nothing for its neighbours.
+        A sample whose observations can't be fitted comes out invalid with its reason, and changes nothing for its neighbours.
         KeypointError if keypoints are not of shape (B, 49, 3) or (B, V, 49, 3).
         """
-        evidence, verdict = self._usable(evidence)
+        observations, verdict = self._usable(observations)
         with torch.no_grad():
-            every = self._configured_starts(evidence) if starts is None else starts
+            every = self._configured_starts(observations) if starts is None else starts
             if not every:
                 raise ValueError("a fit needs a start: none is configured, and none was given")
             every = [start.to(self.device, self.dtype) for start in every]
             for start in every:
-                if len(start.pose_aa) != len(evidence):
-                    raise ValueError(f"a start of {len(start.pose_aa)} bodies for {len(evidence)} samples")
-            solutions = [self._solve(start, evidence, self.config.iterations) for start in every]
-            return self._best(every, solutions, evidence, verdict)
+                if len(start.pose_aa) != len(observations):
+                    raise ValueError(
+                        f"a start of {len(start.pose_aa)} bodies for {len(observations)} samples"
+                    )
+            solutions = [self._solve(start, observations, self.config.iterations) for start in every]
+            return self._best(every, solutions, observations, verdict)
 
-    def starts(self, evidence: Evidence | Float[Tensor, "B 49 3"]) -> list[Start]:
+    def starts(self, observations: Observations | Float[Tensor, "B 49 3"]) -> list[Start]:
         """The configured starts, to hand to `fit` together with others."""
         with torch.no_grad():
-            return self._configured_starts(self._usable(evidence)[0])
+            return self._configured_starts(self._usable(observations)[0])
 
     def given(
         self,
         pose_aa: Float[Tensor, "B 72"],
         betas: Float[Tensor, "B 10"],
-        evidence: Evidence | Float[Tensor, "B 49 3"],
+        observations: Observations | Float[Tensor, "B 49 3"],
         *,
         kind: str,
         camera_m: Float[Tensor, "B 3"] | None = None,
     ) -> Start:
         """A start at a body from elsewhere; its camera from the keypoints, unless it is given."""
-        usable = self._usable(evidence)[0]
+        usable = self._usable(observations)[0]
         pose_aa, betas = pose_aa.to(self.device, self.dtype), betas.to(self.device, self.dtype)
         camera_m = None if camera_m is None else camera_m.to(self.device, self.dtype)
         with torch.no_grad():
@@ -176,32 +178,34 @@ class Fitter:
         self,
         pose_aa: Float[Tensor, "B 72"],
         betas: Float[Tensor, "B 10"],
-        evidence: Evidence | Float[Tensor, "B 49 3"],
+        observations: Observations | Float[Tensor, "B 49 3"],
         camera_m: Float[Tensor, "B 3"] | None = None,
     ) -> FitResult:
         """The fit that starts at what a network predicts, as in SPIN's loop."""
-        return self.fit(evidence, [self.given(pose_aa, betas, evidence, kind="network", camera_m=camera_m)])
+        return self.fit(
+            observations, [self.given(pose_aa, betas, observations, kind="network", camera_m=camera_m)]
+        )
 
     def as_given(
-        self, start: Start, evidence: Evidence | Float[Tensor, "B 49 3"], placed: Bool[Tensor, " B"]
+        self, start: Start, observations: Observations | Float[Tensor, "B 49 3"], placed: Bool[Tensor, " B"]
     ) -> FitResult:
         """Bodies from elsewhere as they are, scored like any fit. Where they aren't `placed`, they are, by the keypoints."""
-        evidence, verdict = self._usable(evidence)
+        observations, verdict = self._usable(observations)
         with torch.no_grad():
             points = self.body.keypoints(self.body(start.pose_aa, start.betas))
-            found = place_body(points, start.camera_m, evidence, self.config.objective)
+            found = place_body(points, start.camera_m, observations, self.config.objective)
             camera = torch.where(placed.to(self.device)[:, None], start.camera_m, found)
             body = (start.pose_aa, start.betas, camera)
-            cost = total_cost(self.body, self.prior, self.config.objective, *body, evidence)
+            cost = total_cost(self.body, self.prior, self.config.objective, *body, observations)
             none = torch.zeros_like(verdict)
             solution = levenberg_marquardt.Solution(*body, cost, none, none == 0)
-            return self._best([start], [solution], evidence, verdict)
+            return self._best([start], [solution], observations, verdict)
 
     def given_in_view(
         self,
         pose_aa: Float[Tensor, "B 72"],
         betas: Float[Tensor, "B 10"],
-        evidence: Evidence,
+        observations: Observations,
         view: Int[Tensor, " B"],
         known: Bool[Tensor, " B"],
         *,
@@ -212,18 +216,18 @@ class Fitter:
 
         Where none is known: the first start of `fallback`, or an upright mean pose, held to by nothing.
         """
-        usable = self._usable(evidence)[0]
+        usable = self._usable(observations)[0]
         rotation = usable.views.rotation[torch.arange(len(view)), view]
         root = rotation.transpose(-1, -2) @ axis_angle_to_matrix(pose_aa[:, :3].to(rotation))
         pose = torch.cat([matrix_to_axis_angle(root), pose_aa[:, 3:].to(rotation)], 1)
-        given = self.given(pose, betas, evidence, kind=kind)
+        given = self.given(pose, betas, observations, kind=kind)
         with torch.no_grad():
             other = fallback[0] if fallback else mean_pose_starts(self.body, self.prior, usable, (0.0,))[0]
         return given.where(known.to(self.device), other)
 
-    def seen_from(self, result: FitResult, evidence: Evidence, view: int) -> PosedBody:
+    def seen_from(self, result: FitResult, observations: Observations, view: int) -> PosedBody:
         """A fit in the camera of one view, where it may serve as a fit of that view alone."""
-        views = evidence.to(self.device, self.dtype).views
+        views = observations.to(self.device, self.dtype).views
         rotation = views.rotation[:, view]
         root = matrix_to_axis_angle(rotation @ axis_angle_to_matrix(result.pose_aa[:, :3]))
         pose = torch.cat([root, result.pose_aa[:, 3:]], 1)
@@ -243,54 +247,58 @@ class Fitter:
         solver = descend if self.config.solver == "adam" else solve
         return not solver.is_compiled(self._compiled)
 
-    def _usable(self, evidence: Evidence | Tensor) -> tuple[Evidence, Int[Tensor, " B"]]:
-        """The evidence, safe to compute with, and its verdict."""
-        if isinstance(evidence, torch.Tensor):
-            evidence = Evidence.of(evidence if evidence.is_floating_point() else evidence.to(self.dtype))
+    def _usable(self, observations: Observations | Tensor) -> tuple[Observations, Int[Tensor, " B"]]:
+        """The observations, safe to compute with, and its verdict."""
+        if isinstance(observations, torch.Tensor):
+            observations = Observations.of(
+                observations if observations.is_floating_point() else observations.to(self.dtype)
+            )
         with torch.no_grad():
-            verdict = judge_evidence(evidence)
-            usable = evidence.without(verdict != VALID).centred()
+            verdict = verdict_of_observations(observations)
+            usable = observations.without(verdict != VALID).centred()
             return usable.to(self.device, self.dtype), verdict.to(self.device)
 
-    def _configured_starts(self, evidence: Evidence) -> list[Start]:
+    def _configured_starts(self, observations: Observations) -> list[Start]:
         out: list[Start] = []
         for kind in self.config.init:
             if kind == "lifter":
                 assert self.lifter is not None
-                out.append(lifter_start(self.body, self.lifter, evidence))
+                out.append(lifter_start(self.body, self.lifter, observations))
             elif kind == "multistart":
-                starts = component_starts(self.body, self.prior, evidence)
-                out += best_of(starts, self._costs(starts, evidence), _KEPT_STARTS)
+                starts = component_starts(self.body, self.prior, observations)
+                out += best_of(starts, self._costs(starts, observations), _KEPT_STARTS)
         return out
 
-    def _costs(self, starts: list[Start], evidence: Evidence) -> Float[Tensor, "S B"]:
+    def _costs(self, starts: list[Start], observations: Observations) -> Float[Tensor, "S B"]:
         """What each start costs as it is."""
-        return torch.stack([self._solve(start, evidence, 0).cost for start in starts])
+        return torch.stack([self._solve(start, observations, 0).cost for start in starts])
 
-    def _solve(self, start: Start, evidence: Evidence, iterations: int) -> levenberg_marquardt.Solution:
+    def _solve(
+        self, start: Start, observations: Observations, iterations: int
+    ) -> levenberg_marquardt.Solution:
         config = self.config
         if not config.objective.is_anchored and start.anchor is not None:
             start = replace(start, anchor=None)
         if config.solver == "adam":
             if self._compiled is None:
                 return adam.solve(
-                    self.body, self.prior, config.objective, start, evidence, iterations=iterations
+                    self.body, self.prior, config.objective, start, observations, iterations=iterations
                 )
             from spin.fitting.compiled import descend
 
             return descend.solve(
-                self._compiled, config.objective, start, evidence,
+                self._compiled, config.objective, start, observations,
                 iterations=iterations, threads=torch.get_num_threads(),
             )  # fmt: skip
         if self._compiled is None:
             return levenberg_marquardt.solve_batched(
-                self.body, self.prior, config.objective, start, evidence,
+                self.body, self.prior, config.objective, start, observations,
                 iterations=iterations, tolerance=config.tolerance,
             )  # fmt: skip
         from spin.fitting.compiled.solve import solve
 
         return solve(
-            self._compiled, config.objective, start, evidence,
+            self._compiled, config.objective, start, observations,
             iterations=iterations, tolerance=config.tolerance, threads=torch.get_num_threads(),
         )  # fmt: skip
 
@@ -298,18 +306,18 @@ class Fitter:
         self,
         starts: list[Start],
         solutions: list[levenberg_marquardt.Solution],
-        evidence: Evidence,
-        evidence_verdict: Int[Tensor, " B"],
+        observations: Observations,
+        observations_verdict: Int[Tensor, " B"],
     ) -> FitResult:
-        """Of each sample's solutions one that can be kept, and of those the one of lowest score (without a judge: cost)."""
+        """Of each sample's solutions one that can be kept, and of those the one of lowest score (without a scorer: cost)."""
         lift = next((start.lift for start in starts if start.lift is not None), None)
-        opinion = None if self.judge is None else self.judge.look(evidence, lift)
-        parts = [self._scored(solution, evidence, opinion) for solution in solutions]
-        order = torch.stack([part.score if self.judge else s.cost for part, s in zip(parts, solutions)])
+        basis = None if self.scorer is None else self.scorer.basis(observations, lift)
+        parts = [self._scored(solution, observations, basis) for solution in solutions]
+        order = torch.stack([part.score if self.scorer else s.cost for part, s in zip(parts, solutions)])
         order = torch.nan_to_num(order, nan=torch.inf)
         possible = torch.stack([part.possible for part in parts])
         chosen = torch.where(possible | ~possible.any(0), order, torch.inf).argmin(0)
-        rows = torch.arange(len(evidence), device=self.device)
+        rows = torch.arange(len(observations), device=self.device)
 
         def pick(values: list[Tensor]) -> Tensor:
             return torch.stack(values)[chosen, rows]
@@ -327,23 +335,23 @@ class Fitter:
             score=score,
             cost=best.cost,
             prior_cost=prior_cost(self.prior, OBJECTIVES["published"], best.pose_aa, best.betas),
-            coverage=confident_joints(evidence.keypoints_px).amax(1) / PLACES_SEEN,
+            coverage=confident_joints(observations.keypoints_px).amax(1) / PLACES_SEEN,
             iterations=best.iterations,
             start=pick([start.kinds for start in starts]),
-            verdict=judge_fit(evidence_verdict, best, loss, score, depth),
+            verdict=verdict_of_fit(observations_verdict, best, loss, score, depth),
         )
 
     def _scored(
-        self, solution: levenberg_marquardt.Solution, evidence: Evidence, opinion: Opinion | None
+        self, solution: levenberg_marquardt.Solution, observations: Observations, basis: ScoreBasis | None
     ) -> _Scored:
         points = self.body(solution.pose_aa, solution.betas)
         keypoints = self.body.keypoints(points)
-        loss = reprojection_loss(self.config.objective, keypoints, solution.camera_m, evidence)
+        loss = reprojection_loss(self.config.objective, keypoints, solution.camera_m, observations)
         score = loss
-        if self.judge is not None and opinion is not None:
-            score = self.judge.expected_error_mm(opinion, points, solution.camera_m)
+        if self.scorer is not None and basis is not None:
+            score = self.scorer.expected_error_mm(basis, points, solution.camera_m)
         root = (points[:, :1] + solution.camera_m[:, None]).to(loss.dtype)
-        depth = evidence.views.place(root)[..., 2].flatten(1).amin(1)
+        depth = observations.views.place(root)[..., 2].flatten(1).amin(1)
         return _Scored(loss, score, depth, (depth > 0) & (solution.betas.abs() <= BETA_LIMIT).all(1))
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from spin.body.compact import CompactBody
     from spin.fitting.objective import Objective
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
     from spin.fitting.prior import PosePrior
     from spin.fitting.starts import Start
 
@@ -31,7 +31,7 @@ POSE, BETAS, CAMERA = slice(0, 72), slice(72, 82), slice(82, 85)
 _PARAMETERS = 85
 DAMPING_START, DAMPING_LESS, DAMPING_MORE = 1e-3, 0.3, 5.0
 DAMPING_RANGE = (1e-7, 1e7)
-RIDGE = 1e-4  # on the diagonal, so that a parameter without any evidence stays where it is
+RIDGE = 1e-4  # on the diagonal, so that a parameter without any observations stays where it is
 NEAREST_M = 0.05  # a seen point closer to a camera than this, or behind it, makes a cost infinite
 
 
@@ -65,7 +65,7 @@ def solve_batched(
     prior: PosePrior,
     objective: Objective,
     start: Start,
-    evidence: Evidence,
+    observations: Observations,
     *,
     iterations: int,
     tolerance: float,
@@ -76,7 +76,7 @@ def solve_batched(
     stays where it is from then on. Inputs are not changed.
     """
     with torch.no_grad():
-        system = _System(body, prior, objective, start, evidence)
+        system = _System(body, prior, objective, start, observations)
         x = parameters(start)
         cost = system.cost(x)
         damping = torch.full_like(cost, DAMPING_START)
@@ -107,15 +107,20 @@ class _System:
     """The objective of one batch, linearised on request. Only model points that some sample sees are computed."""
 
     def __init__(
-        self, body: CompactBody, prior: PosePrior, objective: Objective, start: Start, evidence: Evidence
+        self,
+        body: CompactBody,
+        prior: PosePrior,
+        objective: Objective,
+        start: Start,
+        observations: Observations,
     ) -> None:
-        self.body, self.prior, self.objective, self.evidence = body, prior, objective, evidence
+        self.body, self.prior, self.objective, self.observations = body, prior, objective, observations
         self.anchor = start.anchor
-        self.weights = body_weights(evidence.keypoints_px, objective.hips)  # (B, V, 49)
+        self.weights = body_weights(observations.keypoints_px, objective.hips)  # (B, V, 49)
         self.seen = (self.weights > 0).any(0).any(0).nonzero()[:, 0].tolist()
         known: list[int] = []
-        if evidence.joints3d_m is not None:
-            known = (evidence.joints3d_m[..., 3] > 0).any(0).nonzero()[:, 0].tolist()
+        if observations.joints3d_m is not None:
+            known = (observations.joints3d_m[..., 3] > 0).any(0).nonzero()[:, 0].tolist()
         self.known = known
         named = self.seen + [JOINTS.superset.start + j for j in known]
         self.select = sorted({KEYPOINT_TO_MODEL[k] for k in named}) or [0]
@@ -133,10 +138,10 @@ class _System:
     def cost(self, x: Tensor) -> Tensor:
         pose, betas, camera = x[:, POSE], x[:, BETAS], x[:, CAMERA]
         total = total_cost(
-            self.body, self.prior, self.objective, pose, betas, camera, self.evidence, self.anchor
+            self.body, self.prior, self.objective, pose, betas, camera, self.observations, self.anchor
         )
         keypoints = self.body.keypoints(self.body(pose, betas)) + camera[:, None]
-        near = (self.evidence.views.place(keypoints)[..., 2] < NEAREST_M) & (self.weights > 0)
+        near = (self.observations.views.place(keypoints)[..., 2] < NEAREST_M) & (self.weights > 0)
         return torch.where(near.flatten(1).any(1), torch.inf, total)
 
     def linearise(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,7 +163,7 @@ class _System:
     def _add_view(
         self, view: int, points_m: Tensor, by_all: Tensor, curvature: Tensor, gradient: Tensor
     ) -> None:
-        views = self.evidence.views
+        views = self.observations.views
         rotation = views.rotation[:, view]
         p = points_m @ rotation.transpose(-1, -2) + views.translation_m[:, view, None]
         inverse_z = 1 / p[..., 2:]
@@ -176,14 +181,14 @@ class _System:
     def _robust_pull(self, view: int, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Σ w² and Σ w² r over the keypoints of each model point, both (B, P, 2)."""
         point = [self.select.index(KEYPOINT_TO_MODEL[k]) for k in self.seen]
-        residual = pixels[:, point] - self.evidence.keypoints_px[:, view, self.seen, :2]
+        residual = pixels[:, point] - self.observations.keypoints_px[:, view, self.seen, :2]
         sigma2 = self.objective.sigma_px**2
         w2 = (self.weights[:, view, self.seen, None] * sigma2 / (sigma2 + residual * residual)) ** 2
         return self.member @ w2, self.member @ (w2 * residual)
 
     def _add_joints3d(self, points_m: Tensor, by_body: Tensor, curvature: Tensor, gradient: Tensor) -> None:
-        assert self.evidence.joints3d_m is not None
-        joints = self.evidence.joints3d_m[:, self.known]
+        assert self.observations.joints3d_m is not None
+        joints = self.observations.joints3d_m[:, self.known]
         point = [self.select.index(KEYPOINT_TO_MODEL[JOINTS.superset.start + j]) for j in self.known]
         weight = self.objective.joints3d**2 * joints[..., 3:] ** 2
         share = weight / weight.sum(1, keepdim=True).clamp_min(1e-12)

@@ -2,7 +2,7 @@
 
 One view leaves depth open; what closes it is knowledge of how people stand. The lifter holds that knowledge (Martinez et al.,
 ICCV 2017, lift poses so; the published static fits came from such a network, which was never released). Its answer starts a
-fit, its uncertainty says how firmly the fit is held to it (the anchor), and its expected error makes it the judge of fits.
+fit, its uncertainty says how firmly the fit is held to it (the anchor), and its expected error makes it the scorer of fits.
 `lifter_training` trains one; the package ships one for the open body.
 """
 
@@ -85,7 +85,7 @@ class Lifter(nn.Module):
         self.enter = nn.Linear(3 * len(PLACES), info.width)
         self.blocks = nn.ModuleList(_Block(info.width) for _ in range(info.blocks))
         self.leave = nn.Linear(info.width, OUTPUTS)
-        # What the judge of fits makes of what it sees (spin.fitting.scorer); zero until it is calibrated.
+        # What the scorer of fits makes of what it sees (spin.fitting.scorer); zero until it is calibrated.
         for name, count in JUDGE_NUMBERS.items():
             self.register_buffer(f"judge_{name}", torch.zeros(count))
         nn.init.normal_(self.leave.weight, std=1e-3)

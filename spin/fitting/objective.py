@@ -3,7 +3,7 @@
 Constants are those of SPIN's fitting: Geman-McClure with σ = 100 px on the 224 px crop, confidences squared. Two terms are
 this project's: 3D joints where they are known, and the anchor. The minimum of the published objective is not the truth: one
 view leaves depth open, and what the priors make of it is worse than what a good start knew. The anchor says so openly: the
-start's answer is evidence, and its distance, in units of the start's own uncertainty, is a term (docs/fitting.md).
+start's answer is observations, and its distance, in units of the start's own uncertainty, is a term (docs/fitting.md).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.body.compact import CompactBody
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
     from spin.fitting.prior import PosePrior
 
 # Positions, among the 69 body-pose angles, of the hinge of left and right elbow and knee, and the sign that makes an
@@ -114,21 +114,21 @@ def reprojection_loss(
     objective: Objective,
     keypoints_m: Float[Tensor, "B 49 3"],
     camera_m: Float[Tensor, "B 3"],
-    evidence: Evidence,
+    observations: Observations,
 ) -> Float[Tensor, " B"]:
     """The loss that the fit store keeps: mean over the 49 joints (and the views) of confidence² × robust squared error, px².
 
     Hips and OpenPose's neck never count here, so that losses of all objectives compare.
     """
-    return _reprojection(objective, 0.0, keypoints_m, camera_m, evidence).mean((1, 2))
+    return _reprojection(objective, 0.0, keypoints_m, camera_m, observations).mean((1, 2))
 
 
 def _reprojection(
-    objective: Objective, hips: float, keypoints_m: Tensor, camera_m: Tensor, evidence: Evidence
+    objective: Objective, hips: float, keypoints_m: Tensor, camera_m: Tensor, observations: Observations
 ) -> Float[Tensor, "B V 49"]:
-    pixels = evidence.views.project(keypoints_m + camera_m[:, None])
-    residual = pixels - evidence.keypoints_px[..., :2]
-    weights = body_weights(evidence.keypoints_px, hips)
+    pixels = observations.views.project(keypoints_m + camera_m[:, None])
+    residual = pixels - observations.keypoints_px[..., :2]
+    weights = body_weights(observations.keypoints_px, hips)
     return weights**2 * geman_mcclure(residual, objective.sigma_px).sum(-1)
 
 
@@ -143,7 +143,7 @@ def joints3d_cost(
 
 
 def noise_px(
-    keypoints_m: Float[Tensor, "B 49 3"], camera_m: Float[Tensor, "B 3"], evidence: Evidence
+    keypoints_m: Float[Tensor, "B 49 3"], camera_m: Float[Tensor, "B 3"], observations: Observations
 ) -> Float[Tensor, " B"]:
     """How noisy keypoints must be thought, given the body that a start takes them for: 3 px, or more where they disagree.
 
@@ -151,9 +151,9 @@ def noise_px(
     holds the start's own error too, so that a small one says nothing; beyond 3 px the noise is 3 (r / 3)^1.5, since the
     start, made from the same keypoints, follows their noise half of the way (found by measurement: docs/fitting.md).
     """
-    pixels = evidence.views.project(keypoints_m + camera_m[:, None])
-    squared = ((pixels - evidence.keypoints_px[..., :2]) ** 2).sum(-1).clamp_max(_FAR_PX**2)
-    weight = body_weights(evidence.keypoints_px)
+    pixels = observations.views.project(keypoints_m + camera_m[:, None])
+    squared = ((pixels - observations.keypoints_px[..., :2]) ** 2).sum(-1).clamp_max(_FAR_PX**2)
+    weight = body_weights(observations.keypoints_px)
     mean = (weight * squared).sum((1, 2)) / weight.sum((1, 2)).clamp_min(1e-6)
     residual = torch.nan_to_num(mean, nan=_FAR_PX**2).sqrt()
     return _USUAL_PX * (residual.clamp_min(_USUAL_PX) / _USUAL_PX) ** 1.5
@@ -205,13 +205,13 @@ def total_cost(
     pose_aa: Float[Tensor, "B 72"],
     betas: Float[Tensor, "B 10"],
     camera_m: Float[Tensor, "B 3"],
-    evidence: Evidence,
+    observations: Observations,
     anchor: Anchor | None = None,
 ) -> Float[Tensor, " B"]:
     """The whole objective: summed (not averaged) reprojection, 3D joints, priors, and the anchor if there is one."""
     keypoints = body.keypoints(body(pose_aa, betas))
-    total = _reprojection(objective, objective.hips, keypoints, camera_m, evidence).sum((1, 2))
-    if evidence.joints3d_m is not None:
-        total = total + objective.joints3d**2 * joints3d_cost(keypoints, evidence.joints3d_m)
+    total = _reprojection(objective, objective.hips, keypoints, camera_m, observations).sum((1, 2))
+    if observations.joints3d_m is not None:
+        total = total + objective.joints3d**2 * joints3d_cost(keypoints, observations.joints3d_m)
     total = total + prior_cost(prior, objective, pose_aa, betas, anchor)
     return total if anchor is None else total + anchor_cost(objective, anchor, pose_aa, betas)

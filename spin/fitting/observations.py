@@ -53,7 +53,7 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Evidence:
+class Observations:
     """Keypoints (px of each view's crop, confidence 0 to 1; no confidence: not seen), their views, and 3D joints.
 
     `joints3d_m` are the 24 joints of the superset in the fit's axes, about any origin, with confidences; None: not known.
@@ -78,7 +78,7 @@ class Evidence:
             raise KeypointError(f"3D joints have shape {tuple(joints.shape)}, expected ({shape[0]}, 24, 4)")
 
     @classmethod
-    def of(cls, keypoints_crop_px: Float[Tensor, "B 49 3"], joints3d_m: Tensor | None = None) -> Evidence:
+    def of(cls, keypoints_crop_px: Float[Tensor, "B 49 3"], joints3d_m: Tensor | None = None) -> Observations:
         """One crop with the published camera. KeypointError if the tensor is not (B, 49, 3)."""
         if keypoints_crop_px.ndim != 3 or tuple(keypoints_crop_px.shape[1:]) != (JOINTS.count, 3):
             raise KeypointError(f"keypoints have shape {tuple(keypoints_crop_px.shape)}, expected (B, 49, 3)")
@@ -87,19 +87,19 @@ class Evidence:
     def __len__(self) -> int:
         return len(self.keypoints_px)
 
-    def take(self, rows: Int[Tensor, " n"]) -> Evidence:
+    def take(self, rows: Int[Tensor, " n"]) -> Observations:
         joints = None if self.joints3d_m is None else self.joints3d_m[rows]
-        return Evidence(self.keypoints_px[rows], self.views.take(rows), joints)
+        return Observations(self.keypoints_px[rows], self.views.take(rows), joints)
 
-    def view(self, view: int) -> Evidence:
+    def view(self, view: int) -> Observations:
         """What one view says, still in the fit's frame; without 3D joints."""
         views = Views(*(getattr(self.views, f.name)[:, view : view + 1] for f in fields(Views)))
-        return Evidence(self.keypoints_px[:, view : view + 1], views)
+        return Observations(self.keypoints_px[:, view : view + 1], views)
 
-    def to(self, device: torch.device, dtype: torch.dtype) -> Evidence:
+    def to(self, device: torch.device, dtype: torch.dtype) -> Observations:
         views = Views(*(getattr(self.views, f.name).to(device, dtype) for f in fields(Views)))
         joints = None if self.joints3d_m is None else self.joints3d_m.to(device, dtype)
-        return Evidence(self.keypoints_px.to(device, dtype), views, joints)
+        return Observations(self.keypoints_px.to(device, dtype), views, joints)
 
     def finite(self) -> Bool[Tensor, " B"]:
         """Where all that is seen has numbers. Coordinates without confidence don't matter."""
@@ -118,7 +118,7 @@ class Evidence:
         out = _within_unit(self.keypoints_px[..., 2])
         return out if self.joints3d_m is None else out & _within_unit(self.joints3d_m[..., 3])
 
-    def centred(self) -> Evidence:
+    def centred(self) -> Observations:
         """The same with each sample's 3D joints about their weighted mean: their origin means nothing, and costs digits."""
         if self.joints3d_m is None:
             return self
@@ -129,7 +129,7 @@ class Evidence:
         places = torch.where(weight > 0, self.joints3d_m[..., :3] - mean, 0.0)
         return replace(self, joints3d_m=torch.cat([places, weight], -1))
 
-    def without(self, refused: Bool[Tensor, " B"]) -> Evidence:
+    def without(self, refused: Bool[Tensor, " B"]) -> Observations:
         """The same with nothing seen of some samples, and zeros where nothing is seen: safe to compute with."""
         views = self.views
         if bool(refused.any()):

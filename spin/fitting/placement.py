@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.fitting.objective import Objective
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
 
 _ITERATIONS = 15
 _DAMPING, _LESS, _MORE = 1e-3, 0.3, 5.0
@@ -23,21 +23,23 @@ _DAMPING, _LESS, _MORE = 1e-3, 0.3, 5.0
 def place_body(
     keypoints_m: Float[Tensor, "B 49 3"],
     camera_m: Float[Tensor, "B 3"],
-    evidence: Evidence,
+    observations: Observations,
     objective: Objective,
 ) -> Float[Tensor, "B 3"]:
     """The translation, from `camera_m` on, that minimises the objective's reprojection term: damped Gauss-Newton.
 
     No other term sees the translation. A step is only taken where it lowers the cost, so the answer is never worse.
     """
-    weights = body_weights(evidence.keypoints_px, objective.hips)
-    focal = evidence.views.focal_px[:, :, None]
-    rotation = evidence.views.rotation
+    weights = body_weights(observations.keypoints_px, objective.hips)
+    focal = observations.views.focal_px[:, :, None]
+    rotation = observations.views.rotation
     camera, damping = camera_m.clone(), torch.full_like(camera_m[:, 0], _DAMPING)
-    cost = _cost(keypoints_m, camera, evidence, objective, weights)
+    cost = _cost(keypoints_m, camera, observations, objective, weights)
     for _ in range(_ITERATIONS):
-        placed = evidence.views.place(keypoints_m + camera[:, None])
-        residual = evidence.views.project(keypoints_m + camera[:, None]) - evidence.keypoints_px[..., :2]
+        placed = observations.views.place(keypoints_m + camera[:, None])
+        residual = (
+            observations.views.project(keypoints_m + camera[:, None]) - observations.keypoints_px[..., :2]
+        )
         depth = placed[..., 2].clamp_min(NEAREST_M)
         # d pixel / d placed, then back to the fit's axes: the rows of R are the camera's axes there.
         across = focal / depth
@@ -53,7 +55,7 @@ def place_body(
         damped = normal + torch.diag_embed(damping[:, None] * diagonal + 1e-6)
         step, _ = torch.linalg.solve_ex(damped, gradient)
         trial = camera - step
-        trial_cost = _cost(keypoints_m, trial, evidence, objective, weights)
+        trial_cost = _cost(keypoints_m, trial, observations, objective, weights)
         better = trial_cost < cost
         camera = torch.where(better[:, None], trial, camera)
         cost = torch.where(better, trial_cost, cost)
@@ -62,13 +64,13 @@ def place_body(
 
 
 def _cost(
-    keypoints_m: Tensor, camera_m: Tensor, evidence: Evidence, objective: Objective, weights: Tensor
+    keypoints_m: Tensor, camera_m: Tensor, observations: Observations, objective: Objective, weights: Tensor
 ) -> Float[Tensor, " B"]:
     """The reprojection term; infinite where a seen point is not in front of its camera."""
     moved = keypoints_m + camera_m[:, None]
-    residual = evidence.views.project(moved) - evidence.keypoints_px[..., :2]
+    residual = observations.views.project(moved) - observations.keypoints_px[..., :2]
     robust = weights**2 * geman_mcclure(residual, objective.sigma_px).sum(-1)
     seen = weights > 0
-    behind = (evidence.views.place(moved)[..., 2] < NEAREST_M) & seen
+    behind = (observations.views.place(moved)[..., 2] < NEAREST_M) & seen
     total = torch.where(seen, robust, 0.0).sum((1, 2))
     return torch.where(behind.any(2).any(1), torch.inf, total)

@@ -1,6 +1,6 @@
 """People to practise on: bodies in sampled poses, seen from anywhere, with keypoints as annotators and detectors give them.
 
-The lifter is trained on these, and the judge of fits is calibrated on them: true bodies are known, and keypoints are noisy,
+The lifter is trained on these, and the scorer of fits is calibrated on them: true bodies are known, and keypoints are noisy,
 partly missing, sometimes wrong.
 """
 

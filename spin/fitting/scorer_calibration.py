@@ -1,6 +1,6 @@
-"""Calibrates the judge of a lifter: fits of many makes, on people whose true body is known, against what it says of them.
+"""Calibrates the scorer of a lifter: fits of many makes, on people whose true body is known, against what it says of them.
 
-Fits that a network had a hand in are not among them: how good a network is no judge can know beforehand. Training measures
+Fits that a network had a hand in are not among them: how good a network is no scorer can know beforehand. Training measures
 it, and corrects their scores to the same scale (`spin.training.trust`).
 """
 
@@ -15,9 +15,9 @@ import torch
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import JUDGE_NUMBERS
 from spin.fitting.objective import OBJECTIVES
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.sampling import detect, draw_people, orbit
-from spin.fitting.scorer import Judge, aligned_distance_mm
+from spin.fitting.scorer import FitScorer, aligned_distance_mm
 from spin.fitting.starts import lifter_start
 from spin.joints import JOINTS, LSP_POINTS
 
@@ -40,16 +40,16 @@ def calibrate(
 ) -> None:
     """Fills the lifter's `judge_*` numbers, in place. The same seed gives the same numbers."""
     generator = torch.Generator().manual_seed(seed)
-    judge = Judge(body, lifter)
+    scorer = FitScorer(body, lifter)
     with torch.no_grad():
         drawn = draw_people(body, source, people, generator)
-        single = Evidence.of(detect(drawn.pixels, generator))
+        single = Observations.of(detect(drawn.pixels, generator))
         lift = lifter.lift(body, single.keypoints_px[:, 0])
         numbers = {
-            "single": _weights("single", judge, drawn, single, made_fits(judge, prior, single)),
-            "views": _weights("views", judge, drawn, *_fits_of_views(judge, prior, drawn, generator)),
+            "single": _weights("single", scorer, drawn, single, made_fits(scorer, prior, single)),
+            "views": _weights("views", scorer, drawn, *_fits_of_views(scorer, prior, drawn, generator)),
             "joints3d": _weights(
-                "joints3d", judge, drawn, *_fits_to_joints3d(judge, prior, drawn, single, generator)
+                "joints3d", scorer, drawn, *_fits_to_joints3d(scorer, prior, drawn, single, generator)
             ),
             "expects": np.array([float(lift.error_mm.mean())]),
         }
@@ -57,63 +57,67 @@ def calibrate(
             lifter.get_buffer(f"judge_{name}").copy_(torch.from_numpy(numbers[name]))
 
 
-def made_fits(judge: Judge, prior: PosePrior, evidence: Evidence) -> Iterator[Bodies]:
+def made_fits(scorer: FitScorer, prior: PosePrior, observations: Observations) -> Iterator[Bodies]:
     """Fits of one view from different starts and objectives."""
-    body, lifter = judge.body, judge.lifter
+    body, lifter = scorer.body, scorer.lifter
     anchored = Fitter(body, prior, FitConfig(), lifter)
     published = Fitter(body, prior, FitConfig(objective=OBJECTIVES["published"], init=("multistart",)))
-    lifted = lifter_start(body, lifter, evidence)
+    lifted = lifter_start(body, lifter, observations)
     yield lifted.pose_aa, lifted.betas, lifted.camera_m
     for fitter, starts in ((anchored, [lifted]), (published, [lifted]), (published, None)):
-        fit = fitter.fit(evidence, starts)
+        fit = fitter.fit(observations, starts)
         yield fit.pose_aa, fit.betas, fit.camera_m
 
 
 def _fits_of_views(
-    judge: Judge, prior: PosePrior, people: People, generator: torch.Generator
-) -> tuple[Evidence, Iterator[Bodies]]:
+    scorer: FitScorer, prior: PosePrior, people: People, generator: torch.Generator
+) -> tuple[Observations, Iterator[Bodies]]:
     """Fits of two to four views round the person, with COCO's keypoints."""
     views = orbit(people, 4)
-    pixels = views.project(judge.body.keypoints(people.points_m) + people.camera_m[:, None])
+    pixels = views.project(scorer.body.keypoints(people.points_m) + people.camera_m[:, None])
     sigma = 5.0 * torch.rand(len(pixels), 1, 1, 1, generator=generator)
     pixels = pixels + sigma * torch.randn(pixels.shape, generator=generator)
     named = torch.zeros(JOINTS.count)
     named[list(JOINTS.coco)] = 1
     seen = torch.rand(len(pixels), 4, 1, generator=generator) < 0.7
     seen[:, :2] = True
-    evidence = Evidence(torch.cat([pixels, (named * seen)[..., None]], -1), views)
-    return evidence, _plain_fits(judge, prior, evidence)
+    observations = Observations(torch.cat([pixels, (named * seen)[..., None]], -1), views)
+    return observations, _plain_fits(scorer, prior, observations)
 
 
 def _fits_to_joints3d(
-    judge: Judge, prior: PosePrior, people: People, evidence: Evidence, generator: torch.Generator
-) -> tuple[Evidence, Iterator[Bodies]]:
+    scorer: FitScorer,
+    prior: PosePrior,
+    people: People,
+    observations: Observations,
+    generator: torch.Generator,
+) -> tuple[Observations, Iterator[Bodies]]:
     """Fits to 3D joints that are a centimetre or two off, and to one view's keypoints."""
-    joints = judge.body.keypoints(people.points_m)[:, JOINTS.superset]
+    joints = scorer.body.keypoints(people.points_m)[:, JOINTS.superset]
     sigma = 0.02 * torch.rand(len(joints), 1, 1, generator=generator)
     joints = joints + sigma * torch.randn(joints.shape, generator=generator)
     known = (torch.rand(*joints.shape[:2], 1, generator=generator) < 0.9).to(joints)
-    full = Evidence(evidence.keypoints_px, evidence.views, torch.cat([joints * known, known], -1))
-    return full, _plain_fits(judge, prior, full)
+    full = Observations(observations.keypoints_px, observations.views, torch.cat([joints * known, known], -1))
+    return full, _plain_fits(scorer, prior, full)
 
 
-def _plain_fits(judge: Judge, prior: PosePrior, evidence: Evidence) -> Iterator[Bodies]:
+def _plain_fits(scorer: FitScorer, prior: PosePrior, observations: Observations) -> Iterator[Bodies]:
     """Fits cut short, and whole ones."""
     for iterations in (3, 20):
-        fitter = Fitter(judge.body, prior, FitConfig(iterations=iterations), judge.lifter)
-        fit = fitter.fit(evidence)
+        fitter = Fitter(scorer.body, prior, FitConfig(iterations=iterations), scorer.lifter)
+        fit = fitter.fit(observations)
         yield fit.pose_aa, fit.betas, fit.camera_m
 
 
 def _weights(
-    kind: str, judge: Judge, people: People, evidence: Evidence, fits: Iterator[Bodies]
+    kind: str, scorer: FitScorer, people: People, observations: Observations, fits: Iterator[Bodies]
 ) -> Float[np.ndarray, " F"]:
-    opinion = judge.look(evidence)
-    rows = opinion.rows[kind]
+    basis = scorer.basis(observations)
+    rows = basis.rows[kind]
     signs, errors = [], []
     for pose, betas, camera in fits:
-        points = judge.body(pose, betas)
-        signs.append(judge.signs(opinion, points, camera, kind).numpy())
+        points = scorer.body(pose, betas)
+        signs.append(scorer.terms(basis, points, camera, kind).numpy())
         true, found = (p[:, list(LSP_POINTS)] for p in (people.points_m, points))
         errors.append(aligned_distance_mm(found[rows], true[rows]).numpy())
     return calibrated_weights(np.concatenate(signs), np.concatenate(errors))

@@ -10,7 +10,7 @@ import torch
 
 from spin.camera import CROP_PX
 from spin.fitting.objective import Anchor, body_weights, noise_px
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.joints import JOINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle, rot6d_to_matrix, upright
 
@@ -41,7 +41,7 @@ class Start:
     camera_m: Float[Tensor, "B 3"]
     kind: str = "file"
     anchor: Anchor | None = None
-    lift: Lift | None = None  # what the lifter said, where one view is all there is: the judge wants it, too
+    lift: Lift | None = None  # what the lifter said, where one view is all there is: the scorer wants it, too
     mixed_kinds: Int[Tensor, " B"] | None = None  # places in START_KINDS, where not all are of one kind
 
     @property
@@ -101,19 +101,19 @@ def confident_joints(keypoints_px: Float[Tensor, "*b 49 3"]) -> Float[Tensor, "*
 # ---- the camera ---------------------------------------------------------------------------------------------------------
 
 
-def camera_start(points_m: Float[Tensor, "B 49 3"], evidence: Evidence) -> Float[Tensor, "B 3"]:
+def camera_start(points_m: Float[Tensor, "B 49 3"], observations: Observations) -> Float[Tensor, "B 3"]:
     """Translation (m) that puts the body's confident joints where the keypoints are.
 
     One view: equal spread, equal centre; unlike a linear solution, the ratio of spreads stays sensible when the body's
     pose is still wrong. Several views meet in a point, which least squares finds.
     """
-    if evidence.keypoints_px.shape[1] == 1:
-        return _by_spread(points_m, evidence)
-    return _by_intersection(points_m, evidence)
+    if observations.keypoints_px.shape[1] == 1:
+        return _by_spread(points_m, observations)
+    return _by_intersection(points_m, observations)
 
 
-def _by_spread(points_m: Tensor, evidence: Evidence) -> Tensor:
-    views, keypoints = evidence.views, evidence.keypoints_px[:, 0]
+def _by_spread(points_m: Tensor, observations: Observations) -> Tensor:
+    views, keypoints = observations.views, observations.keypoints_px[:, 0]
     rotation, focal = views.rotation[:, 0], views.focal_px[:, 0]
     turned = points_m @ rotation.transpose(-1, -2)
     weight = keypoints[..., 2:].clamp_min(0)
@@ -136,9 +136,9 @@ def _by_spread(points_m: Tensor, evidence: Evidence) -> Tensor:
     return ((placed - views.translation_m[:, 0])[:, None] @ rotation)[:, 0]
 
 
-def _by_intersection(points_m: Tensor, evidence: Evidence) -> Tensor:
+def _by_intersection(points_m: Tensor, observations: Observations) -> Tensor:
     """Each keypoint (u, v) says (r_x - u r_z) · (X + T) + t_x - u t_z = 0, and the same for v: linear in T."""
-    views, keypoints = evidence.views, evidence.keypoints_px
+    views, keypoints = observations.views, observations.keypoints_px
     ray = (keypoints[..., :2] - views.principal_px[:, :, None]) / views.focal_px[:, :, None, None]
     rows = (
         views.rotation[:, :, None, :2] - ray[..., None] * views.rotation[:, :, None, 2:]
@@ -156,23 +156,26 @@ def _by_intersection(points_m: Tensor, evidence: Evidence) -> Tensor:
 
 
 def mean_pose_starts(
-    body: CompactBody, prior: PosePrior, evidence: Evidence, yaws_deg: tuple[float, ...] = YAWS_DEG
+    body: CompactBody, prior: PosePrior, observations: Observations, yaws_deg: tuple[float, ...] = YAWS_DEG
 ) -> list[Start]:
     """The prior's mean pose, upright in the first view, once for each yaw."""
-    return _upright_starts(body, prior.mean_pose()[None], evidence, yaws_deg)
+    return _upright_starts(body, prior.mean_pose()[None], observations, yaws_deg)
 
 
-def component_starts(body: CompactBody, prior: PosePrior, evidence: Evidence) -> list[Start]:
+def component_starts(body: CompactBody, prior: PosePrior, observations: Observations) -> list[Start]:
     """The mean of each of the prior's components, upright, once for each yaw: ways to stand, walk, sit, raise the arms."""
-    return _upright_starts(body, prior.means_np.astype(np.float32), evidence, YAWS_DEG)
+    return _upright_starts(body, prior.means_np.astype(np.float32), observations, YAWS_DEG)
 
 
 def _upright_starts(
-    body: CompactBody, body_poses: Float[np.ndarray, "M 69"], evidence: Evidence, yaws_deg: tuple[float, ...]
+    body: CompactBody,
+    body_poses: Float[np.ndarray, "M 69"],
+    observations: Observations,
+    yaws_deg: tuple[float, ...],
 ) -> list[Start]:
-    keypoints = evidence.keypoints_px
+    keypoints = observations.keypoints_px
     count, dtype, device = len(keypoints), keypoints.dtype, keypoints.device
-    back = evidence.views.rotation[:, 0].transpose(-1, -2)
+    back = observations.views.rotation[:, 0].transpose(-1, -2)
     if torch.equal(back, back[:1].expand_as(back)):
         back = back[
             :1
@@ -185,28 +188,28 @@ def _upright_starts(
         for body_pose in torch.as_tensor(body_poses, dtype=dtype, device=device):
             pose = torch.cat([roots, body_pose.expand(len(back), 69)], 1)
             points = body.keypoints(body(pose, betas)).expand(count, -1, -1)
-            camera = camera_start(points, evidence)
+            camera = camera_start(points, observations)
             starts.append(Start(pose.expand(count, 72), betas.expand(count, 10), camera, "multistart"))
     return starts
 
 
-def lifter_start(body: CompactBody, lifter: Lifter, evidence: Evidence) -> Start:
+def lifter_start(body: CompactBody, lifter: Lifter, observations: Observations) -> Start:
     """The lifter's answer, in the fit's frame, held to as firmly as the lifter is sure.
 
     Each view is lifted alone; what is depth in one is seen in another, so the mean of the answers, weighted by the error that
     each expects of itself, is better than any of them.
     """
     turned, betas, sigmas, trust, noise = [], [], [], [], []
-    for view in range(evidence.keypoints_px.shape[1]):
-        lift = lifter.lift(body, evidence.keypoints_px[:, view])
-        back = evidence.views.rotation[:, view].transpose(-1, -2)
+    for view in range(observations.keypoints_px.shape[1]):
+        lift = lifter.lift(body, observations.keypoints_px[:, view])
+        back = observations.views.rotation[:, view].transpose(-1, -2)
         local = axis_angle_to_matrix(lift.pose_aa.reshape(-1, 24, 3))
         turned.append(back[:, None] @ body.global_rotations(local))
         betas.append(lift.betas)
         sigmas.append(torch.cat([lift.pose_sigma_rad, lift.betas_sigma], 1))
         trust.append(1 / lift.error_mm**2)
         # From the side a guess looks worse than the keypoints are: their noise shows in the view that it was made from.
-        seen = replace(evidence.view(view), views=Views.crops(evidence.keypoints_px))
+        seen = replace(observations.view(view), views=Views.crops(observations.keypoints_px))
         points = body.keypoints(body(lift.pose_aa, lift.betas))
         noise.append(noise_px(points, camera_start(points, seen), seen))
     share = torch.stack(trust) / torch.stack(trust).sum(0)
@@ -215,7 +218,7 @@ def lifter_start(body: CompactBody, lifter: Lifter, evidence: Evidence) -> Start
     pose = matrix_to_axis_angle(rotations).flatten(1)
     shape = (share[..., None] * torch.stack(betas)).sum(0)
     sigma = (share[..., None] * torch.stack(sigmas)).sum(0)  # one lifter errs alike in every view
-    camera = camera_start(body.keypoints(body(pose, shape)), evidence)
+    camera = camera_start(body.keypoints(body(pose, shape)), observations)
     noise_of_all = (share * torch.stack(noise)).sum(0)
     anchor = Anchor(pose, shape, sigma[:, :72], sigma[:, 72:], noise_of_all)
     return Start(pose, shape, camera, "lifter", anchor, lift if len(trust) == 1 else None)
@@ -225,7 +228,7 @@ def given_start(
     body: CompactBody,
     pose_aa: Float[Tensor, "B 72"],
     betas: Float[Tensor, "B 10"],
-    evidence: Evidence,
+    observations: Observations,
     *,
     kind: str,
     camera_m: Float[Tensor, "B 3"] | None = None,
@@ -233,9 +236,9 @@ def given_start(
     """A start at a body from elsewhere, in the fit's frame; its camera from the keypoints, unless it is given."""
     points = body.keypoints(body(pose_aa, betas))
     if camera_m is None:
-        camera_m = camera_start(points, evidence)
+        camera_m = camera_start(points, observations)
     sigma = torch.full_like(pose_aa, GIVEN_POSE_SIGMA_RAD), torch.full_like(betas, GIVEN_BETAS_SIGMA)
-    anchor = Anchor(pose_aa, betas, *sigma, noise_px(points, camera_m, evidence))
+    anchor = Anchor(pose_aa, betas, *sigma, noise_px(points, camera_m, observations))
     return Start(pose_aa, betas, camera_m, kind, anchor)
 
 

@@ -1,4 +1,4 @@
-"""What makes a fit invalid, in words: of the evidence, before anything is fitted, and of the body that came out."""
+"""What makes a fit invalid, in words: of the observations, before anything is fitted, and of the body that came out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.fitting.levenberg_marquardt import Solution
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
 
 ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
 BETA_LIMIT = 3.0  # fits of a shape beyond this are not believed (SPIN)
@@ -53,16 +53,16 @@ VERDICTS = (
 KEPT = (VALID, LOSS_TOO_HIGH, NOT_CONVERGED)
 
 
-def judge_evidence(evidence: Evidence) -> Int[Tensor, " B"]:
+def verdict_of_observations(observations: Observations) -> Int[Tensor, " B"]:
     """VALID where there is enough to fit, else the reason. 3D joints make up for keypoints."""
-    keypoints = evidence.keypoints_px
-    safe = evidence.without(~evidence.finite()).keypoints_px
+    keypoints = observations.keypoints_px
+    safe = observations.without(~observations.finite()).keypoints_px
     weight = body_weights(safe)
     seen = weight > 0
     joints = confident_joints(safe).amax(1)
     by_joints3d = torch.zeros_like(joints, dtype=torch.bool)
-    if evidence.joints3d_m is not None:
-        known = (evidence.joints3d_m[..., 3] > 0).sum(1)
+    if observations.joints3d_m is not None:
+        known = (observations.joints3d_m[..., 3] > 0).sum(1)
         by_joints3d, joints = known >= MIN_JOINTS, torch.maximum(joints, known)
 
     total = weight.sum(2).clamp_min(1e-6)[..., None]
@@ -73,33 +73,33 @@ def judge_evidence(evidence: Evidence) -> Int[Tensor, " B"]:
     outside = 2 * (beyond & seen).sum((1, 2)) > seen.sum((1, 2))
 
     verdict = torch.full((len(keypoints),), VALID, dtype=torch.long, device=keypoints.device)
-    verdict[~evidence.within_bounds()] = NOT_FINITE
+    verdict[~observations.within_bounds()] = NOT_FINITE
     verdict[outside] = OUTSIDE_CROP
     verdict[(spread < _LEAST_SPREAD_PX) & seen.any(2).any(1) & ~by_joints3d] = JOINTS_COINCIDE
     verdict[joints < MIN_JOINTS] = TOO_FEW_JOINTS
-    verdict[~evidence.confidence_in_range()] = CONFIDENCE_OUT_OF_RANGE
-    verdict[~evidence.finite()] = NOT_FINITE
+    verdict[~observations.confidence_in_range()] = CONFIDENCE_OUT_OF_RANGE
+    verdict[~observations.finite()] = NOT_FINITE
     return verdict
 
 
-def judge_fit(
-    evidence_verdict: Int[Tensor, " B"],
+def verdict_of_fit(
+    observations_verdict: Int[Tensor, " B"],
     solution: Solution,
     loss: Float[Tensor, " B"],
     score: Float[Tensor, " B"],
     depth_m: Float[Tensor, " B"],
 ) -> Int[Tensor, " B"]:
-    """The verdict of a fit: that of its evidence, if that is not VALID, else what is wrong with the body.
+    """The verdict of a fit: that of its observations, if that is not VALID, else what is wrong with the body.
 
     `depth_m` is the least depth of the body's root in any view.
     """
     numbers = torch.stack([solution.cost, loss, score], 1)
     body = torch.cat([solution.pose_aa, solution.betas, solution.camera_m], 1)
-    verdict = torch.full_like(evidence_verdict, VALID)
+    verdict = torch.full_like(observations_verdict, VALID)
     verdict[~solution.converged] = NOT_CONVERGED
     verdict[~(loss < ACCEPT_LOSS)] = LOSS_TOO_HIGH
     verdict[(solution.betas.abs() > BETA_LIMIT).any(1)] = SHAPE_OUT_OF_RANGE
     verdict[~torch.isfinite(numbers).all(1)] = NOT_FINITE
     verdict[~(depth_m > 0)] = BEHIND_CAMERA  # which has no finite cost, either
     verdict[~torch.isfinite(body).all(1)] = NOT_FINITE
-    return torch.where(evidence_verdict != VALID, evidence_verdict, verdict)
+    return torch.where(observations_verdict != VALID, observations_verdict, verdict)

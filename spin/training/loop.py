@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.fitting.fitter import FitResult, Fitter
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
     from spin.training.step import Batch
     from spin.training.targets import GroundTruth
 
@@ -28,7 +28,7 @@ _BETAS_LIMIT = 3.0
 
 
 class LoopFitter:
-    """Fits a network's predictions as far as they have earned trust. Without a judge, as published: from the prediction alone.
+    """Fits a network's predictions as far as they have earned trust. Without a scorer, as published: from the prediction alone.
 
     `trust` is all that it remembers; whoever runs the loop updates it, at the same step on every rank.
     """
@@ -39,12 +39,12 @@ class LoopFitter:
     @property
     def weighs(self) -> bool:
         """Whether predictions are weighed against the lifter at all."""
-        return self.fitter.judge is not None
+        return self.fitter.scorer is not None
 
     def fit(
         self,
         prediction: Guesses,
-        evidence: Evidence,
+        observations: Observations,
         truth: GroundTruth,
         camera_m: Float[Tensor, "B 3"] | None = None,
     ) -> tuple[FitResult, Trust]:
@@ -53,15 +53,17 @@ class LoopFitter:
         `camera_m`, where known, places a prediction that is not weighed; else keypoints do.
         """
         if not self.weighs:
-            return self.fitter.refine(prediction.pose_aa, prediction.betas, evidence, camera_m), Trust.none()
+            return self.fitter.refine(
+                prediction.pose_aa, prediction.betas, observations, camera_m
+            ), Trust.none()
         with torch.no_grad():
             prediction = Guesses(prediction.pose_aa, prediction.betas.clamp(-_BETAS_LIMIT, _BETAS_LIMIT))
-            lifted = self.fitter.starts(evidence)[0]
+            lifted = self.fitter.starts(observations)[0]
             assert lifted.lift is not None
             believed = self.believed(lifted.lift, prediction)
-            start = self.start(lifted, believed, evidence)
-            fits = self.fitter.fit(evidence, [start])
-            measured = self.measured(lifted, start, prediction, fits, evidence, truth)
+            start = self.start(lifted, believed, observations)
+            fits = self.fitter.fit(observations, [start])
+            measured = self.measured(lifted, start, prediction, fits, observations, truth)
             return replace(fits, score=fits.score * self.trust.score_factor.to(fits.score)), measured
 
     def believed(self, lift: Lift, prediction: Guesses) -> Guesses:
@@ -72,28 +74,28 @@ class LoopFitter:
             self.fitter.body, Guesses(lift.pose_aa, lift.betas), share[:-1, None] * turn, share[-1] * betas
         )
 
-    def start(self, lifted: Start, believed: Guesses, evidence: Evidence) -> Start:
-        """Where the fit begins, how firmly it is held there, and what the judge is to think of it."""
+    def start(self, lifted: Start, believed: Guesses, observations: Observations) -> Start:
+        """Where the fit begins, how firmly it is held there, and what the scorer is to think of it."""
         assert lifted.anchor is not None and lifted.lift is not None
         lift, body = lifted.lift, self.fitter.body
         factor = self.trust.sigma_factor.to(lift.betas)
-        opinion = Lift(
+        basis = Lift(
             believed.pose_aa,
             believed.betas,
             lift.pose_sigma_rad * factor[:-1].repeat_interleave(3),
             lift.betas_sigma * factor[-1],
             lift.error_mm,
         )
-        camera = camera_start(body.keypoints(body(believed.pose_aa, believed.betas)), evidence)
+        camera = camera_start(body.keypoints(body(believed.pose_aa, believed.betas)), observations)
         anchor = Anchor(
             believed.pose_aa,
             believed.betas,
-            opinion.pose_sigma_rad,
-            opinion.betas_sigma,
+            basis.pose_sigma_rad,
+            basis.betas_sigma,
             lifted.anchor.noise_px,
         )
         start = replace(lifted, pose_aa=believed.pose_aa, betas=believed.betas, camera_m=camera)
-        return replace(start, kind="network", anchor=anchor, lift=opinion)
+        return replace(start, kind="network", anchor=anchor, lift=basis)
 
     def measured(
         self,
@@ -101,7 +103,7 @@ class LoopFitter:
         start: Start,
         prediction: Guesses,
         fits: FitResult,
-        evidence: Evidence,
+        observations: Observations,
         truth: GroundTruth,
     ) -> Trust:
         """The sums of one step."""
@@ -115,7 +117,7 @@ class LoopFitter:
         apart, to_truth = way(body, answer, prediction.take(rows)), way(body, answer, true)
         local = axis_angle_to_matrix(torch.stack([moved_to.pose_aa, true.pose_aa]).view(2, -1, 24, 3))
         left = matrix_to_axis_angle(local[0].transpose(-1, -2) @ local[1])
-        without = self.fitter.fit(evidence.take(rows), [replace(lifted.take(rows), lift=lift)])
+        without = self.fitter.fit(observations.take(rows), [replace(lifted.take(rows), lift=lift)])
         real = body(true.pose_aa, true.betas)
 
         def error_mm(pose_aa: Tensor, betas: Tensor) -> Tensor:

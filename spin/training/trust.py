@@ -80,7 +80,7 @@ class Trust:
 
     `along` Σ t·d and `apart` Σ d·d as above; `left` what remained of a body moved by the share of the time, squared, in each
     joint's own angles, and `claimed` what the lifter said of its own. `error_mm` and `expected_mm`: what fits from there turned
-    out to be off (PA-MPJPE), and what the judge had expected; `lifter_error_mm`, `lifter_expected_mm`: the same of fits
+    out to be off (PA-MPJPE), and what the scorer had expected; `lifter_error_mm`, `lifter_expected_mm`: the same of fits
     that know no network.
     """
 
@@ -96,7 +96,7 @@ class Trust:
 
     @classmethod
     def none(cls) -> Trust:
-        """Before anything is measured: the lifter alone is believed, as it judges itself."""
+        """Before anything is measured: the lifter alone is believed, as it scores itself."""
         one, parts = torch.zeros((), dtype=torch.float64), torch.zeros(PARTS, dtype=torch.float64)
         return cls(one, parts, parts, parts, parts, one, one, one, one)
 
@@ -113,7 +113,7 @@ class Trust:
 
     @property
     def score_factor(self) -> Float[Tensor, ""]:
-        """Makes the judge's expectation of a fit compare with that of fits without a network, when multiplied by it."""
+        """Makes the scorer's expectation of a fit compare with that of fits without a network, when multiplied by it."""
         return self._factor(self.error_mm * self.lifter_expected_mm, self.expected_mm * self.lifter_error_mm)
 
     def _factor(self, left: Tensor, claimed: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Evidence, starts and comparisons that several tests of fitting share; the people are those of `fit_problems`."""
+"""Observations, starts and comparisons that several tests of fitting share; the people are those of `fit_problems`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from spin.body import CompactBody
 from spin.fitting.objective import Anchor
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.fitting.starts import Start
 from spin.joints import JOINTS
 from spin.rotations import axis_angle_to_matrix
@@ -36,7 +36,7 @@ def joints3d(problem: Problem) -> torch.Tensor:
 
 def surround(
     problem: Problem, count: int, joints: tuple[int, ...] = JOINTS.coco, noise_px: float = 0.0
-) -> Evidence:
+) -> Observations:
     """Cameras all round each person, tilted, the first turned too, each of another focal length and principal point."""
     batch = len(problem.pose)
     turn, tilt = torch.zeros(2, count, 3)
@@ -55,7 +55,7 @@ def surround(
     noise = torch.randn(batch, count, len(chosen), 2, generator=torch.Generator().manual_seed(1))
     keypoints[:, :, chosen, :2] = pixels[:, :, chosen] + noise_px * noise
     keypoints[:, :, chosen, 2] = 1
-    return Evidence(keypoints, views)
+    return Observations(keypoints, views)
 
 
 def anchored(start: Start, seed: int = 5) -> Start:

@@ -8,7 +8,7 @@ import torch
 from spin.body import CompactBody
 from spin.camera import project
 from spin.fitting.objective import OBJECTIVES
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.prior import PosePrior
 from spin.fitting.starts import Start
 from spin.joints import JOINTS
@@ -50,5 +50,5 @@ class Problem:
         return Start(self.pose + noise, torch.zeros_like(self.betas), self.camera)
 
     @property
-    def evidence(self) -> Evidence:
-        return Evidence.of(self.keypoints)
+    def observations(self) -> Observations:
+        return Observations.of(self.keypoints)

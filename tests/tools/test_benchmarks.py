@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from tools.bench import evaluate, fit, score_rules, store
 from tools.bench import train as train_bench
 from tools.bench.fit_accuracy import by_default, by_start
@@ -26,20 +26,20 @@ def lab():
 @needs_clips
 def test_default_fits_are_nearer_to_the_truth_than_all_others(lab) -> None:
     """On poses that neither prior nor lifter has seen."""
-    evidence = Evidence.of(keypoints_of(lab.people, "coco17", 2.0))
-    found = {name: errors.means() for name, errors in by_start(lab, evidence, reference=False)}
+    observations = Observations.of(keypoints_of(lab.people, "coco17", 2.0))
+    found = {name: errors.means() for name, errors in by_start(lab, observations, reference=False)}
     anchored = found["anchored"]
     assert anchored["pa_mpjpe_mm"] < 52
     assert anchored["pa_mpjpe_mm"] < min(
         found[n]["pa_mpjpe_mm"] for n in ("lifter", "published", "multistart")
     )
     assert anchored["error_2d_px"] < found["lifter"]["error_2d_px"]
-    everything = by_default(lab, Evidence.of(keypoints_of(lab.people, "all", 0.0))).means()
+    everything = by_default(lab, Observations.of(keypoints_of(lab.people, "all", 0.0))).means()
     assert everything["pa_mpjpe_mm"] < 46
 
 
 @needs_clips
-def test_more_evidence_makes_better_fits(lab) -> None:
+def test_more_observations_make_better_fits(lab) -> None:
     assert by_default(lab, with_joints3d(lab, 2.0, 0.0)).means()["pa_mpjpe_mm"] < 12
     assert by_default(lab, four_views(lab, 2.0)).means()["pa_mpjpe_mm"] < 20
 
@@ -47,11 +47,11 @@ def test_more_evidence_makes_better_fits(lab) -> None:
 @needs_clips
 def test_the_expected_error_picks_the_better_fit(lab) -> None:
     with torch.no_grad():
-        evidence = Evidence.of(keypoints_of(lab.people, "coco17", 2.0))
-        fits = score_rules.kinds_of_fit(lab, evidence)
+        observations = Observations.of(keypoints_of(lab.people, "coco17", 2.0))
+        fits = score_rules.kinds_of_fit(lab, observations)
         a, b = fits["multistart, published"], fits["lifter, anchored"]
-        scores = [score_rules.scores_of(lab, evidence, bodies) for bodies in (a, b)]
-        errors = [score_rules.errors_of(lab, *bodies, evidence).pa_mpjpe_mm for bodies in (a, b)]
+        scores = [score_rules.scores_of(lab, observations, bodies) for bodies in (a, b)]
+        errors = [score_rules.errors_of(lab, *bodies, observations).pa_mpjpe_mm for bodies in (a, b)]
     right = {
         rule: score_rules.judged(scores[0][rule], scores[1][rule], *errors)["right"]
         for rule in ("expected error", "published objective")

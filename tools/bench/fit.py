@@ -29,7 +29,7 @@ from spin.fitting import adam
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import OPEN_LIFTER, load_lifter
 from spin.fitting.objective import OBJECTIVES, body_weights, total_cost
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.sampling import PoseSource, draw_people
 from spin.fitting.starts import Start, lifter_start
@@ -84,14 +84,14 @@ def with_vertices_of_smpl(body: BodyData) -> BodyData:
 
 @dataclass(frozen=True)
 class Problems:
-    """Evidence, and the start of every fit to it."""
+    """Observations, and the start of every fit to it."""
 
-    evidence: Evidence
+    observations: Observations
     start: Start
 
     def take(self, count: int) -> Problems:
-        rows = torch.arange(count) % len(self.evidence)
-        return Problems(self.evidence.take(rows), self.start.take(rows))
+        rows = torch.arange(count) % len(self.observations)
+        return Problems(self.observations.take(rows), self.start.take(rows))
 
 
 def problems(body: CompactBody, prior: PosePrior, count: int, joints: tuple[int, ...]) -> Problems:
@@ -101,9 +101,9 @@ def problems(body: CompactBody, prior: PosePrior, count: int, joints: tuple[int,
     noise = NOISE_PX * torch.randn(count, len(joints), 2, generator=generator)
     keypoints[:, joints, :2] = people.pixels[:, joints] + noise
     keypoints[:, joints, 2] = 1
-    evidence = Evidence.of(keypoints)
+    observations = Observations.of(keypoints)
     lifter = load_lifter(OPEN_LIFTER, load_body().fingerprint)
-    return Problems(evidence, lifter_start(body, lifter, evidence))
+    return Problems(observations, lifter_start(body, lifter, observations))
 
 
 def seconds(work: Callable[[], object], runs: int) -> float:
@@ -117,7 +117,7 @@ def seconds(work: Callable[[], object], runs: int) -> float:
     return statistics.median(times)
 
 
-def floor_flops(evidence: Evidence, iterations: float) -> float:
+def floor_flops(observations: Observations, iterations: float) -> float:
     """Floating-point operations that a fit can't do without, on average over the samples.
 
     A step: the Cholesky factorisation (n³/3, n = 85) and two triangular solutions (2 n²); for every point seen, two rows of
@@ -125,7 +125,7 @@ def floor_flops(evidence: Evidence, iterations: float) -> float:
     (2 · 69²). A cost: the prior's eight components (8 · 69², triangular) and the body itself (24 joints and 64 pairs, some
     100 operations each). A first cost is needed before the first step.
     """
-    seen = body_weights(evidence.keypoints_px).gt(0)[:, 0]
+    seen = body_weights(observations.keypoints_px).gt(0)[:, 0]
     member = torch.zeros(JOINTS.count, max(KEYPOINT_TO_MODEL) + 1)
     member[torch.arange(JOINTS.count), list(KEYPOINT_TO_MODEL)] = 1
     points = ((seen.float() @ member) > 0).sum(1).float().mean().item()
@@ -157,7 +157,7 @@ def measure(people: int, runs: int) -> dict[str, float]:
     anchored = Fitter(body, prior, FitConfig(), lifter)
 
     large = many.take(MANY)
-    fitter.fit(large.evidence, [large.start])
+    fitter.fit(large.observations, [large.start])
     memory = peak_memory_mb()
 
     def speed(fit: Callable[[Problems], object], on: Problems, size: int) -> float:
@@ -165,20 +165,22 @@ def measure(people: int, runs: int) -> dict[str, float]:
         return size / seconds(lambda: fit(some), runs)
 
     def one_start(p: Problems) -> object:
-        return fitter.fit(p.evidence, [p.start])
+        return fitter.fit(p.observations, [p.start])
 
-    result = fitter.fit(many.evidence, [many.start])
+    result = fitter.fit(many.observations, [many.start])
     ours = speed(one_start, many, people)
     out = {
         "fits_per_s": ours,
         "fits_per_s_coco": speed(one_start, coco, people),
         "fits_per_s_batch_64": speed(one_start, many, 64),
         "fits_per_s_batch_256": speed(one_start, many, 256),
-        "fits_per_s_anchored_with_lifter_and_score": speed(lambda p: anchored.fit(p.evidence), many, people),
-        "fits_per_s_multistart": speed(lambda p: fitter.fit(p.evidence), many, 512),
+        "fits_per_s_anchored_with_lifter_and_score": speed(
+            lambda p: anchored.fit(p.observations), many, people
+        ),
+        "fits_per_s_multistart": speed(lambda p: fitter.fit(p.observations), many, 512),
         "iterations": result.iterations.double().mean().item(),
         "peak_memory_mb": memory,
-        "floor_share": floor_flops(many.evidence, result.iterations.double().mean().item())
+        "floor_share": floor_flops(many.observations, result.iterations.double().mean().item())
         * ours
         / peak_flops(),
     }
@@ -187,13 +189,18 @@ def measure(people: int, runs: int) -> dict[str, float]:
     mesh = MeshPoints(with_vertices_of_smpl(data))
     begin = time.perf_counter()
     reference = adam.solve(
-        mesh, prior, PUBLISHED, replace(few.start, anchor=None), few.evidence, iterations=REFERENCE_ITERATIONS
+        mesh,
+        prior,
+        PUBLISHED,
+        replace(few.start, anchor=None),
+        few.observations,
+        iterations=REFERENCE_ITERATIONS,
     )  # type: ignore[arg-type]
     reference_per_s = REFERENCE_BATCH / (time.perf_counter() - begin)
-    mine = fitter.fit(few.evidence, [few.start])
+    mine = fitter.fit(few.observations, [few.start])
     with torch.no_grad():
         theirs = total_cost(
-            body, prior, PUBLISHED, reference.pose_aa, reference.betas, reference.camera_m, few.evidence
+            body, prior, PUBLISHED, reference.pose_aa, reference.betas, reference.camera_m, few.observations
         )
     return {
         "reference_fits_per_s": reference_per_s,

@@ -19,7 +19,7 @@ import torch
 
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.objective import OBJECTIVES
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.starts import lifter_start, mean_pose_starts
 from tools.bench.held_out import (
     NOISES_PX,
@@ -37,27 +37,27 @@ from tools.bench.held_out import (
 PUBLISHED = OBJECTIVES["published"]
 
 
-def by_default(lab: Lab, evidence: Evidence) -> Errors:
+def by_default(lab: Lab, observations: Observations) -> Errors:
     """Errors of what `fit-static` makes."""
-    fit = Fitter(lab.body, lab.prior, FitConfig(), lab.lifter).fit(evidence)
-    return errors_of(lab, fit.pose_aa, fit.betas, fit.camera_m, evidence)
+    fit = Fitter(lab.body, lab.prior, FitConfig(), lab.lifter).fit(observations)
+    return errors_of(lab, fit.pose_aa, fit.betas, fit.camera_m, observations)
 
 
-def by_start(lab: Lab, evidence: Evidence, *, reference: bool) -> Iterator[tuple[str, Errors]]:
+def by_start(lab: Lab, observations: Observations, *, reference: bool) -> Iterator[tuple[str, Errors]]:
     """Errors from every start."""
     with torch.no_grad():
-        lifted = lifter_start(lab.body, lab.lifter, evidence)
-        mean = mean_pose_starts(lab.body, lab.prior, evidence, (0.0,))[0]
-    yield "lifter", errors_of(lab, lifted.pose_aa, lifted.betas, lifted.camera_m, evidence)
-    yield "anchored", by_default(lab, evidence)
+        lifted = lifter_start(lab.body, lab.lifter, observations)
+        mean = mean_pose_starts(lab.body, lab.prior, observations, (0.0,))[0]
+    yield "lifter", errors_of(lab, lifted.pose_aa, lifted.betas, lifted.camera_m, observations)
+    yield "anchored", by_default(lab, observations)
     published = Fitter(lab.body, lab.prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
     adam = Fitter(lab.body, lab.prior, FitConfig("adam", 100, PUBLISHED, init=("multistart",)))
     made = [("published", published, [lifted]), ("multistart", published, None)]
     if reference:
         made += [("adam", adam, [mean]), ("adam_from_lifter", adam, [lifted])]
     for name, fitter, starts in made:
-        fit = fitter.fit(evidence, starts)
-        yield name, errors_of(lab, fit.pose_aa, fit.betas, fit.camera_m, evidence)
+        fit = fitter.fit(observations, starts)
+        yield name, errors_of(lab, fit.pose_aa, fit.betas, fit.camera_m, observations)
 
 
 def main() -> None:
@@ -72,13 +72,13 @@ def main() -> None:
     table = []
     for name in SETS:
         for noise in NOISES_PX:
-            evidence = Evidence.of(keypoints_of(lab.people, name, noise))
-            for start, found in by_start(lab, evidence, reference=arguments.reference):
+            observations = Observations.of(keypoints_of(lab.people, name, noise))
+            for start, found in by_start(lab, observations, reference=arguments.reference):
                 table.append({"keypoints": name, "noise_px": noise, "fit": start, **found.means()})
     result = {
         "people": arguments.people,
-        "coco17_2px": by_default(lab, Evidence.of(keypoints_of(lab.people, "coco17", 2.0))).means(),
-        "all_0px": by_default(lab, Evidence.of(keypoints_of(lab.people, "all", 0.0))).means(),
+        "coco17_2px": by_default(lab, Observations.of(keypoints_of(lab.people, "coco17", 2.0))).means(),
+        "all_0px": by_default(lab, Observations.of(keypoints_of(lab.people, "all", 0.0))).means(),
         "joints3d": by_default(lab, with_joints3d(lab, 2.0, 0.0)).means(),
         "joints3d_10mm": by_default(lab, with_joints3d(lab, 2.0, 0.01)).means(),
         "views4": by_default(lab, four_views(lab, 2.0)).means(),

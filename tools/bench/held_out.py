@@ -18,7 +18,7 @@ from spin.body import BodyMesh, CompactBody, load_body
 from spin.camera import CROP_PX, FOCAL_PX, project
 from spin.evaluation.metrics import error_2d_px, pa_mpjpe_mm, per_vertex_error_mm, procrustes_align
 from spin.fitting.lifter import OPEN_LIFTER, Lifter, load_lifter
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.sampling import People, orbit
 from spin.joints import H36M_TO_J14, JOINTS
@@ -119,7 +119,7 @@ def keypoints_of(people: People, name: str, noise_px: float, seed: int = 1) -> F
     return out
 
 
-def four_views(lab: Lab, noise_px: float) -> Evidence:
+def four_views(lab: Lab, noise_px: float) -> Observations:
     """COCO's keypoints in four calibrated cameras round the person."""
     views = orbit(lab.people, 4)
     pixels = views.project(lab.body.keypoints(lab.people.points_m) + lab.people.camera_m[:, None])
@@ -128,15 +128,15 @@ def four_views(lab: Lab, noise_px: float) -> Evidence:
     keypoints = torch.zeros(*pixels.shape[:3], 3)
     keypoints[:, :, joints, :2] = pixels[:, :, joints] + noise_px * noise
     keypoints[:, :, joints, 2] = 1
-    return Evidence(keypoints, views)
+    return Observations(keypoints, views)
 
 
-def with_joints3d(lab: Lab, noise_px: float, noise_m: float) -> Evidence:
+def with_joints3d(lab: Lab, noise_px: float, noise_m: float) -> Observations:
     """COCO's keypoints, and the superset's 24 joints in 3D."""
     joints = lab.body.keypoints(lab.people.points_m)[:, JOINTS.superset]
     joints = joints + noise_m * torch.randn(joints.shape, generator=torch.Generator().manual_seed(2))
     known = torch.cat([joints, torch.ones(*joints.shape[:2], 1)], -1)
-    return Evidence.of(keypoints_of(lab.people, "coco17", noise_px), known)
+    return Observations.of(keypoints_of(lab.people, "coco17", noise_px), known)
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,14 @@ class Errors:
         return {f.name: round(float(np.mean(getattr(self, f.name))), 2) for f in fields(self)}
 
 
-def errors_of(lab: Lab, pose_aa: Tensor, betas: Tensor, camera_m: Tensor, evidence: Evidence) -> Errors:
+def errors_of(
+    lab: Lab, pose_aa: Tensor, betas: Tensor, camera_m: Tensor, observations: Observations
+) -> Errors:
     lsp = list(H36M_TO_J14)
     with torch.no_grad():
         found, true = lab.mesh(pose_aa, betas), lab.mesh(lab.people.pose_aa, lab.people.betas)
-        pixels = evidence.views.project(found.keypoints_m + camera_m[:, None]).flatten(1, 2)
-    seen = evidence.keypoints_px.flatten(1, 2).numpy()
+        pixels = observations.views.project(found.keypoints_m + camera_m[:, None]).flatten(1, 2)
+    seen = observations.keypoints_px.flatten(1, 2).numpy()
     vertices, true_vertices = found.vertices_m.numpy(), true.vertices_m.numpy()
     return Errors(
         pa_mpjpe_mm(found.joints17_m[:, lsp].numpy(), true.joints17_m[:, lsp].numpy()),

@@ -20,8 +20,8 @@ import torch
 
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.objective import OBJECTIVES, reprojection_loss, total_cost
-from spin.fitting.observations import Evidence
-from spin.fitting.scorer import Judge
+from spin.fitting.observations import Observations
+from spin.fitting.scorer import FitScorer
 from spin.fitting.starts import given_start, lifter_start
 from tools.bench.held_out import Lab, add_clips, errors_of, keypoints_of, open_lab
 
@@ -42,43 +42,43 @@ class Bodies(NamedTuple):
     camera_m: Tensor
 
 
-def kinds_of_fit(lab: Lab, evidence: Evidence) -> dict[str, Bodies]:
+def kinds_of_fit(lab: Lab, observations: Observations) -> dict[str, Bodies]:
     """Fits by name. A network's guess is the truth, disturbed: it sees the image, so it errs otherwise than the lifter."""
     anchored = Fitter(lab.body, lab.prior, FitConfig(), lab.lifter)
     published = Fitter(
         lab.body, lab.prior, FitConfig(objective=OBJECTIVES["published"], init=("multistart",))
     )
-    lifted = lifter_start(lab.body, lab.lifter, evidence)
+    lifted = lifter_start(lab.body, lab.lifter, observations)
     out = {"lifter": Bodies(lifted.pose_aa, lifted.betas, lifted.camera_m)}
     for name, fitter, starts in (
         ("multistart, published", published, None),
         ("lifter, anchored", anchored, [lifted]),
         ("lifter, published", published, [lifted]),
     ):
-        fit = fitter.fit(evidence, starts)
+        fit = fitter.fit(observations, starts)
         out[name] = Bodies(fit.pose_aa, fit.betas, fit.camera_m)
     generator = torch.Generator().manual_seed(3)
     for name, error in NETWORKS_RAD.items():
         pose = lab.people.pose_aa + error * torch.randn(lab.people.pose_aa.shape, generator=generator)
         betas = (lab.people.betas + torch.randn(lab.people.betas.shape, generator=generator)).clamp(-3, 3)
-        start = given_start(lab.body, pose, betas, evidence, kind="network")
+        start = given_start(lab.body, pose, betas, observations, kind="network")
         for ending, fitter in (("anchored", anchored), ("published", published)):
-            fit = fitter.fit(evidence, [start])
+            fit = fitter.fit(observations, [start])
             out[f"{name}, {ending}"] = Bodies(fit.pose_aa, fit.betas, fit.camera_m)
     return out
 
 
-def scores_of(lab: Lab, evidence: Evidence, bodies: Bodies) -> dict[str, Float[np.ndarray, " B"]]:
+def scores_of(lab: Lab, observations: Observations, bodies: Bodies) -> dict[str, Float[np.ndarray, " B"]]:
     """What every rule says of fits."""
-    judge, published = Judge(lab.body, lab.lifter), OBJECTIVES["published"]
-    anchor = lifter_start(lab.body, lab.lifter, evidence).anchor
+    scorer, published = FitScorer(lab.body, lab.lifter), OBJECTIVES["published"]
+    anchor = lifter_start(lab.body, lab.lifter, observations).anchor
     points = lab.body(bodies.pose_aa, bodies.betas)
     keypoints = lab.body.keypoints(points)
     values = (
-        reprojection_loss(published, keypoints, bodies.camera_m, evidence),
-        total_cost(lab.body, lab.prior, published, *bodies, evidence),
-        total_cost(lab.body, lab.prior, OBJECTIVES["anchored"], *bodies, evidence, anchor),
-        judge.expected_error_mm(judge.look(evidence), points, bodies.camera_m),
+        reprojection_loss(published, keypoints, bodies.camera_m, observations),
+        total_cost(lab.body, lab.prior, published, *bodies, observations),
+        total_cost(lab.body, lab.prior, OBJECTIVES["anchored"], *bodies, observations, anchor),
+        scorer.expected_error_mm(scorer.basis(observations), points, bodies.camera_m),
     )
     return {rule: value.numpy() for rule, value in zip(RULES, values)}
 
@@ -93,11 +93,11 @@ def main() -> None:
     parser.add_argument("--markdown", action="store_true", help="tables instead of JSON")
     arguments = parser.parse_args()
     lab = open_lab(arguments.clips, arguments.people)
-    evidence = Evidence.of(keypoints_of(lab.people, "coco17", arguments.noise))
+    observations = Observations.of(keypoints_of(lab.people, "coco17", arguments.noise))
     with torch.no_grad():
-        fits = kinds_of_fit(lab, evidence)
-        scores = {name: scores_of(lab, evidence, bodies) for name, bodies in fits.items()}
-        errors = {name: errors_of(lab, *bodies, evidence).pa_mpjpe_mm for name, bodies in fits.items()}
+        fits = kinds_of_fit(lab, observations)
+        scores = {name: scores_of(lab, observations, bodies) for name, bodies in fits.items()}
+        errors = {name: errors_of(lab, *bodies, observations).pa_mpjpe_mm for name, bodies in fits.items()}
     pairs = [
         {"fits": [a, b], "pa_mpjpe_mm": [errors[a].mean(), errors[b].mean()]}
         | {rule: judged(scores[a][rule], scores[b][rule], errors[a], errors[b]) for rule in RULES}
@@ -108,9 +108,9 @@ def main() -> None:
         for rule in RULES
     }
     # What a network has had a hand in is corrected by what training measures of it, of which nothing is known here.
-    judged_alone = [name for name in fits if "network" not in name]
-    expected = np.concatenate([scores[name]["expected error"] for name in judged_alone])
-    true = np.concatenate([errors[name] for name in judged_alone])
+    scored_alone = [name for name in fits if "network" not in name]
+    expected = np.concatenate([scores[name]["expected error"] for name in scored_alone])
+    true = np.concatenate([errors[name] for name in scored_alone])
     result = {
         "overall": overall, "pairs": pairs, "calibration": calibration(expected, true)
     }  # fmt: skip

@@ -24,7 +24,7 @@ from spin.joints import JOINTS
 
 if TYPE_CHECKING:
     from spin.fitting.objective import Objective
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
     from spin.fitting.starts import Start
 
 _KEEP_FIRST, _KEEP_SECOND, _EPSILON = 0.9, 0.999, 1e-8  # Adam's usual numbers
@@ -236,15 +236,21 @@ def descend_range(
 
 
 def solve(
-    body: Body, objective: Objective, start: Start, evidence: Evidence, *, iterations: int, threads: int
+    body: Body,
+    objective: Objective,
+    start: Start,
+    observations: Observations,
+    *,
+    iterations: int,
+    threads: int,
 ) -> Solution:
     """`iterations` of each stage, as `spin.fitting.adam.solve`. No bit depends on the number of threads."""
-    weights, batch = batch_of(body, objective, start, evidence)
-    torso_px = torch.zeros_like(evidence.keypoints_px)
+    weights, batch = batch_of(body, objective, start, observations)
+    torso_px = torch.zeros_like(observations.keypoints_px)
     chosen = list(JOINTS.torso)
-    torso_px[:, :, chosen] = evidence.keypoints_px[:, :, chosen]
+    torso_px[:, :, chosen] = observations.keypoints_px[:, :, chosen]
     torso = np.ascontiguousarray(torso_px.numpy(), body.real)
-    count, dtype = len(evidence), body.real
+    count, dtype = len(observations), body.real
     answer = Answer(
         np.array(parameters(start).numpy(), dtype),
         np.zeros(count, dtype),

@@ -15,7 +15,7 @@ _SUPERSET = 25  # first of the keypoints that 3D joints are given for
 
 @machine_code
 def prepare(tb: np.record, problem: Problem, s: np.record) -> None:
-    """Which points have evidence, and which joints move them."""
+    """Which points have observations, and which joints move them."""
     for p in range(44):
         s.seen[p] = False
     for k in range(24):

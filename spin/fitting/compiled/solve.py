@@ -26,7 +26,7 @@ from spin.fitting.objective import body_weights, pose_prior_weight
 
 if TYPE_CHECKING:
     from spin.fitting.objective import Objective
-    from spin.fitting.observations import Evidence
+    from spin.fitting.observations import Observations
     from spin.fitting.starts import Start
 
 _DAMPING_LEAST, _DAMPING_MOST = DAMPING_RANGE
@@ -156,17 +156,19 @@ def solve_batch(
     return answer
 
 
-def batch_of(body: Body, objective: Objective, start: Start, evidence: Evidence) -> tuple[Weights, Batch]:
+def batch_of(
+    body: Body, objective: Objective, start: Start, observations: Observations
+) -> tuple[Weights, Batch]:
     """The problems of a call, in the body's precision."""
-    count = len(evidence)
-    joints = evidence.joints3d_m
-    views = evidence.views
+    count = len(observations)
+    joints = observations.joints3d_m
+    views = observations.views
     anchor = precision = torch.zeros(count, 82)
     if start.anchor is not None:
         anchor = torch.cat([start.anchor.pose_aa, start.anchor.betas], 1)
         precision = start.anchor.precision(objective)
-    weights = body_weights(evidence.keypoints_px, objective.hips)
-    keypoints = torch.cat([evidence.keypoints_px[..., :2], weights[..., None]], -1)
+    weights = body_weights(observations.keypoints_px, objective.hips)
+    keypoints = torch.cat([observations.keypoints_px[..., :2], weights[..., None]], -1)
     arrays = (
         keypoints, views.rotation, views.translation_m, views.focal_px, views.principal_px,
         torch.zeros(count, 0, 4) if joints is None else joints, anchor, precision,
@@ -189,14 +191,14 @@ def solve(
     body: Body,
     objective: Objective,
     start: Start,
-    evidence: Evidence,
+    observations: Observations,
     *,
     iterations: int,
     tolerance: float,
     threads: int,
 ) -> Solution:
     """Minimises the objective from a start, as `levenberg_marquardt.solve_batched` does; on the CPU, inputs unchanged."""
-    weights, batch = batch_of(body, objective, start, evidence)
+    weights, batch = batch_of(body, objective, start, observations)
     answer = solve_batch(
         body, weights, batch, parameters(start).numpy(),
         iterations=iterations, tolerance=tolerance, threads=threads,

@@ -66,7 +66,7 @@ def scratch_type(pairs: int, real: np.dtype) -> np.dtype:
             ("series", real, (24, 2)),  # coefficients b and c of the left Jacobian
             ("pair", real, (pairs, 3)),  # each pair's share of its point
             ("point", real, (44, 3)),
-            ("seen", flag, (44,)),  # whether a point has evidence
+            ("seen", flag, (44,)),  # whether a point has observations
             ("needed", flag, (24,)),  # whether a joint moves a seen point
             ("away", real, (69,)),  # from a prior component's mean
             ("left", real, (3, 3)),  # a left Jacobian

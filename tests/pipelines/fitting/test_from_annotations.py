@@ -12,7 +12,7 @@ import torch
 
 from pipelines.fitting.assets import FittingFiles
 from pipelines.fitting.fit_static import GivenBodies, StaticFitter, Work, fit_static
-from pipelines.fitting.from_annotations import evidence_of, groups_of
+from pipelines.fitting.from_annotations import groups_of, observations_of
 from pipelines.folders import DataFolder
 from spin.body import CompactBody
 from spin.crop import keypoints_to_crop
@@ -114,9 +114,9 @@ def test_the_images_own_camera_is_used_where_it_is_known(studio, compact) -> Non
                       view_translation_m=np.zeros((len(alone), 3), np.float32))  # fmt: skip
     published = fit_all(without).fits.camera[:, 2]
     assert np.allclose(published / depth, 5000 / 1500, rtol=0.1)
-    evidence = evidence_of(without, np.arange(len(alone))[:, None])
+    observations = observations_of(without, np.arange(len(alone))[:, None])
     assert np.allclose(
-        evidence.keypoints_px[:, 0].numpy(),
+        observations.keypoints_px[:, 0].numpy(),
         keypoints_to_crop(without.keypoints_px, without.center_px, without.scale),
     )
 

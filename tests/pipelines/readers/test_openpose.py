@@ -62,7 +62,7 @@ def test_a_near_person_of_whom_only_the_face_is_seen_matches() -> None:
     assert reason(annotated, 100.0, detected) == ""
 
 
-def test_a_far_person_is_judged_by_its_own_size() -> None:
+def test_a_far_person_is_scored_by_its_own_size() -> None:
     # 12 px is nothing for a person of 400 px and another person for one of 40: the published rule keeps both.
     for height, matches in ((400, True), (40, False)):
         annotated, detected = standing(200, 200, height)

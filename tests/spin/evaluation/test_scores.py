@@ -101,7 +101,7 @@ def test_intervals_are_those_of_a_normal_mean_and_repeat() -> None:
     draws = resampled(pose_scores(errors), groups, seed=3, draws=1000)["mpjpe_mm"]
     assert draws.std() == pytest.approx(20 / np.sqrt(400), rel=0.15)
     assert np.array_equal(draws, resampled(pose_scores(errors), groups, seed=3, draws=1000)["mpjpe_mm"])
-    # Ten copies of each sample are no new evidence if they are drawn together.
+    # Ten copies of each sample are no new observations if they are drawn together.
     copies, together = np.repeat(errors, 10, 0), np.repeat(groups, 10)
     grouped = resampled(pose_scores(copies), together, seed=3, draws=1000)["mpjpe_mm"]
     alone = resampled(pose_scores(copies), np.arange(4000), seed=3, draws=1000)["mpjpe_mm"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from spin.crop import keypoints_to_crop
 from spin.fitting.fitter import FitConfig, FitResult, Fitter
 from spin.fitting.levenberg_marquardt import solve_batched
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.starts import START_KINDS
 from spin.fitting.verdicts import (
     CONFIDENCE_OUT_OF_RANGE,
@@ -39,33 +39,35 @@ class Bench:
     """A fitter, a few good samples, and the fits of these."""
 
     fitter: Fitter
-    evidence: Evidence
+    observations: Observations
     clean: FitResult
 
     @classmethod
-    def of(cls, fitter: Fitter, evidence: Evidence) -> Bench:
-        clean = fitter.fit(evidence)
+    def of(cls, fitter: Fitter, observations: Observations) -> Bench:
+        clean = fitter.fit(observations)
         assert clean.storable.all()
-        return cls(fitter, evidence, clean)
+        return cls(fitter, observations, clean)
 
     def fit_with(self, row: int, keypoints: torch.Tensor, joints: torch.Tensor | None = None) -> FitResult:
         """The fits with one sample spoiled; the others are as they were."""
-        every = self.evidence.keypoints_px.clone()
+        every = self.observations.keypoints_px.clone()
         every[row] = keypoints
-        known = self.evidence.joints3d_m
+        known = self.observations.joints3d_m
         if known is not None and joints is not None:
             known = known.clone()
             known[row] = joints
-        evidence = Evidence(every, self.evidence.views, known)
-        before = [t.clone() for t in tensors_of(evidence)]
+        observations = Observations(every, self.observations.views, known)
+        before = [t.clone() for t in tensors_of(observations)]
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            result = self.fitter.fit(evidence)
+            result = self.fitter.fit(observations)
         others = torch.tensor([i for i in range(GOOD) if i != row])
         assert same_bits(FitResult(*(t[others] for t in tensors_of(self.clean))), result, others), (
             "a neighbour changed"
         )
-        assert all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(before, tensors_of(evidence)))
+        assert all(
+            a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(before, tensors_of(observations))
+        )
         self.check(result, row)
         return result
 
@@ -84,15 +86,15 @@ def single(request, compact, prior, lifter) -> Bench:
     config = FitConfig(iterations=4)
     if request.param == "published":
         config = FitConfig(iterations=3, objective=PUBLISHED, init=("multistart",))
-    return Bench.of(Fitter(compact, prior, config, lifter), Evidence.of(people.noisy(JOINTS.coco, 2.0)))
+    return Bench.of(Fitter(compact, prior, config, lifter), Observations.of(people.noisy(JOINTS.coco, 2.0)))
 
 
 @pytest.fixture(scope="module")
 def several(compact, prior, lifter) -> Bench:
     """Three views and 3D joints."""
     people = Problem(compact, prior, GOOD, seed=11)
-    evidence = replace(surround(people, 3, noise_px=2.0), joints3d_m=joints3d(people))
-    return Bench.of(Fitter(compact, prior, FitConfig(iterations=4), lifter), evidence)
+    observations = replace(surround(people, 3, noise_px=2.0), joints3d_m=joints3d(people))
+    return Bench.of(Fitter(compact, prior, FitConfig(iterations=4), lifter), observations)
 
 
 def at(column: int, value: float, *joints: int) -> Spoil:
@@ -138,19 +140,19 @@ DEFINITELY: dict[str, tuple[Spoil, int]] = {
 @pytest.mark.parametrize("kind", DEFINITELY)
 def test_a_spoiled_sample_says_why_and_disturbs_nobody(single: Bench, kind: str) -> None:
     spoil, verdict = DEFINITELY[kind]
-    result = single.fit_with(2, spoil(single.evidence.keypoints_px[2]))
+    result = single.fit_with(2, spoil(single.observations.keypoints_px[2]))
     assert VERDICTS[int(result.verdict[2])] == VERDICTS[verdict]
     assert not result.storable[2]
-    # What it holds instead of a fit is numbers all the same: nothing of the evidence got through.
+    # What it holds instead of a fit is numbers all the same: nothing of the observations got through.
     assert all(torch.isfinite(t[2]).all() for t in (result.pose_aa, result.betas, result.camera_m))
 
 
 @pytest.mark.parametrize("kind", [k for k in DEFINITELY if "joint" not in k])
 def test_a_spoiled_view_spoils_its_sample_only(several: Bench, kind: str) -> None:
     spoil, verdict = DEFINITELY[kind]
-    keypoints = spoil(several.evidence.keypoints_px[1])
+    keypoints = spoil(several.observations.keypoints_px[1])
     if verdict != OUTSIDE_CROP:  # of which most must be outside, in all views together
-        keypoints[[0, 2]] = several.evidence.keypoints_px[1, [0, 2]]
+        keypoints[[0, 2]] = several.observations.keypoints_px[1, [0, 2]]
     result = several.fit_with(1, keypoints)
     assert VERDICTS[int(result.verdict[1])] == VERDICTS[verdict]
 
@@ -184,7 +186,7 @@ def spoiled(draw: st.DrawFn, keypoints: torch.Tensor, numbers: st.SearchStrategy
 @given(data=st.data())
 def test_no_mixture_in_one_view_disturbs_anybody(single: Bench, data) -> None:
     row = data.draw(st.integers(0, GOOD - 1))
-    keypoints = data.draw(spoiled(single.evidence.keypoints_px[row], st.one_of(NUMBERS, HUGE)))
+    keypoints = data.draw(spoiled(single.observations.keypoints_px[row], st.one_of(NUMBERS, HUGE)))
     result = single.fit_with(row, keypoints)
     confidence = keypoints[..., 2]
     if not (torch.isfinite(confidence).all() and (confidence >= 0).all() and (confidence <= 1).all()):
@@ -198,9 +200,9 @@ def test_no_mixture_in_one_view_disturbs_anybody(single: Bench, data) -> None:
 @given(data=st.data())
 def test_no_mixture_in_several_views_disturbs_anybody(several: Bench, data) -> None:
     row = data.draw(st.integers(0, GOOD - 1))
-    assert several.evidence.joints3d_m is not None
-    keypoints = data.draw(spoiled(several.evidence.keypoints_px[row], NUMBERS))
-    joints = several.evidence.joints3d_m[row].clone()
+    assert several.observations.joints3d_m is not None
+    keypoints = data.draw(spoiled(several.observations.keypoints_px[row], NUMBERS))
+    joints = several.observations.joints3d_m[row].clone()
     chosen = data.draw(st.lists(st.integers(0, 23), max_size=3))
     joints[chosen, data.draw(st.integers(0, 2))] = data.draw(NUMBERS)
     joints[chosen, 3] = data.draw(CONFIDENCES)
@@ -249,7 +251,7 @@ def test_coordinates_near_the_largest_number(compact, prior, lifter, problem, dt
 def test_huge_coordinates_in_one_of_several_views(several: Bench) -> None:
     for joint in JOINTS.coco[::2]:
         for column in (0, 1):
-            keypoints = several.evidence.keypoints_px[0].clone()
+            keypoints = several.observations.keypoints_px[0].clone()
             keypoints[1, joint, column] = 1e9
             several.fit_with(0, keypoints)
 
@@ -270,7 +272,7 @@ def test_a_fit_that_is_kept_has_a_cost_and_a_score(compact, prior, lifter, probl
         keypoints[:, JOINTS.coco[6], 0] = 1e6
     else:
         joints[:, 3, 0] = 1e20
-    result = Fitter(compact, prior, FitConfig(), lifter).fit(Evidence.of(keypoints, joints))
+    result = Fitter(compact, prior, FitConfig(), lifter).fit(Observations.of(keypoints, joints))
     kept = result.storable
     assert torch.isfinite(result.cost[kept]).all() and torch.isfinite(result.score[kept]).all()
 
@@ -292,9 +294,9 @@ def test_a_start_from_nowhere_is_not_converged_in_either_solver(compact, prior, 
     start = problem.near_truth()
     away = replace(start, camera_m=-start.camera_m)
     fitter = Fitter(compact, prior, FitConfig("lm", 5, PUBLISHED, ()))
-    evidence = Evidence.of(problem.keypoints)
-    compiled = fitter._solve(away, evidence, 5)
-    batched = solve_batched(compact, prior, PUBLISHED, away, evidence, iterations=5, tolerance=1e-3)
+    observations = Observations.of(problem.keypoints)
+    compiled = fitter._solve(away, observations, 5)
+    batched = solve_batched(compact, prior, PUBLISHED, away, observations, iterations=5, tolerance=1e-3)
     for solution in (compiled, batched):
         assert not solution.converged.any() and (solution.iterations == 0).all()
 

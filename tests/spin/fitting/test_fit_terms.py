@@ -24,7 +24,7 @@ from spin.fitting.objective import (
     prior_cost,
     reprojection_loss,
 )
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.starts import Start
 from spin.joints import JOINTS
@@ -56,10 +56,12 @@ def test_the_shape_costs_its_square_and_the_root_nothing(prior: PosePrior, probl
 
 
 def test_both_axes_are_robust_by_themselves_and_views_are_averaged(problem) -> None:
-    evidence = surround(problem, 3, EVERY_JOINT)
-    keypoints = evidence.keypoints_px.clone()
+    observations = surround(problem, 3, EVERY_JOINT)
+    keypoints = observations.keypoints_px.clone()
     keypoints[1, 2, JOINTS.index["nose"], :2] += torch.tensor([100.0, -50.0])
-    loss = reprojection_loss(PUBLISHED, problem.points_m, problem.camera, Evidence(keypoints, evidence.views))
+    loss = reprojection_loss(
+        PUBLISHED, problem.points_m, problem.camera, Observations(keypoints, observations.views)
+    )
     assert loss[1].item() == pytest.approx((5000 + 2000) / 49 / 3, rel=1e-4)
     assert loss[[0, 2, 3]].max() < 1e-4
 
@@ -83,7 +85,7 @@ def test_noise_weighs_by_confidence_and_lets_nothing_count_beyond_50_px(problem)
     keypoints[:, knee, 2], keypoints[:, nose, 2] = 0.25, 0.75
 
     def noise() -> float:
-        return noise_px(problem.points_m, problem.camera, Evidence.of(keypoints))[0].item()
+        return noise_px(problem.points_m, problem.camera, Observations.of(keypoints))[0].item()
 
     assert noise() == pytest.approx(3 * 4**1.5, rel=1e-3)  # √(¼ 24²) = 12 px
     keypoints[:, hip] = torch.tensor([1e3, 1e3, 1.0])  # hips are ignored
@@ -127,14 +129,14 @@ class Terms:
     curvature: torch.Tensor  # (B, 85, 85)
 
 
-def problem_of(compact: CompactBody, prior: PosePrior, case: str) -> tuple[Start, Evidence]:
+def problem_of(compact: CompactBody, prior: PosePrior, case: str) -> tuple[Start, Observations]:
     """Four people: the first without 3D joints, the second without a keypoint, the others with some of both."""
     people = Problem(compact, prior, 4)
     generator = torch.Generator().manual_seed(0)
-    evidence = surround(people, 3, EVERY_JOINT, noise_px=20.0)
+    observations = surround(people, 3, EVERY_JOINT, noise_px=20.0)
     if case == "one view":
-        evidence = Evidence.of(people.noisy(EVERY_JOINT, 20.0))
-    keypoints = evidence.keypoints_px.clone()
+        observations = Observations.of(people.noisy(EVERY_JOINT, 20.0))
+    keypoints = observations.keypoints_px.clone()
     confidence = torch.rand(keypoints.shape[:3], generator=generator)
     keypoints[..., 2] = torch.where(confidence < 0.2, 0.0, confidence)
     keypoints[1] = 0
@@ -145,26 +147,26 @@ def problem_of(compact: CompactBody, prior: PosePrior, case: str) -> tuple[Start
     joints[0, :, 3] = 0
     start = replace(people.near_truth(), betas=people.betas + 0.5)
     if case == "everything":
-        return doubled(anchored(start)), doubled(Evidence(keypoints, evidence.views, joints))
-    return doubled(start), doubled(Evidence(keypoints, evidence.views))
+        return doubled(anchored(start)), doubled(Observations(keypoints, observations.views, joints))
+    return doubled(start), doubled(Observations(keypoints, observations.views))
 
 
-def by_machine_code(body: CompactBody, prior: PosePrior, start: Start, evidence: Evidence) -> Terms:
+def by_machine_code(body: CompactBody, prior: PosePrior, start: Start, observations: Observations) -> Terms:
     machine = make_body(body, prior)
-    tables, scratch, count = machine.tables[0], make_scratch(machine)[0], len(evidence)
+    tables, scratch, count = machine.tables[0], make_scratch(machine)[0], len(observations)
     constants = Weights(
         *(np.float64(w**2) for w in (MIXED.sigma_px, MIXED.bending_prior, MIXED.shape_prior, MIXED.joints3d))
     )
     held = (torch.zeros(count, 82).double(), torch.zeros(count, 82).double())
     if start.anchor is not None:
         held = torch.cat([start.anchor.pose_aa, start.anchor.betas], 1), start.anchor.precision(MIXED)
-    joints = evidence.joints3d_m
-    weights = body_weights(evidence.keypoints_px, MIXED.hips)[..., None]
-    v = evidence.views
+    joints = observations.joints3d_m
+    weights = body_weights(observations.keypoints_px, MIXED.hips)[..., None]
+    v = observations.views
     arrays = [
         np.ascontiguousarray(a.numpy())
         for a in (
-            torch.cat([evidence.keypoints_px[..., :2], weights], -1), v.rotation, v.translation_m, v.focal_px,
+            torch.cat([observations.keypoints_px[..., :2], weights], -1), v.rotation, v.translation_m, v.focal_px,
             v.principal_px, torch.zeros(count, 0, 4).double() if joints is None else joints, *held,
             pose_prior_weight(MIXED, start.anchor, start.betas[:, 0]),
         )
@@ -185,8 +187,8 @@ def by_machine_code(body: CompactBody, prior: PosePrior, start: Start, evidence:
 @pytest.mark.parametrize("case", ["one view", "views", "everything"])
 def test_derivatives_of_samples_that_see_different_things(body: BodyData, compact, prior, case: str) -> None:
     compact64, prior64 = CompactBody(body, torch.float64), load_pose_prior(dtype=torch.float64)
-    start, evidence = problem_of(compact, prior, case)
-    system = levenberg_marquardt._System(compact64, prior64, MIXED, start, evidence)
+    start, observations = problem_of(compact, prior, case)
+    system = levenberg_marquardt._System(compact64, prior64, MIXED, start, observations)
     x = levenberg_marquardt.parameters(start).requires_grad_()
     (whole,) = torch.autograd.grad(system.cost(x).sum(), x)
     curvature, half = system.linearise(x.detach())
@@ -194,7 +196,7 @@ def test_derivatives_of_samples_that_see_different_things(body: BodyData, compac
     assert ((2 * half - whole).abs() <= 1e-9 * largest).all()
     assert (torch.linalg.eigvalsh(curvature) > -1e-9 * curvature.abs().amax((1, 2))[:, None]).all()
 
-    machine = by_machine_code(compact64, prior64, start, evidence)
+    machine = by_machine_code(compact64, prior64, start, observations)
     assert torch.allclose(machine.cost, system.cost(x.detach()), rtol=1e-10)
     assert ((machine.gradient - half).abs() <= 1e-9 * largest).all()
     scale = curvature.diagonal(dim1=1, dim2=2).sqrt()

@@ -9,8 +9,8 @@ import torch
 
 from spin.errors import KeypointError
 from spin.fitting.fitter import FitConfig, Fitter
-from spin.fitting.observations import Evidence, Views
-from spin.fitting.verdicts import JOINTS_COINCIDE, TOO_FEW_JOINTS, judge_evidence
+from spin.fitting.observations import Observations, Views
+from spin.fitting.verdicts import JOINTS_COINCIDE, TOO_FEW_JOINTS, verdict_of_observations
 from spin.joints import JOINTS
 from tests.spin.fit_cases import distance_mm, joints3d, same_bits, surround, tensors_of
 from tests.spin.fit_problems import EVERY_JOINT, PUBLISHED, Problem
@@ -28,15 +28,15 @@ def fitter(compact, prior, lifter) -> Fitter:
     return Fitter(compact, prior, FitConfig(), lifter)
 
 
-def with_an_empty_view(evidence: Evidence, at: int) -> Evidence:
+def with_an_empty_view(observations: Observations, at: int) -> Observations:
     """Another camera of the first one's numbers, put in at a place, in which nobody is seen."""
 
     def put_in(array: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         return torch.cat([array[:, :at], new, array[:, at:]], 1)
 
-    keypoints = put_in(evidence.keypoints_px, torch.zeros_like(evidence.keypoints_px[:, :1]))
-    arrays = (getattr(evidence.views, f.name) for f in fields(Views))
-    return Evidence(keypoints, Views(*(put_in(a, a[:, :1]) for a in arrays)), evidence.joints3d_m)
+    keypoints = put_in(observations.keypoints_px, torch.zeros_like(observations.keypoints_px[:, :1]))
+    arrays = (getattr(observations.views, f.name) for f in fields(Views))
+    return Observations(keypoints, Views(*(put_in(a, a[:, :1]) for a in arrays)), observations.joints3d_m)
 
 
 def centred_mm(compact, fit, people: Problem) -> torch.Tensor:
@@ -67,13 +67,13 @@ def test_more_views_are_better(compact, fitter, people) -> None:
 
 @pytest.mark.parametrize("count", [1, 4])
 def test_a_fit_seen_from_a_view_projects_to_the_same_pixels(compact, fitter, people, count: int) -> None:
-    evidence = surround(people, count, noise_px=2.0)
-    fit = fitter.fit(evidence)
+    observations = surround(people, count, noise_px=2.0)
+    fit = fitter.fit(observations)
     points = compact.keypoints(compact(fit.pose_aa, fit.betas)).double()
-    views = Views(*(getattr(evidence.views, f.name).double() for f in fields(Views)))
+    views = Views(*(getattr(observations.views, f.name).double() for f in fields(Views)))
     everywhere = views.project(points + fit.camera_m[:, None].double())
     for view in range(count):
-        seen = fitter.seen_from(fit, evidence, view)
+        seen = fitter.seen_from(fit, observations, view)
         here = compact.keypoints(compact(seen.pose_aa, seen.betas)).double() + seen.camera_m[:, None].double()
         pixels = views.focal_px[:, view, None, None] * here[..., :2] / here[..., 2:]
         away = pixels + views.principal_px[:, view, None] - everywhere[:, view]
@@ -85,30 +85,30 @@ def test_a_fit_seen_from_a_view_projects_to_the_same_pixels(compact, fitter, peo
 def test_a_view_that_sees_nobody_changes_nothing(compact, prior, people, at: int) -> None:
     """From the same start, bit for bit; only the loss is a mean over one more view."""
     fitter = Fitter(compact, prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
-    evidence, start = surround(people, 3, noise_px=2.0), people.near_truth()
-    one, other = (fitter.fit(e, [start]) for e in (evidence, with_an_empty_view(evidence, at)))
+    observations, start = surround(people, 3, noise_px=2.0), people.near_truth()
+    one, other = (fitter.fit(e, [start]) for e in (observations, with_an_empty_view(observations, at)))
     for name in (*BODY, "cost", "iterations", "verdict", "coverage"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     assert torch.allclose(other.loss, one.loss * 3 / 4, rtol=1e-5)
 
 
 def test_the_default_fit_hardly_minds_a_view_that_sees_nobody(compact, fitter, people) -> None:
-    evidence = surround(people, 3, noise_px=2.0)
-    one, other = (fitter.fit(e) for e in (evidence, with_an_empty_view(evidence, 1)))
+    observations = surround(people, 3, noise_px=2.0)
+    one, other = (fitter.fit(e) for e in (observations, with_an_empty_view(observations, 1)))
     errors = [distance_mm(compact, fit, people).mean().item() for fit in (one, other)]
     assert errors[1] < errors[0] + 3
 
 
 def test_a_view_that_sees_nobody_does_not_improve_the_score(fitter, people) -> None:
-    evidence = Evidence.of(people.noisy(JOINTS.coco, 2.0))
-    one, other = (fitter.fit(e) for e in (evidence, with_an_empty_view(evidence, 1)))
+    observations = Observations.of(people.noisy(JOINTS.coco, 2.0))
+    one, other = (fitter.fit(e) for e in (observations, with_an_empty_view(observations, 1)))
     assert (other.score > 0.8 * one.score).all()
 
 
 def test_a_person_that_no_view_sees_is_too_few_joints(people) -> None:
-    evidence = surround(people, 3)
-    evidence.keypoints_px[4] = 0
-    verdict = judge_evidence(evidence)
+    observations = surround(people, 3)
+    observations.keypoints_px[4] = 0
+    verdict = verdict_of_observations(observations)
     assert verdict[4] == TOO_FEW_JOINTS
     assert (verdict == 0).sum() == len(verdict) - 1
 
@@ -117,7 +117,7 @@ def test_a_person_that_no_view_sees_is_too_few_joints(people) -> None:
 
 
 def test_3d_joints_give_the_body(compact, fitter, people) -> None:
-    plain = Evidence.of(people.noisy(JOINTS.coco, 2.0))
+    plain = Observations.of(people.noisy(JOINTS.coco, 2.0))
     known = replace(plain, joints3d_m=joints3d(people))
     errors = centred_mm(compact, fitter.fit(known), people)
     assert errors.mean() < 16
@@ -126,8 +126,8 @@ def test_3d_joints_give_the_body(compact, fitter, people) -> None:
 
 
 def test_without_3d_joints_a_sample_is_fitted_as_if_nobody_had_any(fitter, people) -> None:
-    """Bit for bit: the body, and all that does not come from the judge."""
-    plain = Evidence.of(people.noisy(JOINTS.coco, 2.0))
+    """Bit for bit: the body, and all that does not come from the scorer."""
+    plain = Observations.of(people.noisy(JOINTS.coco, 2.0))
     joints = joints3d(people)
     joints[::2] = 0
     one, other = fitter.fit(plain), fitter.fit(replace(plain, joints3d_m=joints))
@@ -137,7 +137,7 @@ def test_without_3d_joints_a_sample_is_fitted_as_if_nobody_had_any(fitter, peopl
 
 
 def test_without_3d_joints_a_sample_is_scored_as_if_nobody_had_any(fitter, people) -> None:
-    plain = Evidence.of(people.noisy(JOINTS.coco, 2.0))
+    plain = Observations.of(people.noisy(JOINTS.coco, 2.0))
     joints = joints3d(people)
     joints[::2] = 0
     one, other = fitter.fit(plain), fitter.fit(replace(plain, joints3d_m=joints))
@@ -146,7 +146,7 @@ def test_without_3d_joints_a_sample_is_scored_as_if_nobody_had_any(fitter, peopl
 
 @pytest.mark.parametrize("metres", [1.0, 5.0])
 def test_3d_joints_may_be_about_any_origin(fitter, people, metres: float) -> None:
-    plain = Evidence.of(people.noisy(JOINTS.coco, 2.0))
+    plain = Observations.of(people.noisy(JOINTS.coco, 2.0))
     joints = joints3d(people)
     moved = joints.clone()
     moved[..., :3] += metres * torch.tensor([1.0, 0.5, 1.0])
@@ -156,7 +156,7 @@ def test_3d_joints_may_be_about_any_origin(fitter, people, metres: float) -> Non
 
 def test_a_few_3d_joints_are_not_the_body(fitter, people) -> None:
     """A few joints can always be met, which says nothing of the rest: their score is that of the keypoints."""
-    plain = Evidence.of(people.noisy(JOINTS.coco, 2.0))
+    plain = Observations.of(people.noisy(JOINTS.coco, 2.0))
     joints = joints3d(people)
     joints[:, 3:] = 0
     one, other = fitter.fit(plain), fitter.fit(replace(plain, joints3d_m=joints))
@@ -167,36 +167,36 @@ def test_a_few_3d_joints_are_not_the_body(fitter, people) -> None:
 def test_3d_joints_make_up_for_keypoints(compact, fitter, people, keypoints: int) -> None:
     seen = people.keypoints.clone()
     seen[:, keypoints:, 2] = 0
-    result = fitter.fit(replace(Evidence.of(seen), joints3d_m=joints3d(people)))
+    result = fitter.fit(replace(Observations.of(seen), joints3d_m=joints3d(people)))
     # All are fitted, if not all well: without keypoints a fit starts far from a person who lies down.
     assert not set(result.verdict.tolist()) & {TOO_FEW_JOINTS, JOINTS_COINCIDE}
     assert result.valid.float().mean() >= 0.5
     assert centred_mm(compact, result, people)[result.valid].median() < 20
     if not keypoints:  # nothing says where: the middle of the picture is as good a guess as any
         body = compact.keypoints(compact(result.pose_aa, result.betas)) + result.camera_m[:, None]
-        pixels = Evidence.of(seen).views.project(body)[:, 0]
+        pixels = Observations.of(seen).views.project(body)[:, 0]
         assert (pixels.mean(1) - 112).abs().max() < 20
 
 
 def test_views_of_other_people_are_refused(people) -> None:
     with pytest.raises(KeypointError, match="samples and views"):
-        Evidence(people.keypoints[:, None], Views.crops(people.keypoints[:1]))
+        Observations(people.keypoints[:, None], Views.crops(people.keypoints[:1]))
 
 
-def test_evidence_is_copied_whole(people) -> None:
-    evidence = replace(surround(people, 3), joints3d_m=joints3d(people))
+def test_observations_are_copied_whole(people) -> None:
+    observations = replace(surround(people, 3), joints3d_m=joints3d(people))
     rows = torch.tensor([3, 1])
-    assert same_bits(evidence.take(rows), evidence, rows)
-    assert len(evidence.take(rows)) == 2
-    second = evidence.view(1)
-    assert torch.equal(second.keypoints_px[:, 0], evidence.keypoints_px[:, 1])
-    assert torch.equal(second.views.focal_px[:, 0], evidence.views.focal_px[:, 1])
+    assert same_bits(observations.take(rows), observations, rows)
+    assert len(observations.take(rows)) == 2
+    second = observations.view(1)
+    assert torch.equal(second.keypoints_px[:, 0], observations.keypoints_px[:, 1])
+    assert torch.equal(second.views.focal_px[:, 0], observations.views.focal_px[:, 1])
     assert second.joints3d_m is None
-    double = evidence.to(torch.device("cpu"), torch.float64)
+    double = observations.to(torch.device("cpu"), torch.float64)
     assert all(t.dtype == torch.float64 for t in tensors_of(double))
 
 
-def test_evidence_of_other_shapes_is_refused(people) -> None:
+def test_observations_of_other_shapes_are_rejected(people) -> None:
     views = Views.crops(people.keypoints)
     for bad, expected in (
         (people.keypoints, r"\(B, views, 49, 3\)"),
@@ -204,6 +204,6 @@ def test_evidence_of_other_shapes_is_refused(people) -> None:
         (people.keypoints[:, None][:, :0], r"\(B, views, 49, 3\)"),
     ):
         with pytest.raises(KeypointError, match=expected):
-            Evidence(bad, views)
+            Observations(bad, views)
     with pytest.raises(KeypointError, match=r"3D joints .*expected \(12, 24, 4\)"):
-        Evidence.of(people.keypoints, torch.zeros(12, 24, 3))
+        Observations.of(people.keypoints, torch.zeros(12, 24, 3))

@@ -21,7 +21,7 @@ from spin.evaluation.metrics import pa_mpjpe_mm
 from spin.fitting import levenberg_marquardt
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.objective import reprojection_loss
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.sampling import PoseSource, draw_people, orbit
 from spin.fitting.starts import (
@@ -58,10 +58,10 @@ def published(solver: str = "lm", iterations: int = 20, tolerance: float = 1e-3)
 
 
 def test_camera_start_recovers_the_camera_of_the_true_body(problem) -> None:
-    found = camera_start(problem.points_m, problem.evidence)
+    found = camera_start(problem.points_m, problem.observations)
     # A ratio of spreads knows no perspective within the body: good to a percent or two.
     assert ((found - problem.camera).abs() / problem.camera[:, 2:]).max() < 0.02
-    openpose_only = Evidence.of(problem.noisy(tuple(range(25)), 0.0))
+    openpose_only = Observations.of(problem.noisy(tuple(range(25)), 0.0))
     found = camera_start(problem.points_m, openpose_only)
     assert ((found - problem.camera).abs() / problem.camera[:, 2:]).max() < 0.02
 
@@ -72,7 +72,7 @@ def test_camera_start_knows_other_cameras(problem) -> None:
     ahead = torch.tensor([0.3, 0.1, 40.0]) - (turn @ centre)[..., 0]
     views = Views(turn, ahead, torch.full((24, 1), 9000.0), torch.full((24, 1, 2), 70.0))
     pixels = views.project(problem.points_m + problem.camera[:, None])
-    seen = Evidence(torch.cat([pixels, torch.ones(24, 1, 49, 1)], -1), views)
+    seen = Observations(torch.cat([pixels, torch.ones(24, 1, 49, 1)], -1), views)
     found = views.place(problem.points_m + camera_start(problem.points_m, seen)[:, None])
     true = views.place(problem.points_m + problem.camera[:, None])
     assert ((found - true).abs().amax((1, 2)) / true[..., 2].amin((1, 2))[:, None]).max() < 0.02
@@ -83,7 +83,7 @@ def test_several_views_meet_in_a_point(compact, prior) -> None:
     views = orbit(people, 3)
     points = compact.keypoints(people.points_m)
     pixels = views.project(points + people.camera_m[:, None])
-    seen = Evidence(torch.cat([pixels, torch.ones(5, 3, 49, 1)], -1), views)
+    seen = Observations(torch.cat([pixels, torch.ones(5, 3, 49, 1)], -1), views)
     assert torch.allclose(camera_start(points, seen), people.camera_m, rtol=1e-3, atol=5e-3)
     # The middle of the body is in the middle of every view.
     middle = views.project((people.points_m.mean(1) + people.camera_m)[:, None])
@@ -96,7 +96,7 @@ def test_joints_that_both_halves_name_count_once(problem) -> None:
 
 
 def test_multistart_has_every_component_from_every_side(compact, prior, problem) -> None:
-    starts = component_starts(compact, prior, problem.evidence)
+    starts = component_starts(compact, prior, problem.observations)
     assert len(starts) == 4 * len(prior.means_np)
     assert len({tuple(s.pose_aa[0].tolist()) for s in starts}) == len(starts)
 
@@ -110,10 +110,12 @@ def test_best_of_picks_sample_by_sample() -> None:
 
 
 def test_a_lifted_body_turns_with_its_view(compact, lifter, problem) -> None:
-    straight = lifter_start(compact, lifter, problem.evidence)
+    straight = lifter_start(compact, lifter, problem.observations)
     turn = axis_angle_to_matrix(torch.tensor([0.0, 0.7, 0.0])).expand(24, 1, 3, 3)
     turned = lifter_start(
-        compact, lifter, replace(problem.evidence, views=replace(problem.evidence.views, rotation=turn))
+        compact,
+        lifter,
+        replace(problem.observations, views=replace(problem.observations.views, rotation=turn)),
     )
     root, other = (axis_angle_to_matrix(s.pose_aa[:, :3]) for s in (straight, turned))
     assert torch.allclose(turn[:, 0] @ other, root, atol=1e-4)
@@ -128,7 +130,7 @@ def test_a_fit_that_starts_near_the_truth_finds_the_keypoints(compact, prior, pr
     fitter = Fitter(compact, prior, published(solver, {"lm": 8, "adam": 60}[solver]))
     start = problem.near_truth()
     points = compact.keypoints(compact(start.pose_aa, start.betas))
-    before = reprojection_loss(PUBLISHED, points, start.camera_m, problem.evidence)
+    before = reprojection_loss(PUBLISHED, points, start.camera_m, problem.observations)
     result = fitter.fit(problem.keypoints, [start])
     assert (result.loss < 100).all()
     assert result.loss.mean() < 0.3 * before.mean()
@@ -153,10 +155,10 @@ def test_the_torch_solver_ends_where_the_compiled_one_does(body: BodyData) -> No
     small = Problem(CompactBody(body), load_pose_prior(), 6)
     start = small.near_truth()
     start = Start(start.pose_aa.double(), start.betas.double(), start.camera_m.double())
-    evidence = Evidence.of(small.noisy(JOINTS.coco, 2.0).double())
-    compiled = Fitter(compact, prior, published(tolerance=1e-6)).fit(evidence, [start])
+    observations = Observations.of(small.noisy(JOINTS.coco, 2.0).double())
+    compiled = Fitter(compact, prior, published(tolerance=1e-6)).fit(observations, [start])
     batched = levenberg_marquardt.solve_batched(
-        compact, prior, PUBLISHED, start, evidence, iterations=20, tolerance=1e-6
+        compact, prior, PUBLISHED, start, observations, iterations=20, tolerance=1e-6
     )
     assert torch.allclose(compiled.cost, batched.cost, rtol=1e-9)
     assert torch.allclose(compiled.pose_aa, batched.pose_aa, atol=1e-6)
@@ -196,7 +198,7 @@ def test_adam_batched_equals_one_at_a_time(body: BodyData) -> None:
     compact, prior = CompactBody(body, torch.float64), load_pose_prior(dtype=torch.float64)
     keypoints = Problem(CompactBody(body), load_pose_prior(), 3).noisy(JOINTS.coco, 2.0).double()
     fitter = Fitter(compact, prior, published("adam", 4))
-    starts = mean_pose_starts(compact, prior, Evidence.of(keypoints), (0.0,))
+    starts = mean_pose_starts(compact, prior, Observations.of(keypoints), (0.0,))
     together = fitter.fit(keypoints, starts)
     for i in range(3):
         alone = fitter.fit(keypoints[i : i + 1], [starts[0].take(torch.tensor([i]))])
@@ -206,10 +208,10 @@ def test_adam_batched_equals_one_at_a_time(body: BodyData) -> None:
 # ---- the fitter -------------------------------------------------------------------------------------------------------
 
 
-def test_the_cheapest_start_wins_without_a_judge(compact, prior, problem) -> None:
+def test_the_cheapest_start_wins_without_a_scorer(compact, prior, problem) -> None:
     keypoints = problem.noisy(JOINTS.coco, 2.0)
     fitter = Fitter(compact, prior, published("lm", 6))
-    starts = mean_pose_starts(compact, prior, Evidence.of(keypoints))
+    starts = mean_pose_starts(compact, prior, Observations.of(keypoints))
     singles = torch.stack([fitter.fit(keypoints, [s]).cost for s in starts])
     together = fitter.fit(keypoints, starts)
     assert torch.allclose(together.cost, singles.min(0).values)
@@ -230,7 +232,7 @@ def test_refining_starts_where_it_is_told(compact, prior, problem) -> None:
     fitter = Fitter(compact, prior, published("lm", 0))
     result = fitter.refine(problem.pose, problem.betas, problem.keypoints)
     assert torch.equal(result.pose_aa, problem.pose)
-    assert torch.equal(result.camera_m, camera_start(problem.points_m, problem.evidence))
+    assert torch.equal(result.camera_m, camera_start(problem.points_m, problem.observations))
     assert (result.start == START_KINDS.index("network")).all()
 
 
@@ -238,13 +240,13 @@ def test_exact_keypoints_in_four_views_give_the_body(compact, prior, lifter) -> 
     people = draw_people(compact, PoseSource(prior), 8, torch.Generator().manual_seed(0), wild_share=0)
     views = orbit(people, 4)
     pixels = views.project(compact.keypoints(people.points_m) + people.camera_m[:, None])
-    evidence = Evidence(torch.cat([pixels, torch.ones(8, 4, 49, 1)], -1), views)
+    observations = Observations(torch.cat([pixels, torch.ones(8, 4, 49, 1)], -1), views)
     fitter = Fitter(compact, prior, FitConfig(), lifter)
-    result = fitter.fit(evidence)
+    result = fitter.fit(observations)
     found = compact(result.pose_aa, result.betas)
     assert pa_mpjpe_mm(found.numpy(), people.points_m.numpy()).mean() < 12
     for view in range(4):
-        seen = fitter.seen_from(result, evidence, view)
+        seen = fitter.seen_from(result, observations, view)
         points = compact.keypoints(compact(seen.pose_aa, seen.betas))
         here = project(points, seen.camera_m, focal_px=1500.0)
         there = views.project(compact.keypoints(found) + result.camera_m[:, None])[:, view]
@@ -366,9 +368,9 @@ def test_static_fits_are_near_the_truth(
 ) -> None:
     """The small version of tools/bench/fit_accuracy.py: poses of the prior itself, not of held-out clips."""
     people = Problem(compact, prior, 96, seed=3)
-    evidence = Evidence.of(people.noisy(joints, noise_px))
-    result = Fitter(compact, prior, FitConfig(), lifter).fit(evidence)
-    start = lifter_start(compact, lifter, evidence)
+    observations = Observations.of(people.noisy(joints, noise_px))
+    result = Fitter(compact, prior, FitConfig(), lifter).fit(observations)
+    start = lifter_start(compact, lifter, observations)
     lsp = list(H36M_TO_J14)
     with torch.no_grad():
         true = mesh(people.pose, people.betas).joints17_m[:, lsp].numpy()

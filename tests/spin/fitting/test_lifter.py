@@ -1,4 +1,4 @@
-"""The lifter, its training, its files, and the judge that it makes possible."""
+"""The lifter, its training, its files, and the scorer that it makes possible."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from spin.fitting.lifter import (
     save_lifter,
 )
 from spin.fitting.lifter_training import train_lifter
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.prior import PosePrior
 from spin.fitting.sampling import MIN_VISIBLE, PoseSource, detect, draw_people
-from spin.fitting.scorer import Judge, aligned_distance_mm
+from spin.fitting.scorer import FitScorer, aligned_distance_mm
 from spin.fitting.scorer_calibration import calibrated_weights
 from spin.joints import JOINTS, KEYPOINT_TO_MODEL, PLACE_MIRROR, PLACES
 from spin.rotations import axis_angle_to_matrix, mirror_pose
@@ -140,25 +140,25 @@ def test_detections_are_some_of_a_sets_joints(compact, prior) -> None:
     assert (found[found[..., 2] == 0] == 0).all()
 
 
-# ---- the judge ----------------------------------------------------------------------------------------------------------
+# ---- the scorer ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_judge_prefers_the_true_body_and_knows_no_neighbours(compact, prior, lifter) -> None:
+def test_the_scorer_prefers_the_true_body_and_knows_no_neighbours(compact, prior, lifter) -> None:
     people = Problem(compact, prior, 96, seed=4)
-    judge, evidence = Judge(compact, lifter), Evidence.of(people.noisy(JOINTS.coco, 2.0))
-    opinion = judge.look(evidence)
+    scorer, observations = FitScorer(compact, lifter), Observations.of(people.noisy(JOINTS.coco, 2.0))
+    basis = scorer.basis(observations)
     generator = torch.Generator().manual_seed(0)
     wrong = people.pose + 0.4 * torch.randn(people.pose.shape, generator=generator)
     scores = [
-        judge.expected_error_mm(opinion, compact(pose, people.betas), people.camera)
+        scorer.expected_error_mm(basis, compact(pose, people.betas), people.camera)
         for pose in (people.pose, wrong)
     ]
     assert (scores[0] < scores[1]).float().mean() > 0.85
-    alone = judge.look(evidence.take(torch.tensor([5])))
+    alone = scorer.basis(observations.take(torch.tensor([5])))
     points = compact(people.pose[5:6], people.betas[5:6])
-    one = judge.expected_error_mm(alone, points, people.camera[5:6])
+    one = scorer.expected_error_mm(alone, points, people.camera[5:6])
     assert one.item() == pytest.approx(scores[0][5].item(), rel=1e-3)
-    signs = judge.signs(opinion, compact(people.pose, people.betas), people.camera, "single")
+    signs = scorer.terms(basis, compact(people.pose, people.betas), people.camera, "single")
     assert (signs >= 0).all()
     assert (lifter.get_buffer("judge_single") >= 0).all()
 

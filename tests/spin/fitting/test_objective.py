@@ -28,7 +28,7 @@ from spin.fitting.objective import (
     reprojection_loss,
     total_cost,
 )
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.starts import Start
 from spin.joints import JOINTS
@@ -38,7 +38,7 @@ from tests.spin.fit_problems import ANCHORED, EVERY_JOINT, PUBLISHED, Problem
 
 def loss_of(compact: CompactBody, problem: Problem, keypoints: torch.Tensor) -> torch.Tensor:
     points = compact.keypoints(compact(problem.pose, problem.betas))
-    return reprojection_loss(PUBLISHED, points, problem.camera, Evidence.of(keypoints))
+    return reprojection_loss(PUBLISHED, points, problem.camera, Observations.of(keypoints))
 
 
 def test_the_published_weights() -> None:
@@ -83,7 +83,9 @@ def test_hips_and_neck_are_ignored_and_the_callers_tensor_stays(compact, problem
     # The anchored objective counts them.
     arguments = (problem.pose, problem.betas, problem.camera)
     costs = [
-        total_cost(compact, load_pose_prior(), replace(PUBLISHED, hips=h), *arguments, Evidence.of(keypoints))
+        total_cost(
+            compact, load_pose_prior(), replace(PUBLISHED, hips=h), *arguments, Observations.of(keypoints)
+        )
         for h in (0.0, 1.0)
     ]
     expected = 5 * 2 * 1e4 * 2500 / (1e4 + 2500)  # five joints, two coordinates
@@ -137,16 +139,16 @@ def test_anchor_by_hand() -> None:
 
 def test_noise_is_three_pixels_or_more_where_a_start_disagrees(compact, problem) -> None:
     points = compact.keypoints(compact(problem.pose, problem.betas))
-    assert torch.allclose(noise_px(points, problem.camera, problem.evidence), torch.tensor(3.0))
+    assert torch.allclose(noise_px(points, problem.camera, problem.observations), torch.tensor(3.0))
     keypoints = problem.keypoints.clone()
     keypoints[..., 0] += 12.0
-    noisy = noise_px(points, problem.camera, Evidence.of(keypoints))
+    noisy = noise_px(points, problem.camera, Observations.of(keypoints))
     assert torch.allclose(noisy, torch.tensor(3 * 4**1.5), rtol=1e-3)
 
 
 def test_total_cost_is_the_sum_of_its_terms(compact, prior, problem) -> None:
     arguments = (problem.pose, problem.betas, problem.camera)
-    keypoints = Evidence.of(problem.noisy(EVERY_JOINT, 5.0))
+    keypoints = Observations.of(problem.noisy(EVERY_JOINT, 5.0))
     points = compact.keypoints(compact(problem.pose, problem.betas))
     loss = reprojection_loss(PUBLISHED, points, problem.camera, keypoints)
     published = 49 * loss + prior_cost(prior, PUBLISHED, *arguments[:2])
@@ -186,7 +188,7 @@ class Hard:
         joints[..., :3] += 0.05 * torch.randn(4, 24, 3, generator=generator).double()
         joints[1, :, 3] = 0
         joints[2, 5:, 3] = 0
-        self.evidence = Evidence(torch.cat([pixels, confidence], -1), views, joints)
+        self.observations = Observations(torch.cat([pixels, confidence], -1), views, joints)
         pose = (small.pose + 0.1 * torch.randn(small.pose.shape, generator=generator)).double()
         self.start = Start(pose, small.betas.double(), small.camera.double(), "file", make_anchor(pose))
 
@@ -194,17 +196,17 @@ class Hard:
         return levenberg_marquardt.parameters(self.start)
 
     def system(self) -> levenberg_marquardt._System:
-        return levenberg_marquardt._System(self.body, self.prior, ANCHORED, self.start, self.evidence)
+        return levenberg_marquardt._System(self.body, self.prior, ANCHORED, self.start, self.observations)
 
     def compiled(self, row: int) -> tuple[float, np.ndarray, np.ndarray]:
         """Cost, half gradient and half curvature of one sample, by the compiled functions."""
         o, anchor = ANCHORED, self.start.anchor
-        assert anchor is not None and self.evidence.joints3d_m is not None
-        weights = body_weights(self.evidence.keypoints_px, o.hips)
-        keypoints = torch.cat([self.evidence.keypoints_px[..., :2], weights[..., None]], -1)
-        v = self.evidence.views
+        assert anchor is not None and self.observations.joints3d_m is not None
+        weights = body_weights(self.observations.keypoints_px, o.hips)
+        keypoints = torch.cat([self.observations.keypoints_px[..., :2], weights[..., None]], -1)
+        v = self.observations.views
         arrays = (
-            keypoints, v.rotation, v.translation_m, v.focal_px, v.principal_px, self.evidence.joints3d_m,
+            keypoints, v.rotation, v.translation_m, v.focal_px, v.principal_px, self.observations.joints3d_m,
             torch.cat([anchor.pose_aa, anchor.betas], 1), anchor.precision(o),
         )  # fmt: skip
         prior = pose_prior_weight(o, anchor, self.x()[:, 0])

@@ -15,7 +15,7 @@ from spin.fitting.compiled.solve import is_compiled, solve
 from spin.fitting.compiled.tables import make_body
 from spin.fitting.levenberg_marquardt import Solution, solve_batched
 from spin.fitting.objective import total_cost
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.prior import load_pose_prior
 from spin.fitting.starts import Start
 from spin.joints import JOINTS
@@ -25,14 +25,14 @@ from tests.spin.fit_problems import ANCHORED, EVERY_JOINT, PUBLISHED, Problem
 CASES = ("one view", "everything")
 
 
-def case_of(people: Problem, case: str) -> tuple[Start, Evidence]:
+def case_of(people: Problem, case: str) -> tuple[Start, Observations]:
     """Noisy keypoints of one view; or three views, 3D joints of which some are known, and an anchor."""
     if case == "one view":
-        return people.near_truth(), Evidence.of(people.noisy(JOINTS.coco, 2.0))
+        return people.near_truth(), Observations.of(people.noisy(JOINTS.coco, 2.0))
     joints = joints3d(people)
     joints[::2, 7:, 3] = 0
-    evidence = replace(surround(people, 3, noise_px=2.0), joints3d_m=joints)
-    return anchored(people.near_truth()), evidence
+    observations = replace(surround(people, 3, noise_px=2.0), joints3d_m=joints)
+    return anchored(people.near_truth()), observations
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +41,15 @@ def machine(compact, prior):
     body = make_body(compact, prior)
 
     def run(
-        start: Start, evidence: Evidence, iterations: int = 20, tolerance: float = 1e-3, threads: int = 1
+        start: Start,
+        observations: Observations,
+        iterations: int = 20,
+        tolerance: float = 1e-3,
+        threads: int = 1,
     ) -> Solution:
         objective = PUBLISHED if start.anchor is None else ANCHORED
         return solve(
-            body, objective, start, evidence, iterations=iterations, tolerance=tolerance, threads=threads
+            body, objective, start, observations, iterations=iterations, tolerance=tolerance, threads=threads
         )
 
     return run
@@ -54,24 +58,24 @@ def machine(compact, prior):
 @pytest.mark.parametrize("case", CASES)
 def test_both_end_at_the_same_cost_which_is_the_objectives(body: BodyData, compact, prior, case: str) -> None:
     compact64, prior64 = CompactBody(body, torch.float64), load_pose_prior(dtype=torch.float64)
-    start, evidence = (doubled(part) for part in case_of(Problem(compact, prior, 5), case))
+    start, observations = (doubled(part) for part in case_of(Problem(compact, prior, 5), case))
     objective = PUBLISHED if start.anchor is None else ANCHORED
     settings = {"iterations": 15, "tolerance": 1e-6}
-    one = solve(make_body(compact64, prior64), objective, start, evidence, threads=1, **settings)
-    other = solve_batched(compact64, prior64, objective, start, evidence, **settings)
+    one = solve(make_body(compact64, prior64), objective, start, observations, threads=1, **settings)
+    other = solve_batched(compact64, prior64, objective, start, observations, **settings)
     assert torch.allclose(one.cost, other.cost, rtol=1e-9)
     assert torch.equal(one.iterations, other.iterations)
     assert torch.equal(one.converged, other.converged)
     body_of_one = (one.pose_aa, one.betas, one.camera_m)
-    again = total_cost(compact64, prior64, objective, *body_of_one, evidence, start.anchor)
+    again = total_cost(compact64, prior64, objective, *body_of_one, observations, start.anchor)
     assert torch.allclose(again, one.cost, rtol=1e-10)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_more_iterations_never_cost_more_and_a_converged_sample_stays(machine, problem, case: str) -> None:
-    start, evidence = case_of(problem, case)
+    start, observations = case_of(problem, case)
     limits = (0, 1, 2, 3, 5, 8, 20, 40)
-    solutions = [machine(start, evidence, limit) for limit in limits]
+    solutions = [machine(start, observations, limit) for limit in limits]
     assert torch.equal(solutions[0].pose_aa, start.pose_aa)
     for limit, solution in zip(limits, solutions):
         assert (solution.iterations[~solution.converged] == limit).all()
@@ -85,11 +89,11 @@ def test_more_iterations_never_cost_more_and_a_converged_sample_stays(machine, p
 
 
 def test_a_step_that_gains_less_than_the_tolerance_is_the_last(machine, problem) -> None:
-    start, evidence = case_of(problem, "one view")
-    easy = machine(start, evidence, tolerance=1e9)
+    start, observations = case_of(problem, "one view")
+    easy = machine(start, observations, tolerance=1e9)
     assert easy.converged.all()
     assert (easy.iterations == 1).all()  # the first step gained something
-    loose, tight = (machine(start, evidence, 60, tolerance) for tolerance in (1e-2, 1e-4))
+    loose, tight = (machine(start, observations, 60, tolerance) for tolerance in (1e-2, 1e-4))
     assert (tight.iterations >= loose.iterations).all()
     assert (tight.iterations > loose.iterations).any()
     # Where it ended, another step would have gained no more than that: the cost is a few per cent from the lowest.
@@ -99,41 +103,45 @@ def test_a_step_that_gains_less_than_the_tolerance_is_the_last(machine, problem)
 @pytest.mark.parametrize("case", CASES)
 def test_neither_neighbours_nor_threads_change_a_bit(machine, problem, case: str) -> None:
     """More samples than a thread takes at a time."""
-    start, evidence = case_of(problem, case)
+    start, observations = case_of(problem, case)
     rows = torch.randint(24, (150,), generator=torch.Generator().manual_seed(0))
-    start, evidence = start.take(rows), evidence.take(rows)
-    together = machine(start, evidence, 6)
+    start, observations = start.take(rows), observations.take(rows)
+    together = machine(start, observations, 6)
     for threads in (2, 3, 7):
-        assert same_bits(together, machine(start, evidence, 6, threads=threads))
+        assert same_bits(together, machine(start, observations, 6, threads=threads))
     for row in (0, 63, 64, 149):
         one = torch.tensor([row])
-        assert same_bits(machine(start.take(one), evidence.take(one), 6), together, one)
+        assert same_bits(machine(start.take(one), observations.take(one), 6), together, one)
 
 
 def test_the_batched_solver_is_nearly_as_independent(body: BodyData, compact, prior) -> None:
     compact64, prior64 = CompactBody(body, torch.float64), load_pose_prior(dtype=torch.float64)
-    start, evidence = (doubled(part) for part in case_of(Problem(compact, prior, 4), "everything"))
-    evidence.keypoints_px[1, :, 30:] = 0  # sees less than the others
+    start, observations = (doubled(part) for part in case_of(Problem(compact, prior, 4), "everything"))
+    observations.keypoints_px[1, :, 30:] = 0  # sees less than the others
     settings = {"iterations": 4, "tolerance": 1e-6}
-    together = solve_batched(compact64, prior64, ANCHORED, start, evidence, **settings)
+    together = solve_batched(compact64, prior64, ANCHORED, start, observations, **settings)
     for i in range(4):
         one = torch.tensor([i])
-        alone = solve_batched(compact64, prior64, ANCHORED, start.take(one), evidence.take(one), **settings)
+        alone = solve_batched(
+            compact64, prior64, ANCHORED, start.take(one), observations.take(one), **settings
+        )
         assert torch.allclose(alone.pose_aa[0], together.pose_aa[i], atol=1e-7)
         assert torch.allclose(alone.cost[0], together.cost[i], rtol=1e-8)
 
 
 @pytest.mark.parametrize("solver", ["compiled", "batched", "adam"])
 def test_no_solver_changes_what_it_is_given(machine, compact, prior, problem, solver: str) -> None:
-    start, evidence = case_of(problem, "everything")
-    before = [t.clone() for t in tensors_of(start, evidence)]
+    start, observations = case_of(problem, "everything")
+    before = [t.clone() for t in tensors_of(start, observations)]
     if solver == "compiled":
-        machine(start, evidence, 3)
+        machine(start, observations, 3)
     elif solver == "batched":
-        solve_batched(compact, prior, ANCHORED, start, evidence, iterations=2, tolerance=1e-3)
+        solve_batched(compact, prior, ANCHORED, start, observations, iterations=2, tolerance=1e-3)
     else:
-        adam.solve(compact, prior, ANCHORED, start, evidence, iterations=2)
-    assert all(torch.equal(now, then) for now, then in zip(tensors_of(start, evidence), before, strict=True))
+        adam.solve(compact, prior, ANCHORED, start, observations, iterations=2)
+    assert all(
+        torch.equal(now, then) for now, then in zip(tensors_of(start, observations), before, strict=True)
+    )
 
 
 def test_machine_code_is_at_hand_once_it_ran(machine, compact, prior, problem) -> None:
@@ -146,7 +154,7 @@ def test_machine_code_is_at_hand_once_it_ran(machine, compact, prior, problem) -
 
 def run_adam(compact, prior, people: Problem, keypoints: torch.Tensor, iterations: int) -> Solution:
     return adam.solve(
-        compact, prior, PUBLISHED, people.near_truth(), Evidence.of(keypoints), iterations=iterations
+        compact, prior, PUBLISHED, people.near_truth(), Observations.of(keypoints), iterations=iterations
     )
 
 
@@ -187,12 +195,12 @@ def test_only_the_torso_moves_the_camera_in_stage_one(compact, prior, problem) -
 def test_compiled_adam_is_adam(body: BodyData, compact, prior, case: str) -> None:
     """Both stages, step by step: 12 steps of each in double precision, on one view and on everything at once."""
     compact64, prior64 = CompactBody(body, torch.float64), load_pose_prior(dtype=torch.float64)
-    start, evidence = (doubled(part) for part in case_of(Problem(compact, prior, 4), case))
+    start, observations = (doubled(part) for part in case_of(Problem(compact, prior, 4), case))
     objective = PUBLISHED if start.anchor is None else ANCHORED
-    slow = adam.solve(compact64, prior64, objective, start, evidence, iterations=12)
+    slow = adam.solve(compact64, prior64, objective, start, observations, iterations=12)
     machine = make_body(compact64, prior64)
     for threads in (1, 3):
-        fast = descend.solve(machine, objective, start, evidence, iterations=12, threads=threads)
+        fast = descend.solve(machine, objective, start, observations, iterations=12, threads=threads)
         for name in ("pose_aa", "betas", "camera_m"):
             assert torch.allclose(getattr(fast, name), getattr(slow, name), atol=1e-7)
         assert torch.allclose(fast.cost, slow.cost, rtol=1e-8)

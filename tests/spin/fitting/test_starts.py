@@ -10,7 +10,7 @@ import torch
 
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.objective import OBJECTIVES, Anchor, noise_px, pose_prior_weight, total_cost
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.fitting.starts import (
     GIVEN_BETAS_SIGMA,
     GIVEN_POSE_SIGMA_RAD,
@@ -52,30 +52,32 @@ def test_one_view_finds_a_flat_body_exactly(turn, focal_px: float) -> None:
     camera = torch.tensor([[0.5, -0.3, 8.0], [2.0, 1.0, 20.0], [0.0, 0.0, 12.0]], dtype=torch.float64)
     camera = (camera[:, None] @ views.rotation[:, 0])[:, 0]
     confidence = torch.rand(3, 1, 49, 1, generator=generator, dtype=torch.float64)
-    evidence = Evidence(torch.cat([views.project(points + camera[:, None]), confidence], -1), views)
-    assert torch.allclose(camera_start(points, evidence), camera, atol=1e-9)
+    observations = Observations(torch.cat([views.project(points + camera[:, None]), confidence], -1), views)
+    assert torch.allclose(camera_start(points, observations), camera, atol=1e-9)
     # What has no confidence says nothing.
-    evidence.keypoints_px[:, :, 7:20, 2] = 0
-    evidence.keypoints_px[:, :, 7:20, :2] = 1e6
-    assert torch.allclose(camera_start(points, evidence), camera, atol=1e-9)
+    observations.keypoints_px[:, :, 7:20, 2] = 0
+    observations.keypoints_px[:, :, 7:20, :2] = 1e6
+    assert torch.allclose(camera_start(points, observations), camera, atol=1e-9)
 
 
 def test_joints_in_one_place_are_taken_for_a_person_as_large_as_the_crop(problem) -> None:
     keypoints = problem.keypoints.clone()
     keypoints[..., :2] = 112.0
-    found = camera_start(problem.points_m, Evidence.of(keypoints))
+    found = camera_start(problem.points_m, Observations.of(keypoints))
     assert torch.allclose(found[:, 2], torch.tensor(5000 / 112))
     assert torch.allclose(found[:, :2], -problem.points_m.mean(1)[:, :2], atol=1e-5)
 
 
 def test_several_views_meet_in_the_true_camera(problem) -> None:
-    evidence = doubled(surround(problem, 3, JOINTS.coco))
+    observations = doubled(surround(problem, 3, JOINTS.coco))
     points, camera = problem.points_m.double(), problem.camera.double()
-    evidence.keypoints_px[..., :2] = torch.where(
-        evidence.keypoints_px[..., 2:] > 0, evidence.views.project(points + camera[:, None]), 0.0
+    observations.keypoints_px[..., :2] = torch.where(
+        observations.keypoints_px[..., 2:] > 0, observations.views.project(points + camera[:, None]), 0.0
     )
-    assert (camera_start(points, evidence) - camera).abs().max() < 1e-4  # metres; a ridge keeps it solvable
-    two = evidence.take(torch.arange(24))
+    assert (
+        camera_start(points, observations) - camera
+    ).abs().max() < 1e-4  # metres; a ridge keeps it solvable
+    two = observations.take(torch.arange(24))
     two.keypoints_px[:, 2] = 0  # a view that sees nothing
     assert (camera_start(points, two) - camera).abs().max() < 1e-4
 
@@ -84,9 +86,9 @@ def test_several_views_meet_in_the_true_camera(problem) -> None:
 
 
 def test_upright_starts_are_upright_in_the_first_view(compact, prior, problem) -> None:
-    evidence = surround(problem, 2)
-    rotation = evidence.views.rotation[:, 0]
-    starts = component_starts(compact, prior, evidence)
+    observations = surround(problem, 2)
+    rotation = observations.views.rotation[:, 0]
+    starts = component_starts(compact, prior, observations)
     assert len(starts) == len(YAWS_DEG) * len(prior.means_np)
     poses = torch.tensor(prior.means_np, dtype=torch.float32)
     for i, start in enumerate(starts):
@@ -97,27 +99,32 @@ def test_upright_starts_are_upright_in_the_first_view(compact, prior, problem) -
         assert torch.allclose(start.pose_aa[:, 3:], poses[component].expand(24, 69))
         assert (start.betas == 0).all() and start.kind == "multistart" and start.anchor is None
         points = compact.keypoints(compact(start.pose_aa, start.betas))
-        assert torch.allclose(start.camera_m, camera_start(points, evidence), atol=1e-4)
-    (mean,) = mean_pose_starts(compact, prior, evidence, (90.0,))
+        assert torch.allclose(start.camera_m, camera_start(points, observations), atol=1e-4)
+    (mean,) = mean_pose_starts(compact, prior, observations, (90.0,))
     assert np.allclose(mean.pose_aa[5, 3:].numpy(), prior.mean_pose())
 
 
 def test_a_given_body_is_held_to_as_far_as_it_is_trusted(compact, problem) -> None:
-    evidence = Evidence.of(problem.noisy(JOINTS.coco, 4.0))
-    start = given_start(compact, problem.pose, problem.betas, evidence, kind="store")
-    assert torch.equal(start.camera_m, camera_start(problem.points_m, evidence))
+    observations = Observations.of(problem.noisy(JOINTS.coco, 4.0))
+    start = given_start(compact, problem.pose, problem.betas, observations, kind="store")
+    assert torch.equal(start.camera_m, camera_start(problem.points_m, observations))
     assert (start.kind, start.pose_aa is problem.pose) == ("store", True)
     assert start.anchor is not None
     assert (start.anchor.pose_sigma_rad == GIVEN_POSE_SIGMA_RAD).all()
     assert (start.anchor.betas_sigma == GIVEN_BETAS_SIGMA).all()
-    assert torch.equal(start.anchor.noise_px, noise_px(problem.points_m, start.camera_m, evidence))
-    told = given_start(compact, problem.pose, problem.betas, evidence, kind="file", camera_m=problem.camera)
+    assert torch.equal(start.anchor.noise_px, noise_px(problem.points_m, start.camera_m, observations))
+    told = given_start(
+        compact, problem.pose, problem.betas, observations, kind="file", camera_m=problem.camera
+    )
     assert torch.equal(told.camera_m, problem.camera)
 
 
 def test_a_lifted_body_is_the_anchor_too(compact, lifter, problem) -> None:
-    evidence = Evidence.of(problem.noisy(JOINTS.coco, 2.0))
-    start, lift = lifter_start(compact, lifter, evidence), lifter.lift(compact, evidence.keypoints_px[:, 0])
+    observations = Observations.of(problem.noisy(JOINTS.coco, 2.0))
+    start, lift = (
+        lifter_start(compact, lifter, observations),
+        lifter.lift(compact, observations.keypoints_px[:, 0]),
+    )
     assert start.anchor is not None
     turned, wanted = (axis_angle_to_matrix(p.reshape(-1, 24, 3)) for p in (start.pose_aa, lift.pose_aa))
     assert torch.allclose(turned, wanted, atol=1e-5)
@@ -125,20 +132,22 @@ def test_a_lifted_body_is_the_anchor_too(compact, lifter, problem) -> None:
     assert torch.allclose(start.anchor.pose_sigma_rad, lift.pose_sigma_rad)
     assert torch.allclose(start.anchor.betas_sigma, lift.betas_sigma)
     points = compact.keypoints(compact(start.pose_aa, start.betas))
-    assert torch.allclose(start.anchor.noise_px, noise_px(points, start.camera_m, evidence), rtol=1e-3)
+    assert torch.allclose(start.anchor.noise_px, noise_px(points, start.camera_m, observations), rtol=1e-3)
 
 
 def test_a_body_in_a_views_frame_goes_there_and_back(compact, prior, problem) -> None:
-    evidence = surround(problem, 3)
+    observations = surround(problem, 3)
     fitter = Fitter(compact, prior, FitConfig("lm", 0, PUBLISHED, ()))
     view = torch.arange(24) % 3
     truth = Start(problem.pose, problem.betas, problem.camera)  # stands in for a FitResult
-    here = [fitter.seen_from(truth, evidence, v) for v in range(3)]  # type: ignore[arg-type]
+    here = [fitter.seen_from(truth, observations, v) for v in range(3)]  # type: ignore[arg-type]
     pose = torch.stack([p.pose_aa for p in here])[view, torch.arange(24)]
     known = torch.arange(24) < 20
     pose[~known] = torch.nan  # what is not known must not matter
     other = replace(problem.near_truth(), kind="lifter")
-    start = fitter.given_in_view(pose, problem.betas, evidence, view, known, kind="file", fallback=[other])
+    start = fitter.given_in_view(
+        pose, problem.betas, observations, view, known, kind="file", fallback=[other]
+    )
     turned, true = (axis_angle_to_matrix(p.reshape(-1, 24, 3))[known] for p in (start.pose_aa, problem.pose))
     assert torch.allclose(turned, true, atol=1e-4)
     assert (start.camera_m - problem.camera)[known].abs().max() < 0.02
@@ -150,9 +159,9 @@ def test_a_body_in_a_views_frame_goes_there_and_back(compact, prior, problem) ->
     assert torch.allclose(weight[~known], torch.tensor(OBJECTIVES["published"].pose_prior ** 2))
     assert (weight[known] < weight[~known][0]).all()
     assert [START_KINDS[k] for k in start.kinds[18:22]] == ["file", "file", other.kind, other.kind]
-    nobody = fitter.given_in_view(pose, problem.betas, evidence, view, known, kind="file", fallback=[])
+    nobody = fitter.given_in_view(pose, problem.betas, observations, view, known, kind="file", fallback=[])
     assert [START_KINDS[k] for k in nobody.kinds[18:22]] == ["file", "file", "multistart", "multistart"]
-    (mean,) = mean_pose_starts(compact, prior, evidence, (0.0,))
+    (mean,) = mean_pose_starts(compact, prior, observations, (0.0,))
     assert torch.allclose(nobody.pose_aa[~known], mean.pose_aa[~known])
 
 
@@ -198,7 +207,7 @@ def test_best_of_keeps_each_samples_own_anchor(problem) -> None:
 
 
 def test_a_multistart_is_chosen_by_what_it_costs_as_it_is(compact, prior, problem) -> None:
-    keypoints = Evidence.of(problem.noisy(JOINTS.coco, 2.0))
+    keypoints = Observations.of(problem.noisy(JOINTS.coco, 2.0))
     fitter = Fitter(compact, prior, FitConfig("lm", 5, PUBLISHED, ("multistart",)))
     kept = fitter.starts(keypoints)
 

@@ -9,7 +9,7 @@ import torch
 
 from spin.fitting.fitter import FitConfig, FitResult, Fitter
 from spin.fitting.levenberg_marquardt import Solution
-from spin.fitting.observations import Evidence, Views
+from spin.fitting.observations import Observations, Views
 from spin.fitting.starts import Start
 from spin.fitting.verdicts import (
     ACCEPT_LOSS,
@@ -25,8 +25,8 @@ from spin.fitting.verdicts import (
     TOO_FEW_JOINTS,
     VALID,
     VERDICTS,
-    judge_evidence,
-    judge_fit,
+    verdict_of_fit,
+    verdict_of_observations,
 )
 from spin.joints import JOINTS
 from tests.spin.fit_cases import joints3d, surround
@@ -52,11 +52,11 @@ def test_every_verdict_has_its_number_and_text() -> None:
     assert tuple(CODES.values()) == VERDICTS
 
 
-# ---- the evidence -------------------------------------------------------------------------------------------------------
+# ---- the observations -------------------------------------------------------------------------------------------------------
 
 
 def told(keypoints: torch.Tensor, **more) -> list[int]:
-    return judge_evidence(Evidence.of(keypoints, **more)).tolist()
+    return verdict_of_observations(Observations.of(keypoints, **more)).tolist()
 
 
 def test_four_confident_joints_are_enough(problem) -> None:
@@ -76,12 +76,12 @@ def test_four_confident_joints_are_enough(problem) -> None:
 
 
 def test_joints_of_several_views_do_not_add_up(problem) -> None:
-    evidence = surround(problem, 3)
-    keypoints = evidence.keypoints_px.clone()
+    observations = surround(problem, 3)
+    keypoints = observations.keypoints_px.clone()
     keypoints[0, :, list(JOINTS.coco)[4:], 2] = 0  # four of the face in each view, which is just enough
-    assert judge_evidence(Evidence(keypoints, evidence.views)).tolist() == [VALID] * 24
+    assert verdict_of_observations(Observations(keypoints, observations.views)).tolist() == [VALID] * 24
     keypoints[0, :, JOINTS.index["nose"], 2] = 0
-    assert judge_evidence(Evidence(keypoints, evidence.views))[0] == TOO_FEW_JOINTS
+    assert verdict_of_observations(Observations(keypoints, observations.views))[0] == TOO_FEW_JOINTS
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
@@ -96,10 +96,12 @@ def test_what_is_seen_must_be_a_number(problem, value: float, column: int) -> No
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Views)])
 def test_cameras_must_be_numbers(problem, name: str) -> None:
-    evidence = surround(problem, 2)
-    array = getattr(evidence.views, name).clone()
+    observations = surround(problem, 2)
+    array = getattr(observations.views, name).clone()
     array[5, 1] = torch.nan
-    verdict = judge_evidence(replace(evidence, views=replace(evidence.views, **{name: array})))
+    verdict = verdict_of_observations(
+        replace(observations, views=replace(observations.views, **{name: array}))
+    )
     assert verdict[5] == NOT_FINITE
     assert (verdict != VALID).sum() == 1
 
@@ -126,11 +128,11 @@ def test_joints_in_one_place_say_nothing(problem) -> None:
     keypoints[:2, :, :2] = torch.tensor([100.0, 80.0])
     keypoints[1, 30, 0] += 2.0
     assert told(keypoints) == [JOINTS_COINCIDE, VALID, VALID]
-    evidence = surround(problem, 2)
-    several = evidence.keypoints_px.clone()
+    observations = surround(problem, 2)
+    several = observations.keypoints_px.clone()
     several[0, 0, :, :2] = 100.0  # one of two views is spoiled: the other says enough
     several[1, :, :, :2] = 100.0
-    verdict = judge_evidence(Evidence(several, evidence.views))
+    verdict = verdict_of_observations(Observations(several, observations.views))
     assert verdict[:3].tolist() == [VALID, JOINTS_COINCIDE, VALID]
 
 
@@ -174,7 +176,7 @@ def test_a_fits_reasons_by_hand() -> None:
     pose, betas, camera = torch.zeros(count, 72), torch.zeros(count, 10), torch.ones(count, 3)
     converged = torch.ones(count, dtype=torch.bool)
     loss, depth = torch.full((count,), 99.9), torch.ones(count)
-    evidence = torch.zeros(count, dtype=torch.long)
+    observations = torch.zeros(count, dtype=torch.long)
     reasons = [
         VALID,
         NOT_CONVERGED,
@@ -190,13 +192,13 @@ def test_a_fits_reasons_by_hand() -> None:
     betas[3:, 4] = -BETA_LIMIT - 0.01
     depth[4:] = 0.0
     pose[5:, 7] = torch.nan
-    evidence[6] = OUTSIDE_CROP
+    observations[6] = OUTSIDE_CROP
     betas[7:], pose[7:], depth[7:], converged[7:], loss[7:] = 0, 0, 1, True, 1
     loss[7], depth[8] = torch.nan, torch.nan
     solution = Solution(
         pose, betas, camera, torch.zeros(count), torch.zeros(count, dtype=torch.long), converged
     )
-    found = judge_fit(evidence, solution, loss, loss, depth)
+    found = verdict_of_fit(observations, solution, loss, loss, depth)
     assert found.tolist() == [*reasons, NOT_FINITE, BEHIND_CAMERA]
 
 
@@ -205,7 +207,7 @@ def test_a_beta_of_just_the_limit_is_believed() -> None:
     solution = Solution(
         torch.zeros(1, 72), torch.full((1, 10), BETA_LIMIT), torch.ones(1, 3), one, one, one > 0
     )
-    assert judge_fit(torch.zeros(1, dtype=torch.long), solution, one, one, one).tolist() == [VALID]
+    assert verdict_of_fit(torch.zeros(1, dtype=torch.long), solution, one, one, one).tolist() == [VALID]
 
 
 def test_a_fit_that_would_have_gone_on_is_not_converged(compact, prior, problem) -> None:

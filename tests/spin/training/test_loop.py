@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spin.fitting.fitter import FitConfig, FitResult, Fitter
-from spin.fitting.observations import Evidence
+from spin.fitting.observations import Observations
 from spin.fitting.scorer import aligned_distance_mm
 from spin.joints import JOINTS, LSP_POINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
@@ -28,8 +28,8 @@ def people(compact, prior) -> Problem:
 
 
 @pytest.fixture(scope="module")
-def evidence(people: Problem) -> Evidence:
-    return Evidence.of(people.noisy(JOINTS.coco, 5.0))
+def observations(people: Problem) -> Observations:
+    return Observations.of(people.noisy(JOINTS.coco, 5.0))
 
 
 @pytest.fixture
@@ -57,17 +57,17 @@ def error_mm(compact, people: Problem, fits: FitResult) -> float:
     return float(aligned_distance_mm(found[:, lsp], true[:, lsp]).mean())
 
 
-def taught(loop: LoopFitter, people: Problem, evidence: Evidence, error_rad: float) -> FitResult:
+def taught(loop: LoopFitter, people: Problem, observations: Observations, error_rad: float) -> FitResult:
     """Fits of one batch after the loop has met three others."""
     for seed in (1, 2, 3):
-        _, measured = loop.fit(network(people, error_rad, seed), evidence, truth_of(people))
+        _, measured = loop.fit(network(people, error_rad, seed), observations, truth_of(people))
         loop.trust = loop.trust.after(measured)
-    return loop.fit(network(people, error_rad), evidence, nothing_of(truth_of(people)))[0]
+    return loop.fit(network(people, error_rad), observations, nothing_of(truth_of(people)))[0]
 
 
-def test_before_anything_is_measured_fits_are_the_lifters(loop, people, evidence) -> None:
-    fits, measured = loop.fit(network(people, 0.1), evidence, nothing_of(truth_of(people)))
-    plain = loop.fitter.fit(evidence)
+def test_before_anything_is_measured_fits_are_the_lifters(loop, people, observations) -> None:
+    fits, measured = loop.fit(network(people, 0.1), observations, nothing_of(truth_of(people)))
+    plain = loop.fitter.fit(observations)
     assert torch.allclose(fits.pose_aa, plain.pose_aa, atol=1e-3)
     assert torch.allclose(fits.score, plain.score, atol=0.05)
     assert float(measured.count) == 0
@@ -79,60 +79,60 @@ def test_before_anything_is_measured_fits_are_the_lifters(loop, people, evidence
     [(0.05, 0.7, 1.0, 15.0), (0.2, 0.15, 0.7, 2.0), (1.5, 0.0, 0.06, -1.0)],
 )
 def test_a_network_is_believed_as_far_as_it_has_earned(
-    loop, compact, people, evidence, error_rad: float, least: float, most: float, gain_mm: float
+    loop, compact, people, observations, error_rad: float, least: float, most: float, gain_mm: float
 ) -> None:
-    before = loop.fitter.fit(evidence)
-    fits = taught(loop, people, evidence, error_rad)
+    before = loop.fitter.fit(observations)
+    fits = taught(loop, people, observations, error_rad)
     share = float(loop.trust.share[:24].mean())
     assert least <= share <= most
     assert error_mm(compact, people, before) - error_mm(compact, people, fits) >= gain_mm
 
 
-def test_scores_follow_what_was_measured(loop, compact, people, evidence) -> None:
+def test_scores_follow_what_was_measured(loop, compact, people, observations) -> None:
     """A good network's fits beat the lifter's in most samples; a bad one's are not taken for better on the whole."""
-    before = loop.fitter.fit(evidence)
-    good = taught(loop, people, evidence, 0.05)
+    before = loop.fitter.fit(observations)
+    good = taught(loop, people, observations, 0.05)
     assert float((good.score < before.score).float().mean()) > 0.85
     assert 0 < float(loop.trust.score_factor) < 0.9
 
 
-def test_a_network_that_repeats_the_lifter_gains_nothing(loop, people, evidence) -> None:
-    lift = loop.fitter.starts(evidence)[0].lift
+def test_a_network_that_repeats_the_lifter_gains_nothing(loop, people, observations) -> None:
+    lift = loop.fitter.starts(observations)[0].lift
     same = Guesses(lift.pose_aa, lift.betas)
     for _ in range(3):
-        loop.trust = loop.trust.after(loop.fit(same, evidence, truth_of(people))[1])
-    fits, _ = loop.fit(same, evidence, truth_of(people))
-    assert torch.allclose(fits.pose_aa, loop.fitter.fit(evidence).pose_aa, atol=0.05)
+        loop.trust = loop.trust.after(loop.fit(same, observations, truth_of(people))[1])
+    fits, _ = loop.fit(same, observations, truth_of(people))
+    assert torch.allclose(fits.pose_aa, loop.fitter.fit(observations).pose_aa, atol=0.05)
     assert float(loop.trust.score_factor) == pytest.approx(1.0, abs=0.02)
 
 
-def test_only_known_samples_measure_and_others_do_not_matter(loop, people, evidence) -> None:
+def test_only_known_samples_measure_and_others_do_not_matter(loop, people, observations) -> None:
     known = torch.arange(COUNT) % 3 == 0
     prediction = network(people, 0.2)
-    _, some = loop.fit(prediction, evidence, truth_of(people, known))
+    _, some = loop.fit(prediction, observations, truth_of(people, known))
     elsewhere = truth_of(people, known)
     elsewhere = replace(elsewhere, pose_aa=torch.where(known[:, None], elsewhere.pose_aa, torch.nan))
-    _, again = loop.fit(prediction, evidence, elsewhere)
+    _, again = loop.fit(prediction, observations, elsewhere)
     assert float(some.count) == int(known.sum())
     assert torch.equal(some.to_vector(), again.to_vector())
 
 
-def test_sums_of_ranks_add_up(loop, people, evidence) -> None:
+def test_sums_of_ranks_add_up(loop, people, observations) -> None:
     """Two halves of a batch, added as ranks do, measure what the whole batch measures."""
     prediction = network(people, 0.2)
     half = torch.arange(COUNT) < COUNT // 2
     parts = [
-        loop.fit(prediction, evidence, truth_of(people, known))[1].to_vector() for known in (half, ~half)
+        loop.fit(prediction, observations, truth_of(people, known))[1].to_vector() for known in (half, ~half)
     ]
-    whole = loop.fit(prediction, evidence, truth_of(people))[1]
+    whole = loop.fit(prediction, observations, truth_of(people))[1]
     assert torch.allclose(parts[0] + parts[1], whole.to_vector(), rtol=1e-4)
     again = Trust.of_vector(whole.to_vector())
     assert torch.equal(again.to_vector(), whole.to_vector()) and torch.equal(again.share, whole.share)
 
 
-def test_the_sums_forget(loop, people, evidence) -> None:
-    bad = loop.fit(network(people, 1.5), evidence, truth_of(people))[1]
-    good = loop.fit(network(people, 0.05), evidence, truth_of(people))[1]
+def test_the_sums_forget(loop, people, observations) -> None:
+    bad = loop.fit(network(people, 1.5), observations, truth_of(people))[1]
+    good = loop.fit(network(people, 0.05), observations, truth_of(people))[1]
     trust = Trust.none()
     for _ in range(10):
         trust = trust.after(bad)
@@ -175,10 +175,10 @@ def test_withholding_hides_all_truth_of_some_and_changes_nothing_else(people) ->
     assert shown.images is batch.images and batch.truth.known.equal(known)
 
 
-def test_as_published_nothing_is_weighed(compact, prior, people, evidence) -> None:
+def test_as_published_nothing_is_weighed(compact, prior, people, observations) -> None:
     loop = LoopFitter(Fitter(compact, prior, FitConfig("adam", 3, PUBLISHED, init=("network",))))
     prediction = network(people, 0.2)
-    fits, measured = loop.fit(prediction, evidence, truth_of(people), people.camera)
-    same = loop.fitter.refine(prediction.pose_aa, prediction.betas, evidence, people.camera)
+    fits, measured = loop.fit(prediction, observations, truth_of(people), people.camera)
+    same = loop.fitter.refine(prediction.pose_aa, prediction.betas, observations, people.camera)
     assert not loop.weighs and float(measured.count) == 0
     assert torch.equal(fits.pose_aa, same.pose_aa) and torch.equal(fits.score, fits.loss)
