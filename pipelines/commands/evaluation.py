@@ -38,7 +38,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--checkpoint", type=_FILE, help="A checkpoint file instead, ours or SPIN's.")
 @click.option(
-    "--stored-fits", "fits", is_flag=False, flag_value="", metavar="[TAG]",
+    "--stored-fits", is_flag=False, flag_value="", metavar="[TAG]",
     help="The data set's fits instead: the best ones, or those of a tag. DATASET comes before it.",
 )  # fmt: skip
 @click.option(
@@ -71,8 +71,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result's JSON instead of a table.")
 def evaluate(
-    datasets: tuple[str, ...], name: str | None, checkpoint: Path | None, fits: str | None, result_in: Path | None,
-    data: Path, log_dir: Path, address: str | None, npz: Path | None, out: Path | None, as_json: bool,
+    datasets: tuple[str, ...], name: str | None, checkpoint: Path | None, stored_fits: str | None,
+    result_in: Path | None, data: Path, log_dir: Path, address: str | None, npz: Path | None, out: Path | None, as_json: bool,
     **settings: Any,
 ) -> None:  # fmt: skip
     """Measure a checkpoint, fits, or a result file: MPJPE, PA-MPJPE, per-vertex error, PCK, masks, parts.
@@ -97,7 +97,7 @@ def evaluate(
     from spin.evaluation.protocols import ALIASES
 
     folder = data_folder(data)
-    if sum(given is not None for given in (name, checkpoint, fits, result_in)) != 1:
+    if sum(given is not None for given in (name, checkpoint, stored_fits, result_in)) != 1:
         raise UsageError("give one of --run RUN, --checkpoint FILE, --stored-fits [TAG], --result-in FILE")
     chosen = chosen_datasets(folder, tuple(ALIASES.get(d, d) for d in datasets))
     _check_outputs(out, npz, chosen)
@@ -108,7 +108,7 @@ def evaluate(
     shared = ray_session(address) if len(chosen) > 1 and config.workers != 1 else nullcontext()
     with shared:
         for dataset in chosen:
-            subject = _subject(folder, dataset, log_dir, name, checkpoint, fits, result_in)
+            subject = _subject(folder, dataset, log_dir, name, checkpoint, stored_fits, result_in)
             output = out or _default_output(folder, dataset, subject)
             _check_overwriting(result_in, npz or output.with_suffix(".npz"))
             with journal.recorded(folder.journal, "eval", dataset=dataset, **_for_journal(subject)) as entry:
@@ -174,7 +174,7 @@ def _config(settings: dict[str, Any]) -> Any:
 
 
 def _subject(
-    data: DataFolder, dataset: str, log_dir: Path, name: str | None, checkpoint: Path | None, fits: str | None,
+    data: DataFolder, dataset: str, log_dir: Path, name: str | None, checkpoint: Path | None, stored_fits: str | None,
     result_in: Path | None,
 ) -> Subject:  # fmt: skip
     from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
@@ -192,7 +192,7 @@ def _subject(
     annotations = Annotations.read(data.annotations(dataset))
     if result_in is not None:
         return result_subject(result_in, annotations)
-    return fits_subject(data, annotations, fits or None)
+    return fits_subject(data, annotations, stored_fits or None)
 
 
 def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
@@ -231,10 +231,10 @@ def compare(
     """
     import json
 
-    from pipelines.evaluation import compare as comparing
+    from pipelines.evaluation import compare
 
-    found = comparing.compare_results(first, second, anyway=anyway, by=by, seed=seed, draws=draws)
+    found = compare.compare_results(first, second, anyway=anyway, by=by, seed=seed, draws=draws)
     if as_json:
-        click.echo(json.dumps(comparing.as_json(found), indent=1))
+        click.echo(json.dumps(compare.as_json(found), indent=1))
     else:
-        click.echo("\n".join(comparing.lines(found)))
+        click.echo("\n".join(compare.lines(found)))
