@@ -1,4 +1,4 @@
-"""The command that shows what the system does with a photograph."""
+"""The command that estimates the bodies in a photograph."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pipelines.errors import EXPECTED, StageError, UsageError
 from pipelines.folders import which_body
 
 if TYPE_CHECKING:
-    from pipelines.demo.bodies import Finder, Wanted
+    from pipelines.demo.bodies import BodyEstimator, DemoRequest
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -26,7 +26,9 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="An image, or a folder of images.",
 )
 @click.option("--checkpoint", type=_FILE, help="A network: a checkpoint of ours or of SPIN.")
-@click.option("--fit", is_flag=True, help="Fit the detections; with --checkpoint, from the network's answer.")
+@click.option(
+    "--fit", is_flag=True, help="Fit the detections; with --checkpoint, from the network's prediction."
+)
 @click.option("--bbox", type=_FILE, help='The person\'s box: JSON, {"bbox": [x, y, width, height]} in px.')
 @click.option(
     "--openpose", type=click.Path(path_type=Path),
@@ -34,11 +36,11 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 )  # fmt: skip
 @click.option(
     "--person", default="largest", show_default=True, metavar="largest|all|K",
-    help="Who of the detections; K counts from 1.",
+    help="Which of the detections; K counts from 1.",
 )  # fmt: skip
 @click.option(
     "--outfile",
-    help="What output names begin with; of a folder of images, the folder to write to. Default: beside the image, its name.",
+    help="What output names begin with; of a folder of images, the folder to write to. Default: the image's name, next to it.",
 )
 @click.option(
     "--save-params", is_flag=False, flag_value="", default=None, metavar="[FILE]",
@@ -68,7 +70,7 @@ def demo(
       spin-pipe demo --img photo.jpg --openpose photo_keypoints.json --fit --person all
       spin-pipe demo --img photos --openpose detections --fit --outfile bodies --save-params
     """
-    from pipelines.demo.bodies import Finder, Wanted, wanted_images
+    from pipelines.demo.bodies import BodyEstimator, DemoRequest, requests_in_folder
     from pipelines.progress import progress, say
 
     if checkpoint is None and not fit:
@@ -89,48 +91,50 @@ def demo(
             if path is not None and not path.is_file():
                 raise UsageError(f"{path}: no such file")
         say(which_body(folder))
-        finder = Finder(folder, checkpoint, fit)
+        estimator = BodyEstimator(folder, checkpoint, fit)
         where = outfile or str(img.with_suffix(""))
-        for line in _one(finder, Wanted(img, bbox, openpose, person), where, save_params, save_mesh, focal):
+        for line in _one(
+            estimator, DemoRequest(img, bbox, openpose, person), where, save_params, save_mesh, focal
+        ):
             say(line)
         return
     if bbox is not None:
         raise UsageError("--bbox: one box for a folder of images; give --openpose FOLDER, or one image")
     if save_params:
         raise UsageError(f"--save-params {save_params}: one file for a folder of images; leave the name out")
-    images = list(wanted_images(img, openpose, person))
+    images = list(requests_in_folder(img, openpose, person))
     say(which_body(folder))
-    finder = Finder(folder, checkpoint, fit)
-    target, aside = Path(outfile) if outfile else img, []
+    estimator = BodyEstimator(folder, checkpoint, fit)
+    target, rejected = Path(outfile) if outfile else img, []
     with progress(len(images), "demo", "img") as bar:
-        for wanted in images:
+        for request in images:
             try:
                 for line in _one(
-                    finder, wanted, str(target / wanted.image.stem), save_params, save_mesh, focal
+                    estimator, request, str(target / request.image.stem), save_params, save_mesh, focal
                 ):
                     if line.startswith("rejected"):
-                        say(f"{wanted.image.name}: {line}")
+                        say(f"{request.image.name}: {line}")
             except EXPECTED as error:
-                aside.append(str(error))
+                rejected.append(str(error))
                 say(f"rejected: {error}")
             bar.update()
-    say(f"{target}: pictures of {len(images) - len(aside)} images")
-    if aside:
-        raise StageError(f"{len(aside)} of {len(images)} images rejected; the reasons stand above")
+    say(f"{target}: pictures of {len(images) - len(rejected)} images")
+    if rejected:
+        raise StageError(f"{len(rejected)} of {len(images)} images rejected; see the reasons above")
 
 
 def _one(
-    finder: Finder,
-    wanted: Wanted,
+    estimator: BodyEstimator,
+    request: DemoRequest,
     outfile: str,
     save_params: str | None,
     save_mesh: str | None,
     focal: float | None,
 ) -> list[str]:
-    """Looks at one image and writes what is wanted of it; lines to say."""
+    """Estimate the bodies in one image and write the outputs; return the lines to print."""
     import numpy as np
 
-    from pipelines.demo.bodies import look
+    from pipelines.demo.bodies import run_demo
     from pipelines.demo.output import from_the_side, meshes, over_the_image, parameters, write_picture
     from spin.rendering.gltf import check_ending
     from store.files.atomic import write_file
@@ -138,26 +142,26 @@ def _one(
     mesh = None if save_mesh is None else Path(save_mesh or f"{outfile}.glb")
     if mesh is not None:
         check_ending(mesh)
-    looked = look(finder, wanted)
-    found, faces = looked.found, finder.mesh.faces
+    result = run_demo(estimator, request)
+    bodies, faces = result.bodies, estimator.mesh.faces
     shape, side = Path(f"{outfile}_shape.png"), Path(f"{outfile}_shape_side.png")
-    write_picture(shape, over_the_image(looked.image, found, faces))
-    write_picture(side, from_the_side(found, faces))
-    lines = [f"rejected: {reason}" for reason in looked.rejected]
+    write_picture(shape, over_the_image(result.image, bodies, faces))
+    write_picture(side, from_the_side(bodies, faces))
+    lines = [f"rejected: {reason}" for reason in result.rejected]
     lines += [
         f"person {body.person.number}: {body.verdict}, reprojection loss {body.loss_px2:.1f} px²"
-        for body in found
+        for body in bodies
         if body.verdict
     ]
     lines += [f"  over the image: {shape}", f"  from the side:  {side}"]
     if save_params is not None:
         path = Path(save_params or f"{outfile}_params.npz")
         content = io.BytesIO()
-        arrays: dict[str, Any] = parameters(found, looked.image.shape[1::-1], focal)
+        arrays: dict[str, Any] = parameters(bodies, result.image.shape[1::-1], focal)
         np.savez(content, **arrays)
         write_file(path, content.getvalue())
         lines.append(f"  parameters:     {path}")
     if mesh is not None:
-        write_file(mesh, meshes(finder.body, found, mesh.suffix.lower()))
+        write_file(mesh, meshes(estimator.body, bodies, mesh.suffix.lower()))
         lines.append(f"  meshes:         {mesh}")
     return lines

@@ -35,7 +35,7 @@ def info(
       spin-pipe info world
       spin-pipe info world --sample 12 --out sample.png
     """
-    from pipelines.inspection import info as stage
+    from pipelines.inspection import info
     from pipelines.progress import say
 
     folder = data_folder(data)
@@ -44,17 +44,17 @@ def info(
     if out is not None and (sample is None or out.suffix.lower() != ".png"):
         raise UsageError(f"--out {out}: the picture of a --sample, with a name that ends in .png")
     if dataset is None:
-        content, text = stage.overview(folder, log_dir), stage.overview_text
+        content, text = info.overview(folder, log_dir), info.overview_text
     else:
         chosen_datasets(folder, (dataset,))
         if sample is None:
-            content, text = stage.details(folder, dataset), stage.details_text
+            content, text = info.details(folder, dataset), info.details_text
         else:
-            content, text = stage.sample_info(folder, dataset, sample), stage.sample_text
-    click.echo(stage.as_json(content) if as_json else text(content))
+            content, text = info.sample_info(folder, dataset, sample), info.sample_text
+    click.echo(info.as_json(content) if as_json else text(content))
     if dataset is not None and sample is not None:
         picture = out or Path(f"{dataset}-{sample}.png")
-        stage.write_picture(folder, dataset, sample, picture)
+        info.write_picture(folder, dataset, sample, picture)
         say(f"{picture}: the sample's picture")
 
 

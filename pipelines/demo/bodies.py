@@ -1,8 +1,8 @@
 """The demo: bodies of the people in a photograph, by a network, by fitting detections, or by both; pictures and parameters.
 
-A body is found in the crop of its person and seen by the crop's camera: 5000 px over 224 px. That is a camera of the whole
-image, too, with a focal length of its own and the box's middle as principal point; pictures are drawn with it, at the
-image's resolution.
+A body is estimated in the crop of its person, in the crop's camera: 5000 px over 224 px. Each crop's camera is equal to one of
+the whole image whose principal point is the middle of the box. Pictures are drawn with that camera, at the image's
+resolution.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
     from pipelines.folders import DataFolder
 
-CONFIDENT = 0.2  # a detected joint that is surer shapes the box (published)
-MIN_JOINTS = 4  # so sure, or it is no person
+CONFIDENT = 0.2  # joints above this confidence shape the box (published)
+MIN_JOINTS = 4  # confident ones that a person needs
 MIN_SIDE_PX = 8  # of an image
 OUTPUTS = ("_shape", "_shape_side")  # how the demo's own pictures' names end
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -47,7 +47,7 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class Person:
-    """Someone to find a body for: box (centre in px, scale = side / 200 px), and detected joints, if there are any."""
+    """A person in the image: box (centre in px, scale = side / 200 px), and detected joints, if there are any."""
 
     number: int  # counted from 1, in the file's order
     center_px: Float[np.ndarray, "2"]
@@ -56,7 +56,7 @@ class Person:
 
 
 @dataclass(frozen=True)
-class Found:
+class PersonBody:
     """A person's body, in the frame of its crop's camera (metres, y down, z away)."""
 
     person: Person
@@ -69,28 +69,28 @@ class Found:
 
     @property
     def focal_px(self) -> float:
-        """Of the camera of the whole image that sees what the crop's camera sees."""
+        """Return the focal length of the whole image's camera that is equal to the crop's camera."""
         return FOCAL_PX * 200 * self.person.scale / CROP_PX
 
     @property
     def weak_camera(self) -> Float[np.ndarray, "3"]:
-        """[s, tx, ty] of the crop, as the network has it: s in crop half-widths per metre."""
+        """Return [s, tx, ty] of the crop, in the network's form: s in crop half-widths per metre."""
         x, y, z = self.camera_m
         return np.array([2 * FOCAL_PX / (CROP_PX * z), x, y], np.float32)
 
     def seen_from(self, focal_px: float, principal_px: Float[np.ndarray, "2"]) -> Float[np.ndarray, "3"]:
-        """The body's translation in another camera of the image: its origin is seen at the same pixel, at the same size."""
+        """Return the body's translation in another camera of the image, with its origin at the same pixel and the same size."""
         z = self.camera_m[2] * focal_px / self.focal_px
         pixel = self.focal_px * self.camera_m[:2] / self.camera_m[2] + self.person.center_px
         return np.array([*((pixel - principal_px) * z / focal_px), z])
 
 
 @dataclass(frozen=True)
-class Looked:
-    """What was found in an image, and who was rejected, with the reason."""
+class DemoResult:
+    """The bodies in an image, and the rejected people, each with the reason."""
 
     image: UInt8[np.ndarray, "H W 3"]
-    found: list[Found]
+    bodies: list[PersonBody]
     rejected: list[str]
 
 
@@ -98,13 +98,13 @@ class Looked:
 
 
 def whole_image(image: UInt8[np.ndarray, "H W 3"]) -> list[Person]:
-    """An image that is cropped already: its larger side is the box's (published)."""
+    """Return one person for an image that is already cropped. The larger side is the box's side (published)."""
     height, width = image.shape[:2]
     return [Person(1, np.array([width / 2, height / 2], np.float32), max(height, width) / 200)]
 
 
 def person_of_box(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> list[Person]:
-    """The box of a file {"bbox": [x, y, width, height]}, or of the four numbers alone. StageError."""
+    """Read the box of a file {"bbox": [x, y, width, height]}, or of the four numbers alone. StageError."""
     try:
         content = load_json(path)
         numbers = content["bbox"] if isinstance(content, dict) else content
@@ -119,17 +119,17 @@ def person_of_box(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> list[Person]
         raise StageError(f"{path}: the box {box.tolist()} has no area; expected [x, y, width, height], px")
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         raise StageError(
-            f"{path}: the box {box.tolist()} lies outside the image, which is {width} x {height} px"
+            f"{path}: the box {box.tolist()} is outside the image, which is {width} x {height} px"
         )
-    center, scale = box_to_center_scale(box, margin=1.0)  # taken as it is (published)
+    center, scale = box_to_center_scale(box, margin=1.0)  # without a margin (published)
     return [Person(1, center, scale)]
 
 
 def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -> list[Person]:
-    """People of an OpenPose file: the largest, the K-th, or all. StageError, UsageError.
+    """Return people of an OpenPose file: the largest, the K-th, or all. StageError, UsageError.
 
-    A person's box is that of its confident joints and a fifth more, as in the published demo; its middle is the box's, as in
-    training.
+    The box holds the person's confident joints and a fifth more, as in the published demo. Its middle is used, as in training,
+    not the joints' mean.
     """
     people = []
     for number, joints in enumerate(read_detections(path), 1):
@@ -143,15 +143,15 @@ def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -
         people.append(Person(number, center, scale, keypoints))
     if not people:
         raise StageError(
-            f"{path}: no person in the detections; expected one with {MIN_JOINTS} joints surer than {CONFIDENT}"
+            f"{path}: no person in the detections; expected at least {MIN_JOINTS} joints with confidence above {CONFIDENT}"
         )
     height, width = image.shape[:2]
-    # Someone at the image's edge is there; someone whose box has its middle a quarter beyond is in another image.
+    # A person at the edge is in the image; one whose box has its middle a quarter of its side outside is of another image.
     half = np.array([width / 2, height / 2])
     inside = [p for p in people if (np.abs(p.center_px - half) < half + 50 * p.scale).all()]
     if not inside:
         raise StageError(
-            f"{path}: the detections lie outside the image, which is {width} x {height} px; another image's file?"
+            f"{path}: the detections are outside the image, which is {width} x {height} px; give this image's file"
         )
     if which == "all":
         return inside
@@ -167,8 +167,8 @@ def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -
 # ---- bodies -------------------------------------------------------------------------------------------------------------
 
 
-class Finder:
-    """Finds bodies: with a network, with a fitter, or with a fitter that starts at the network's answer."""
+class BodyEstimator:
+    """Estimates bodies: with a network, with a fitter, or with a fitter that starts at the network's prediction."""
 
     def __init__(self, data: DataFolder, checkpoint: Path | None, fit: bool) -> None:
         self.network, self.img_res = None, CROP_PX
@@ -184,8 +184,8 @@ class Finder:
         self.body = load_body(data.body)
         self.mesh = BodyMesh(self.body)
 
-    def find(self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> Looked:
-        """A body for each person that has one. StageError if nobody has."""
+    def estimate(self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> DemoResult:
+        """Return a body for each person that is not rejected. StageError if all are rejected."""
         predicted = None if self.network is None else self._predict(image, people)
         with torch.no_grad():
             if self.fitter is None:
@@ -208,22 +208,22 @@ class Finder:
                 loss, verdicts = result.loss.tolist(), [VERDICTS[v] for v in result.verdict.tolist()]
             vertices = self.mesh(pose, betas).vertices_m + camera[:, None]
         arrays = (a.numpy() for a in (pose, betas, camera, vertices))
-        rows = [Found(*row) for row in zip(people, *arrays, loss, verdicts)]
-        aside = [f"person {r.person.number}: {r.verdict}" for r, ok in zip(rows, fine) if not ok]
-        if len(aside) == len(rows):
-            raise StageError(f"nobody can be fitted: {'; '.join(aside)}")
-        return Looked(image, [row for row, ok in zip(rows, fine) if ok], aside)
+        rows = [PersonBody(*row) for row in zip(people, *arrays, loss, verdicts)]
+        rejected = [f"person {r.person.number}: {r.verdict}" for r, ok in zip(rows, fine) if not ok]
+        if len(rejected) == len(rows):
+            raise StageError(f"no person can be fitted: {'; '.join(rejected)}")
+        return DemoResult(image, [row for row, ok in zip(rows, fine) if ok], rejected)
 
     def _predict(
         self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Pose, betas, and translation in the crop's camera."""
+        """Return pose, betas, and translation in the crop's camera."""
         assert self.network is not None
         crops = [normalise(crop_image(image, p.center_px, p.scale, crop_px=self.img_res)) for p in people]
         with torch.no_grad():
-            said = self.network(torch.from_numpy(np.stack(crops)).to(self.device))
-        pose = matrix_to_axis_angle(said.rotations).flatten(1)
-        return pose.cpu(), said.betas.cpu(), weak_to_translation(said.weak_camera).cpu()
+            prediction = self.network(torch.from_numpy(np.stack(crops)).to(self.device))
+        pose = matrix_to_axis_angle(prediction.rotations).flatten(1)
+        return pose.cpu(), prediction.betas.cpu(), weak_to_translation(prediction.weak_camera).cpu()
 
 
 def _detections(person: Person) -> Float[np.ndarray, "49 3"]:
@@ -236,8 +236,8 @@ def _detections(person: Person) -> Float[np.ndarray, "49 3"]:
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the demo is asked to look at."""
+class DemoRequest:
+    """An image, and where its people are."""
 
     image: Path
     bbox: Path | None = None
@@ -245,10 +245,10 @@ class Wanted:
     person: str = "largest"
 
 
-def wanted_images(img: Path, openpose: Path | None, person: str) -> Iterator[Wanted]:
-    """The images of a folder, in the order of their names, with their OpenPose files; the demo's own pictures are none.
+def requests_in_folder(img: Path, openpose: Path | None, person: str) -> Iterator[DemoRequest]:
+    """Yield the images of a folder by name, with their OpenPose files. Pictures that the demo wrote are not included.
 
-    UsageError if there are none, or two of one name.
+    UsageError if there are no images, or two of the same name.
     """
     images = sorted(
         path for path in img.iterdir() if path.suffix.lower() in ENDINGS and not path.stem.endswith(OUTPUTS)
@@ -256,7 +256,7 @@ def wanted_images(img: Path, openpose: Path | None, person: str) -> Iterator[Wan
     twice = [b for a, b in pairwise(sorted(images, key=lambda path: path.stem)) if a.stem == b.stem]
     if twice:
         raise UsageError(
-            f"--img {img}: two images are called {twice[0].stem}, and so would be their pictures; rename one"
+            f"--img {img}: two images are called {twice[0].stem}, so that their pictures would have the same name; rename one"
         )
     if not images:
         raise UsageError(
@@ -264,26 +264,26 @@ def wanted_images(img: Path, openpose: Path | None, person: str) -> Iterator[Wan
         )
     if openpose is not None and not openpose.is_dir():
         raise UsageError(
-            f"--openpose {openpose}: expected a folder, as --img is one, with NAME_keypoints.json of each image"
+            f"--openpose {openpose}: expected a folder with NAME_keypoints.json for each image, because --img is a folder"
         )
     for path in images:
-        yield Wanted(
+        yield DemoRequest(
             path, None, None if openpose is None else openpose / f"{path.stem}_keypoints.json", person
         )
 
 
-def look(finder: Finder, wanted: Wanted) -> Looked:
-    """The bodies in an image. ImageError, StageError, UsageError."""
-    image = read_image(wanted.image)
+def run_demo(estimator: BodyEstimator, request: DemoRequest) -> DemoResult:
+    """Estimate the bodies in an image. ImageError, StageError, UsageError."""
+    image = read_image(request.image)
     if min(image.shape[:2]) < MIN_SIDE_PX:
         height, width = image.shape[:2]
         raise ImageError(
-            f"image {wanted.image}: {width} x {height} px; expected at least {MIN_SIDE_PX} px each way"
+            f"image {request.image}: {width} x {height} px; expected at least {MIN_SIDE_PX} px each way"
         )
-    if wanted.openpose is not None:
-        people = people_detected(wanted.openpose, image, wanted.person)
-    elif wanted.bbox is not None:
-        people = person_of_box(wanted.bbox, image)
+    if request.openpose is not None:
+        people = people_detected(request.openpose, image, request.person)
+    elif request.bbox is not None:
+        people = person_of_box(request.bbox, image)
     else:
         people = whole_image(image)
-    return finder.find(image, people)
+    return estimator.estimate(image, people)

@@ -1,4 +1,4 @@
-"""What the demo leaves: bodies over the image, bodies from the side, parameters with their cameras."""
+"""What the demo writes: bodies over the image, bodies from the side, parameters with their cameras."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ from store.files.atomic import write_file
 if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
-    from pipelines.demo.bodies import Found
+    from pipelines.demo.bodies import PersonBody
     from spin.body import BodyData
 
 _SIDE_PX = (256, 1024)  # of a side view, at least and at most
 
 
 def over_the_image(
-    image: UInt8[np.ndarray, "H W 3"], found: Sequence[Found], faces: Int[np.ndarray, "F 3"]
+    image: UInt8[np.ndarray, "H W 3"], people: Sequence[PersonBody], faces: Int[np.ndarray, "F 3"]
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """All bodies, the farthest first, each by its own camera: those differ, so what tells who is nearer is metres per pixel."""
+    """Draw all bodies, the farthest first, each with its own camera.
+
+    The cameras differ, so depths cannot be compared; metres per pixel decide who is nearer.
+    """
     picture = image
-    colours = colours_of(found)
-    for body in sorted(found, key=lambda body: body.camera_m[2] / body.focal_px, reverse=True):
+    colours = colours_of(people)
+    for body in sorted(people, key=lambda body: body.camera_m[2] / body.focal_px, reverse=True):
         x, y = body.person.center_px.tolist()
         picture = overlay(
             picture,
@@ -43,12 +46,12 @@ def over_the_image(
     return picture
 
 
-def from_the_side(found: Sequence[Found], faces: Int[np.ndarray, "F 3"]) -> UInt8[np.ndarray, "P w 3"]:
-    """Each body turned by 90° on white, as large as in the image, beside each other in the detections' order."""
-    side = int(np.clip(max(200 * body.person.scale for body in found), *_SIDE_PX))
-    colours = colours_of(found)
+def from_the_side(people: Sequence[PersonBody], faces: Int[np.ndarray, "F 3"]) -> UInt8[np.ndarray, "P w 3"]:
+    """Draw each body turned by 90° on white, as large as in the image, next to each other in the detections' order."""
+    side = int(np.clip(max(200 * body.person.scale for body in people), *_SIDE_PX))
+    colours = colours_of(people)
     views = []
-    for body in found:
+    for body in people:
         focal = FOCAL_PX * side / CROP_PX
         low, high = body.vertices_m.min(0), body.vertices_m.max(0)
         centre = (low + high) / 2
@@ -70,60 +73,62 @@ def from_the_side(found: Sequence[Found], faces: Int[np.ndarray, "F 3"]) -> UInt
     return np.concatenate(views, axis=1)
 
 
-def colours_of(found: Sequence[Found]) -> dict[int, tuple[float, float, float]]:
-    """The colour of each person, by number, the same in both pictures."""
-    return {body.person.number: PALETTE[i % len(PALETTE)] for i, body in enumerate(found)}
+def colours_of(people: Sequence[PersonBody]) -> dict[int, tuple[float, float, float]]:
+    """Return the colour of each person, by number; it is the same in both pictures."""
+    return {body.person.number: PALETTE[i % len(PALETTE)] for i, body in enumerate(people)}
 
 
 def parameters(
-    found: Sequence[Found], size_px: tuple[int, int], focal_px: float | None
+    people: Sequence[PersonBody], size_px: tuple[int, int], focal_px: float | None
 ) -> dict[str, Float[np.ndarray, "n *"]]:
-    """The arrays of `--save-params`, a row a person; docs/demo.md says what they mean.
+    """Return the arrays of `--save-params`, one row for each person; docs/demo.md defines them.
 
     `focal_px`: of the image's camera; None: the length of the image's diagonal, a common guess.
     """
     width, height = size_px
     focal = float(np.hypot(width, height)) if focal_px is None else focal_px
     principal = np.array([width / 2, height / 2])
-    own = np.zeros((len(found), 3, 3))
+    own = np.zeros((len(people), 3, 3))
     own[:, 2, 2] = 1
-    own[:, 0, 0] = own[:, 1, 1] = [body.focal_px for body in found]
-    own[:, :2, 2] = [body.person.center_px for body in found]
+    own[:, 0, 0] = own[:, 1, 1] = [body.focal_px for body in people]
+    own[:, :2, 2] = [body.person.center_px for body in people]
     return {
-        "person": np.array([body.person.number for body in found]),
-        "center_px": np.stack([body.person.center_px for body in found]),
-        "scale": np.array([body.person.scale for body in found]),
-        "pose": np.stack([body.pose for body in found]),
-        "betas": np.stack([body.betas for body in found]),
-        "crop_weak_camera": np.stack([body.weak_camera for body in found]),
-        "crop_translation_m": np.stack([body.camera_m for body in found]),
-        "crop_focal_px": np.full(len(found), FOCAL_PX),
-        "crop_px": np.full(len(found), CROP_PX),
+        "person": np.array([body.person.number for body in people]),
+        "center_px": np.stack([body.person.center_px for body in people]),
+        "scale": np.array([body.person.scale for body in people]),
+        "pose": np.stack([body.pose for body in people]),
+        "betas": np.stack([body.betas for body in people]),
+        "crop_weak_camera": np.stack([body.weak_camera for body in people]),
+        "crop_translation_m": np.stack([body.camera_m for body in people]),
+        "crop_focal_px": np.full(len(people), FOCAL_PX),
+        "crop_px": np.full(len(people), CROP_PX),
         "image_camera_matrix": own,
-        "full_focal_px": np.full(len(found), focal),
-        "full_principal_px": np.tile(principal, (len(found), 1)),
-        "full_translation_m": np.stack([body.seen_from(focal, principal) for body in found]),
-        "loss_px2": np.array([body.loss_px2 for body in found]),
-        "verdict": np.array([body.verdict for body in found]),
+        "full_focal_px": np.full(len(people), focal),
+        "full_principal_px": np.tile(principal, (len(people), 1)),
+        "full_translation_m": np.stack([body.seen_from(focal, principal) for body in people]),
+        "loss_px2": np.array([body.loss_px2 for body in people]),
+        "verdict": np.array([body.verdict for body in people]),
     }
 
 
-def meshes(body: BodyData, found: Sequence[Found], ending: str) -> bytes:
-    """All bodies in one file, side by side as from the image's camera: .glb with skeletons, or .obj.
+def meshes(body: BodyData, people: Sequence[PersonBody], ending: str) -> bytes:
+    """Return all bodies in one file: .glb with skeletons, or .obj.
 
-    Each is placed by the camera of the largest person, so that they stand to each other as they are seen.
+    All are placed in the camera of the largest person, so that their arrangement is the one in the image.
     """
-    largest = max(found, key=lambda one: one.person.scale)
-    places = [one.seen_from(largest.focal_px, largest.person.center_px) for one in found]
-    names = [f"person {one.person.number}" for one in found]
+    largest = max(people, key=lambda one: one.person.scale)
+    translations = [one.seen_from(largest.focal_px, largest.person.center_px) for one in people]
+    names = [f"person {one.person.number}" for one in people]
     if ending == ".obj":
-        moved = [one.vertices_m - one.camera_m + place for one, place in zip(found, places)]
+        moved = [one.vertices_m - one.camera_m + to for one, to in zip(people, translations)]
         return obj(moved, body.faces, names)
-    return glb(body, [PosedPerson(n, one.pose, one.betas, p) for n, one, p in zip(names, found, places)])
+    return glb(
+        body, [PosedPerson(n, one.pose, one.betas, p) for n, one, p in zip(names, people, translations)]
+    )
 
 
 def write_picture(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:
-    """A PNG, whole or not at all."""
+    """Write a PNG, complete or not at all."""
     fine, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not fine:
         raise ImageError(f"picture {path}: can't be encoded")

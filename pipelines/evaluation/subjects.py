@@ -19,7 +19,7 @@ from spin.camera import CROP_PX
 from spin.crop import crop_camera
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
 from store.annotations.table import Annotations
-from store.exchange import io as files
+from store.exchange.io import array_names, missing_keys, numbers, read_arrays
 from store.fits.records import Source
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def result_subject(file: Path, annotations: Annotations) -> Subject:
     ExchangeError if it is none, StageError if it is of another data set.
     """
     names = ("pred_joints", "pose", "betas", "camera")
-    found = files.read_arrays(file, names + _OPTIONAL, RESULT_FILE)
+    found = read_arrays(file, names + _OPTIONAL, RESULT_FILE)
     missing = {"pose", "betas", "camera"} - set(found)
     if missing:
-        raise files.missing_keys(file, RESULT_FILE, files.array_names(file, RESULT_FILE))
+        raise missing_keys(file, RESULT_FILE, array_names(file, RESULT_FILE))
     rows = found.get("rows", np.arange(len(annotations)))
     count = len(found["pose"]) if found["pose"].ndim else 0
     if count != len(rows):
@@ -95,7 +95,7 @@ def result_subject(file: Path, annotations: Annotations) -> Subject:
     _check_frames(file, found, rows, measured, annotations)
 
     def of(name: str, width: tuple[int, ...]) -> np.ndarray:
-        return files.numbers(file, name, found[name], (count, *width))[measured]
+        return numbers(file, name, found[name], (count, *width))[measured]
 
     joints = of("pred_joints", (17, 3)) if "pred_joints" in found and found["pred_joints"].any() else None
     bodies = StoredBodies.with_weak_cameras(

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 
 from pipelines.cluster.session import cpu_count
-from pipelines.demo.bodies import Finder, Wanted, look
+from pipelines.demo.bodies import BodyEstimator, DemoRequest, run_demo
 from pipelines.demo.output import from_the_side, over_the_image, write_picture
 from pipelines.evaluation.bodies import NetworkBodies
 from pipelines.evaluation.measure import Measurer
@@ -280,10 +280,10 @@ def demo(folder: Path, backbone: str) -> dict[str, float]:
     threads = torch.get_num_threads()
     torch.set_num_threads(cpu_count())
     begin = time.perf_counter()
-    finder = Finder(DataFolder(folder), checkpoint, fit=False)
-    looked = look(finder, Wanted(photograph))
-    write_picture(folder / "shape.png", over_the_image(looked.image, looked.found, finder.mesh.faces))
-    write_picture(folder / "side.png", from_the_side(looked.found, finder.mesh.faces))
+    estimator = BodyEstimator(DataFolder(folder), checkpoint, fit=False)
+    result = run_demo(estimator, DemoRequest(photograph))
+    write_picture(folder / "shape.png", over_the_image(result.image, result.bodies, estimator.mesh.faces))
+    write_picture(folder / "side.png", from_the_side(result.bodies, estimator.mesh.faces))
     seconds = time.perf_counter() - begin
     torch.set_num_threads(threads)
     return {"demo_s": seconds}

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.demo.bodies import Found, Person, people_detected, person_of_box
+from pipelines.demo.bodies import Person, PersonBody, people_detected, person_of_box
 from pipelines.demo.output import over_the_image
 from pipelines.errors import StageError, UsageError
 from pipelines.folders import DataFolder
@@ -200,7 +200,7 @@ def test_who_can_not_be_fitted_is_rejected_and_the_others_are_shown(photo: Path,
     demo("--img", photo, "--openpose", both, "--fit", "--person", "all", "--save-params", tmp_path / "p.npz")
     with np.load(tmp_path / "p.npz") as found:
         assert found["person"].tolist() == [1, 2]
-    with pytest.raises(StageError, match="nobody can be fitted: person 1: fewer than"):
+    with pytest.raises(StageError, match="no person can be fitted: person 1: fewer than"):
         demo("--img", photo, "--openpose", alone, "--fit")
 
 
@@ -210,9 +210,9 @@ def test_the_nearer_body_hides_the_farther() -> None:
     faces = np.array([[0, 1, 2], [0, 2, 3]])
     center = np.array([50.0, 50], np.float32)
 
-    def found(number: int, scale: float, z: float) -> Found:
+    def found(number: int, scale: float, z: float) -> PersonBody:
         camera = np.array([0, 0, z], np.float32)
-        return Found(Person(number, center, scale), np.zeros(72), np.zeros(10), camera, square + camera)
+        return PersonBody(Person(number, center, scale), np.zeros(72), np.zeros(10), camera, square + camera)
 
     image = np.zeros((100, 100, 3), np.uint8)
     # Seen at 50 and at 20 px per metre: the second is farther, though its crop's camera has it nearer.
@@ -249,7 +249,7 @@ def test_the_nearer_body_hides_the_farther() -> None:
         (
             ["--checkpoint", "NETWORK", "--bbox", "outside.json"],
             StageError,
-            r"\[9000.0, 0.0, 10.0, 10.0\] lies outside",
+            r"\[9000.0, 0.0, 10.0, 10.0\] is outside",
         ),
         (["--checkpoint", "NETWORK", "--bbox", "flat.json"], StageError, "has no area"),
         (["--checkpoint", "NETWORK", "--bbox", "photo_keypoints.json"], StageError, "no box .* expected"),
@@ -274,7 +274,7 @@ def test_what_can_not_be_shown_is_said(
 
 
 def test_detections_of_another_image_are_noticed(photo: Path) -> None:
-    with pytest.raises(StageError, match="lie outside the image, which is 4 x 5 px"):
+    with pytest.raises(StageError, match="are outside the image, which is 4 x 5 px"):
         people_detected(photo.with_name("photo_keypoints.json"), np.zeros((5, 4, 3), np.uint8), "all")
 
 
