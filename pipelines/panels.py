@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from store.fits.records import Fits
 
 PANEL_PX = 320
-SURROUNDINGS = 1.12  # side of the cut, in sides of the person's box
+SURROUNDINGS = 1.12  # side of the cut, relative to the side of the person's box
 NOW, BEFORE = PALETTE[0], PALETTE[2]
 
 _OUTSIDE, _GREY, _INK = 226, 128, (245, 245, 245)
@@ -40,7 +40,7 @@ _BATCH = 64
 
 @dataclass(frozen=True)
 class Photograph:
-    """A person's surroundings cut from the photograph; without it, a grey panel that says why."""
+    """A person's surroundings cut from the photograph; a grey panel with the reason if it cannot be read."""
 
     image: UInt8[np.ndarray, "P P 3"]
     problem: str | None = None
@@ -55,7 +55,7 @@ class PanelCamera:
 
 
 def panel_camera(annotations: Annotations, row: int) -> PanelCamera:
-    """The cut is the crop zoomed about its middle, and so is its camera."""
+    """Return the camera of a person's panel. The cut is the crop zoomed about its middle, and so is its camera."""
     crop = crops_of(annotations.take(slice(row, row + 1)))
     zoom = PANEL_PX / (CROP_PX * SURROUNDINGS)
     x, y = ((crop.principal_px[0, 0] - CROP_PX / 2) * zoom + PANEL_PX / 2).tolist()
@@ -63,7 +63,7 @@ def panel_camera(annotations: Annotations, row: int) -> PanelCamera:
 
 
 def pose_vertices(mesh: BodyMesh, fits: Fits) -> Float[np.ndarray, "n V 3"]:
-    """Vertices in the camera frame of each sample's crop, metres."""
+    """Return vertices in the camera frame of each sample's crop, metres."""
     device = mesh.get_buffer("extra_regressor").device
     parts = []
     with torch.no_grad():
@@ -77,7 +77,7 @@ def pose_vertices(mesh: BodyMesh, fits: Fits) -> Float[np.ndarray, "n V 3"]:
 
 
 def cut_photograph(annotations: Annotations, row: int) -> Photograph:
-    """The surroundings of one person."""
+    """Cut the surroundings of one person."""
     path = annotations.image_path(row)
     try:
         image = read_image(path)
@@ -97,7 +97,7 @@ def cut_photograph(annotations: Annotations, row: int) -> Photograph:
 
 
 def whole_photograph(path: Path, name: str) -> Photograph:
-    """A photograph reduced to the size of a panel."""
+    """Return a photograph reduced to the size of a panel."""
     try:
         image = read_image(path)
         zoom = PANEL_PX / max(image.shape[:2])
@@ -111,12 +111,12 @@ def whole_photograph(path: Path, name: str) -> Photograph:
 
 
 def _short(error: Exception, path: Path, name: str) -> str:
-    """The message with the image's name in the data set in place of its path on this machine."""
+    """Return the message with the image's name in the data set instead of its path on this machine."""
     return str(error).replace(str(path), name)
 
 
 def with_keypoints(photograph: Photograph, annotations: Annotations, row: int) -> UInt8[np.ndarray, "P P 3"]:
-    """The skeleton by side of the body, and OpenPose's detections as small dots."""
+    """Draw the skeleton, coloured by side of the body, and OpenPose's detections as small dots."""
     if photograph.problem:
         return photograph.image
     picture = photograph.image.copy()
@@ -124,37 +124,37 @@ def with_keypoints(photograph: Photograph, annotations: Annotations, row: int) -
     affine = crop_affine(
         annotations.center_px[row], SURROUNDINGS * float(annotations.scale[row]), crop_px=PANEL_PX
     )
-    places = keypoints[:, :2] @ affine[:, :2].T + affine[:, 2]
+    points = keypoints[:, :2] @ affine[:, :2].T + affine[:, 2]
     # Far outside the panel, coordinates would overflow OpenCV's fixed-point numbers.
-    places = np.clip(places, -4 * PANEL_PX, 5 * PANEL_PX)
+    points = np.clip(points, -4 * PANEL_PX, 5 * PANEL_PX)
     seen = keypoints[:, 2] > 0
     for a, b in SKELETON:
         ends = [j if seen[j] else detected_twin(j) for j in (a, b)]
         if seen[ends].all():
-            _line(picture, places[ends[0]], places[ends[1]], _COLOUR[side_of_body(a, b)])
+            _line(picture, points[ends[0]], points[ends[1]], _COLOUR[side_of_body(a, b)])
     for joint in range(JOINTS.count)[JOINTS.superset]:
         if seen[joint]:
-            _dot(picture, places[joint], 3.5, _COLOUR[side_of_body(joint, joint)])
+            _dot(picture, points[joint], 3.5, _COLOUR[side_of_body(joint, joint)])
     for joint in range(JOINTS.count)[JOINTS.openpose]:
         if seen[joint]:
-            _dot(picture, places[joint], 2.0, _OPENPOSE)
+            _dot(picture, points[joint], 2.0, _OPENPOSE)
     return picture
 
 
 def detected_twin(joint: int) -> int:
-    """OpenPose's joint of that name, which stands in where an annotated joint is not known."""
+    """Return OpenPose's joint of the same name, the replacement for an annotated joint that is not known."""
     return JOINTS.index[f"OpenPose {JOINTS.names[joint]}"]
 
 
 def side_of_body(a: int, b: int) -> str:
-    """ "left", "right" or "middle": of a bone between two joints, or of one joint given twice."""
+    """Return "left", "right" or "middle" for a bone between two joints, or for one joint that is passed twice."""
     sides = {JOINTS.names[j].split(" ")[0] for j in (a, b)}
     if sides <= {"left", "nose"} and "left" in sides:
         return "left"
     return "right" if sides <= {"right", "nose"} and "right" in sides else "middle"
 
 
-# Coordinates have their pixel's edge as whole number, OpenCV's its centre; `shift` keeps sixteenths of a pixel.
+# Whole-number coordinates are a pixel's edge here, and its centre in OpenCV; `shift` keeps sixteenths of a pixel.
 def _fixed(point: np.ndarray) -> tuple[int, int]:
     x, y = np.rint((point - 0.5) * 16).astype(int)
     return int(x), int(y)
@@ -177,7 +177,7 @@ def with_fit(
     camera: PanelCamera,
     colour: tuple[float, float, float] = NOW,
 ) -> UInt8[np.ndarray, "P P 3"]:
-    """The body over the photograph, see-through enough to judge it by what lies beneath."""
+    """Draw the body over the photograph, transparent enough to compare it with the person."""
     try:
         return overlay(
             photograph.image,
@@ -195,7 +195,7 @@ def with_fit(
 def from_the_side(
     vertices_cam_m: Float[np.ndarray, "V 3"], faces: Int[np.ndarray, "F 3"], camera: PanelCamera
 ) -> UInt8[np.ndarray, "P P 3"]:
-    """The body turned by 90°, in the middle of the panel, as large as from the front or as the panel allows."""
+    """Draw the body turned by 90°, in the middle of the panel, as large as from the front or as the panel allows."""
     low, high = vertices_cam_m.min(0), vertices_cam_m.max(0)
     centre = (low + high) / 2
     extent_m = max(high[1] - low[1], high[2] - low[2], 1e-6)
@@ -216,7 +216,7 @@ def from_the_side(
 
 
 def grey_panel(text: str) -> UInt8[np.ndarray, "P P 3"]:
-    """A panel in place of a picture that can't be shown. OpenCV's letters are ASCII only."""
+    """Return a panel with a text, for a picture that cannot be shown. OpenCV's letters are ASCII only."""
     panel = np.full((PANEL_PX, PANEL_PX, 3), _GREY, np.uint8)
     lines = textwrap.wrap(text.encode("ascii", "replace").decode(), 36)[:12]
     for i, line in enumerate(lines):
@@ -226,6 +226,6 @@ def grey_panel(text: str) -> UInt8[np.ndarray, "P P 3"]:
 
 
 def jpeg_uri(image: UInt8[np.ndarray, "H W 3"]) -> str:
-    """An RGB picture as a data: address."""
+    """Return an RGB picture as a data: address."""
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode()

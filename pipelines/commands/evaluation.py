@@ -42,7 +42,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="The data set's fits instead: the best ones, or those of a tag. DATASET comes before it.",
 )  # fmt: skip
 @click.option(
-    "--result-in", type=_FILE, help="Somebody's result instead: the published .npz, or one of ours."
+    "--result-in", type=_FILE, help="A result file instead: the published .npz, or one of `spin-pipe eval`."
 )
 @DATA
 @FITS
@@ -52,22 +52,20 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--batch-size", "--batch_size", type=click.IntRange(1), default=32, show_default=True)
 @click.option(
     "--num-workers", "--num_workers", "decoders", type=click.IntRange(1),
-    help="Threads of each process that read images. Default: one for each core that it has, two at least.",
+    help="Threads of each process that read images. Default: one for each core that it has, at least two.",
 )  # fmt: skip
-@click.option(
-    "--log-freq", "--log_freq", type=click.IntRange(1), help="Batches between lines that say how it stands."
-)
+@click.option("--log-freq", "--log_freq", type=click.IntRange(1), help="Batches between lines of progress.")
 @click.option("--protocol", help="Of another data set: h36m-p1, 3dpw, mpi-inf-3dhp-valid … Default: its own.")
 @click.option(
     "--truth-gender", type=click.Choice(["own", "neutral"]), default="own", show_default=True,
     help="Whose body the truth's pose and shape are put on.",
 )  # fmt: skip
-@click.option("--limit", type=click.IntRange(1), help="So many samples at most, evenly spread.")
+@click.option("--limit", type=click.IntRange(1), help="The largest number of samples, evenly spread.")
 @click.option(
-    "--result", "--result_file", "npz", type=_FILE, help="Where the .npz goes (default: beside the .json)."
+    "--result", "--result_file", "npz", type=_FILE, help="Where the .npz goes (default: next to the .json)."
 )
 @click.option(
-    "--out", type=_FILE, help="Result (.json). Default: in the run's folder, or beside what was measured."
+    "--out", type=_FILE, help="Result (.json). Default: in the run's folder, or next to what was measured."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result's JSON instead of a table.")
 def evaluate(
@@ -117,7 +115,7 @@ def evaluate(
             left_out = len(done.result.left_out)
             if left_out:
                 say(
-                    f"{dataset}: {left_out} samples could not be measured and are left out; listed in {output}"
+                    f"{dataset}: {left_out} samples rejected, because they could not be measured; listed in {output}"
                 )
             say(f"{output}")
             rows.append((dataset, done.result.scores.count, done.metrics))
@@ -210,10 +208,10 @@ def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
 @click.command()
 @click.argument("first", type=_FILE)
 @click.argument("second", type=_FILE)
-@click.option("--anyway", is_flag=True, help="Compare them though their protocol cards differ.")
+@click.option("--anyway", is_flag=True, help="Compare them although their protocol cards differ.")
 @click.option(
     "--by", type=click.Choice(["sequences", "frames"]),
-    help="What is resampled. Default: sequences where images are frames of several, as neighbours are no independent data.",
+    help="What is resampled. Default: sequences where images are frames of several, as neighbours are not independent.",
 )  # fmt: skip
 @click.option("--draws", type=click.IntRange(100), default=2000, show_default=True, help="Resamplings.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)

@@ -1,1 +1,1 @@
-"""Evaluation, piece by piece: what is true, what is measured, the numbers, the card that says how, the files."""
+"""Evaluation, piece by piece: the truth, the measured bodies, the numbers, the protocol card, the files."""

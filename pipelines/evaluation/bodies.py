@@ -1,4 +1,4 @@
-"""The bodies that are measured: a network's, predicted from images; or those that a file or a store holds already."""
+"""The measured bodies: predicted by a network from images, or stored in a file or a fit store."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _AHEAD = 2  # batches whose images are decoded while the network computes
 
 @dataclass(frozen=True)
 class Bodies:
-    """Bodies of n rows, each seen by its crop's camera. Where `problem` is not empty, the numbers mean nothing.
+    """Bodies of n rows, each seen by its crop's camera. Where `problem` is not empty, the numbers are invalid.
 
     `joints17_m`: Human3.6M's joints where they are given rather than regressed from the mesh.
     """
@@ -48,7 +48,7 @@ class Source(Protocol):
     """Where bodies come from."""
 
     def each(self, batches: Sequence[Int[np.ndarray, " n"]]) -> Iterator[Bodies]:
-        """The bodies of these rows of the annotations, batch by batch."""
+        """Yield the bodies of these rows of the annotations, batch by batch."""
         ...
 
 
@@ -72,7 +72,10 @@ class NetworkBodies:
             yield self._predict([crop.result() for crop in waiting.popleft()])
 
     def _crop(self, row: int) -> np.ndarray | str:
-        """The network's input (3, P, P), or why there is none. Packed crops are not used: their JPEGs are not the images."""
+        """Return the network's input (3, P, P), or the reason why it is missing.
+
+        Packed crops are not used: their JPEGs differ from the images.
+        """
         a = self.annotations
         try:
             encoded = read_encoded(a.image_path(row))
@@ -100,7 +103,7 @@ class NetworkBodies:
 
 @dataclass(frozen=True)
 class StoredBodies:
-    """Bodies of rows that are known already. `joints17_m` may be None: then they are regressed from the mesh."""
+    """Bodies that need no network. If `joints17_m` is None, joints are regressed from the mesh."""
 
     rows: Int[np.ndarray, " n"]  # ascending
     pose: Float[np.ndarray, "n 72"]
@@ -152,5 +155,5 @@ class _Stored:
 
 
 def _standard_camera(count: int) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n 2"]]:
-    """Focal length and principal point (px) of the crop's camera that networks predict for."""
+    """Return focal length and principal point (px) of the crop's camera that networks predict for."""
     return np.full(count, FOCAL_PX), np.full((count, 2), CROP_PX / 2)

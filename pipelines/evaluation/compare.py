@@ -1,4 +1,4 @@
-"""Two results side by side: may they be compared, by how much do they differ, could chance explain it, where do they differ."""
+"""Compare two results: whether they are comparable, by how much and where they differ, and whether chance could explain it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHANGES = 10  # frames shown that became worse, and as many that became better
 
 @dataclass(frozen=True)
 class Comparison:
-    """`first` and `second` are cut to the frames that both have, if they have any in common; then `paired`."""
+    """Two results. If they have frames in common, both are cut to these, and `paired` is true."""
 
     first: Result
     second: Result
@@ -45,27 +45,29 @@ def compare_results(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> Comparison:
-    """StageError if one is no result, if their cards differ (unless `anyway`), or if they have no number in common.
+    """Compare two result files.
+
+    StageError if a file is not a result, if the cards differ (unless `anyway`), or if no number is common to both.
 
     `by`: "sequences" or "frames", what is resampled; None: sequences if images are frames of several.
     """
     first, second = read_result(first_path), read_result(second_path)
     fields = differing(first.card, second.card)
     if fields and not anyway:
-        told = "; ".join(f"{name}: {_short(a)} against {_short(b)}" for name, (a, b) in fields.items())
+        differences = "; ".join(f"{name}: {_short(a)} against {_short(b)}" for name, (a, b) in fields.items())
         raise StageError(
-            f"{first_path} and {second_path} are not comparable. {told}. --anyway compares them nevertheless"
+            f"{first_path} and {second_path} are not comparable. {differences}. To compare them in spite of that, give --anyway"
         )
     first, second, paired = _on_common_frames(first, second)
     names = sorted(set(first.sequences) | set(second.sequences))
     recordings = len(names) < len(set(first.images) | set(second.images))
     if by == "sequences" and not recordings:
-        raise StageError(f"{first_path}: its images are no frames of recordings; resample frames")
+        raise StageError(f"{first_path}: its images are not frames of recordings; give --by frames")
     by = by or ("sequences" if recordings and len(names) > 1 else "frames")
     groups = [_groups(result, by) for result in (first, second)]
     if min(len(np.unique(group)) for group in groups) < 2:
         raise StageError(
-            f"{first_path} and {second_path}: of one {by.removesuffix('s')}; to say what chance does there must be two at least"
+            f"{first_path} and {second_path}: only one {by.removesuffix('s')} to resample; expected at least two"
         )
     numbers = compare(first.scores, second.scores, *groups, paired=paired, seed=seed, draws=draws)
     if not numbers:
@@ -74,7 +76,7 @@ def compare_results(
 
 
 def _groups(result: Result, by: str) -> Int[np.ndarray, " n"]:
-    """Which samples are drawn together. Two people in one frame are: they are no independent data."""
+    """Return each sample's group, which is drawn together: a sequence or a frame, as its people are not independent."""
     names = result.sequences if by == "sequences" else result.images
     return np.unique(np.array(names), return_inverse=True)[1]
 
@@ -105,7 +107,7 @@ def _take(result: Result, index: Int[np.ndarray, " k"]) -> Result:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything, as JSON values."""
+    """Return the whole comparison as JSON values."""
     c = comparison
     return {
         "comparable": not c.differing,
@@ -125,7 +127,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def tail(comparison: Comparison) -> dict[str, list[float]]:
-    """How bad it gets: percentiles of what samples are ranked by, of both."""
+    """Return high percentiles of the error that ranks samples, for both results."""
     values = [badness(r.scores) for r in (comparison.first, comparison.second)]
     return {
         label: [float(np.nanquantile(v, share)) for v in values]
@@ -139,7 +141,7 @@ def tail(comparison: Comparison) -> dict[str, list[float]]:
 
 
 def changes(comparison: Comparison) -> list[dict[str, Any]]:
-    """The samples that became worse by most, the most first, then those that became better; of paired results."""
+    """Return the samples of paired results that became worse by most, then those that became better by most."""
     if not comparison.paired:
         return []
     c = comparison
@@ -160,7 +162,7 @@ def changes(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def lines(comparison: Comparison) -> list[str]:
-    """The comparison for a terminal."""
+    """Return the comparison as lines for a terminal."""
     c = comparison
     out = []
     for name, (a, b) in c.differing.items():

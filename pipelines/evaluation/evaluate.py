@@ -1,4 +1,4 @@
-"""Evaluation: bodies of a checkpoint, of a store's fits or of somebody's result file, measured against the truth.
+"""Evaluation: bodies of a checkpoint, of a fit store or of a result file, measured against the truth.
 
 `evaluate` is the whole stage, on Ray; `measure_network` measures a network in this process. docs/protocols.md has the
 definitions.
@@ -40,16 +40,16 @@ from store.annotations.table import Annotations
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-_DECODERS = 2  # threads that read images, at least: one waits for the disk while another computes
-_SHARD = 8  # batches that are handed to a worker at once, so that it can decode ahead
+_DECODERS = 2  # minimum of threads that read images: one waits for the disk while another computes
+_SHARD = 8  # batches that a worker gets at once, so that it can decode ahead
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
     """How an evaluation runs, and by which protocol.
 
-    `limit`: at most so many rows, evenly spread; the card says which. `decoders`: threads of each worker that read images
-    (None: one for each core that it may use, two at least).
+    `limit`: the largest number of rows, evenly spread; the card holds their hash. `decoders`: threads of each worker that read
+    images (None: one for each core that it may use, at least two).
     """
 
     protocol: Protocol | None = None  # None: the data set's own
@@ -58,7 +58,7 @@ class EvaluationConfig:
     decoders: int | None = None
     limit: int | None = None
     neutral_truth: bool = False
-    log_every: int | None = None  # batches between lines that say how it stands
+    log_every: int | None = None  # batches between lines of progress
 
 
 @dataclass(frozen=True)
@@ -111,9 +111,9 @@ _measurers: dict[str, Measurer] = {}  # of this process, by the run that it is f
 
 
 def measure_shard(task: Task, run: str, threads: int, batches: list[np.ndarray]) -> Measured:
-    """A Ray task; its process keeps the measurer for the next one.
+    """Measure a shard as a Ray task; the process keeps the measurer for the next shard.
 
-    Tasks, not actors: they wait for no node in particular, so a lost node costs its shards only, and a new one is used.
+    Tasks are used instead of actors because they can run on any node: a lost node costs only its shards, and a new one is used.
     """
     if run not in _measurers:
         torch.set_num_threads(threads)
@@ -123,7 +123,7 @@ def measure_shard(task: Task, run: str, threads: int, batches: list[np.ndarray])
 
 
 def default_output(checkpoint: Path, dataset: str) -> Path:
-    """In the run's folder, if the checkpoint lies in one; else beside the checkpoint."""
+    """Return a path in the run's folder if the checkpoint is in one, else next to the checkpoint."""
     folder = checkpoint.parent.parent if checkpoint.parent.name == "checkpoints" else checkpoint.parent
     return folder / "evaluation" / f"{dataset}@{checkpoint.stem}.json"
 
@@ -138,10 +138,9 @@ def evaluate(
     config: EvaluationConfig | None = None,
     address: str | None = None,
 ) -> EvaluationSummary:
-    """Measures a subject on all rows of a data set of which something is true; writes a JSON and an .npz (beside it, if not
-    named).
+    """Measure a subject on all rows of a data set whose truth is known; write a JSON and an .npz (default: next to the JSON).
 
-    StageError if nothing is true of any row, or none of them could be measured.
+    StageError if no row has a known truth, or if none can be measured.
     """
     config = config or EvaluationConfig()
     annotations = Annotations.read(data.annotations(dataset))
@@ -157,9 +156,9 @@ def evaluate(
 def measure_network(
     data: DataFolder, dataset: str, network: HMR, img_res: int, *, config: EvaluationConfig | None = None
 ) -> Result:
-    """A network that is in memory, in this process, on its device: for trainings that measure themselves as they go.
+    """Measure a network that is in memory, in this process and on its device, for validation during a training.
 
-    A copy is measured: the network stays in the mode that it is in. StageError as `evaluate`.
+    A copy is measured, so the network's mode does not change. Raise StageError like `evaluate`.
     """
     config = config or EvaluationConfig()
     annotations = Annotations.read(data.annotations(dataset))
@@ -174,20 +173,18 @@ def measure_network(
 def rows_to_measure(
     annotations: Annotations, available: Int[np.ndarray, " n"] | None, limit: int | None = None
 ) -> Int[np.ndarray, " k"]:
-    """Rows of which something is true and that have a body. StageError if there are none."""
+    """Return the rows that have a body and a known truth. StageError if there are none."""
     rows = np.flatnonzero(known(annotations).any)
     if not len(rows):
         raise StageError(
-            f"data set {annotations.name}: nothing is known to be true of its samples (3D joints, bodies, masks); "
-            "name one that has some (a test split). SMPL bodies, 3DPW's truth, are known only if SMPL's files were in the "
+            f"data set {annotations.name}: no truth is known of its samples (3D joints, bodies, masks); "
+            "name a data set that has it (a test split). SMPL bodies, 3DPW's truth, are known only if SMPL's files were in the "
             "data folder when it was preprocessed"
         )
     if available is not None:
         rows = np.intersect1d(rows, available)
         if not len(rows):
-            raise StageError(
-                f"data set {annotations.name}: no sample with a body has something known to be true"
-            )
+            raise StageError(f"data set {annotations.name}: no sample has both a body and a known truth")
     if limit is not None and limit < len(rows):
         rows = rows[np.linspace(0, len(rows) - 1, limit).round().astype(int)]
     return rows
@@ -255,9 +252,9 @@ def _so_far(parts: list[Measured]) -> str:
 
 
 def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str | None) -> Iterator[Measured]:
-    """The shards' measurements, in order, by as many Ray tasks at once as there are workers, or GPUs if there are some.
+    """Yield the shards' measurements in order. As many Ray tasks run at once as there are workers, or GPUs if there are any.
 
-    A single worker needs no Ray: it is this process.
+    A single worker does not need Ray: it is this process.
     """
     if workers == 1 and address is None:
         measurer = task.measurer(cpu_count())
@@ -273,13 +270,13 @@ def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str 
             require_seen(
                 task.annotations, task.body, *([task.bodies] if isinstance(task.bodies, Path) else [])
             )
-        # max_calls: Ray would start a process anew for each task that uses a GPU.
+        # max_calls=0: by default Ray starts a new process for each task that uses a GPU.
         remote: Any = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_calls=0, max_retries=-1)
-        measure, told = remote(measure_shard), ray.put(task)
+        measure, shared = remote(measure_shard), ray.put(task)
         run, threads = uuid.uuid4().hex, max(1, cpu_count() // count)
         asked = {"CPU": 1.0} | ({"GPU": 1.0} if gpus else {})
         yield from in_order(
-            lambda shard: measure.remote(told, run, threads, shard),
+            lambda shard: measure.remote(shared, run, threads, shard),
             shards,
             count,
             f"eval {task.annotations.stem}",

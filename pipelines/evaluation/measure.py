@@ -1,4 +1,4 @@
-"""Bodies measured against the truth, a batch at a time, on the device that has them."""
+"""Measure bodies against the truth, batch by batch, on the device that holds them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Measured:
-    """Bodies of rows, the arrays of the published result file, and how good they are.
+    """Bodies of rows as the arrays of the published result file, and their errors.
 
-    `problem` says why a row could not be measured; its scores are NaN and counts of nothing.
+    `problem`: why a row could not be measured; its scores are NaN and its counts are zero.
     """
 
     rows: Int[np.ndarray, " n"]
@@ -44,7 +44,7 @@ class Measured:
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
-    """All rows, in ascending order."""
+    """Join parts into one, its rows in ascending order."""
     order = np.argsort(np.concatenate([p.rows for p in parts]))
     arrays = {
         f.name: np.concatenate([getattr(p, f.name) for p in parts])[order]
@@ -66,7 +66,7 @@ class Measurer:
         self.parts, self.protocol = parts, protocol
 
     def measure(self, batches: Sequence[Int[np.ndarray, " n"]]) -> Measured:
-        """All rows of the batches."""
+        """Measure all rows of the batches."""
         return joined([self._batch(rows, bodies) for rows, bodies in zip(batches, self.source.each(batches))])
 
     def _batch(self, rows: Int[np.ndarray, " n"], bodies: Bodies) -> Measured:
@@ -116,7 +116,7 @@ class Measurer:
         joints_m: np.ndarray,
         usable: np.ndarray,
     ) -> Float[np.ndarray, " n"]:
-        """Mean distance of vertices, both bodies with their pelvis (the protocol's) at the origin."""
+        """Return the mean distance of vertices, both bodies with the protocol's pelvis at the origin."""
         out = np.full(len(joints_m), np.nan)
         pelvis = torch.from_numpy(joints_m[:, self.protocol.pelvis]).to(vertices_m)
         for at, true in true_bodies:
@@ -134,7 +134,7 @@ class Measurer:
         usable: np.ndarray,
         problem: list[str],
     ) -> tuple[PixelCounts, PixelCounts]:
-        """Counts of masks and parts; a row whose true picture is of no use becomes unusable, and `problem` says why."""
+        """Count pixels of masks and parts. A row with an invalid true picture becomes unusable; `problem` has the reason."""
         known = self.truth.known
         mask, part = (_no_pixels(len(rows), classes) for classes in (2, 1 + len(PARTS)))
         for i in np.flatnonzero(usable & (known.mask | known.part)[rows]).tolist():
@@ -167,7 +167,7 @@ def _no_pixels(count: int, classes: int) -> PixelCounts:
 
 
 def _count(
-    counts: PixelCounts, place: int, crop: np.ndarray, true: np.ndarray, box: tuple[np.ndarray, float]
+    counts: PixelCounts, index: int, crop: np.ndarray, true: np.ndarray, box: tuple[np.ndarray, float]
 ) -> None:
     one = count_pixels(to_image(crop, *box, true.shape), true, counts.by_class.shape[1])
-    counts.by_class[place], counts.right[place], counts.all[place] = one.by_class[0], one.right[0], one.all[0]
+    counts.by_class[index], counts.right[index], counts.all[index] = one.by_class[0], one.right[0], one.all[0]

@@ -1,4 +1,4 @@
-"""The protocol card: everything a number depends on besides what was measured. And what was measured."""
+"""The protocol card: everything that a number depends on except the subject; and the software that measured it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
 
 Card = dict[str, Any]
-"""JSON values only. Two numbers are comparable if their cards are equal."""
+"""Holds JSON values only. Two numbers are comparable if their cards are equal."""
 
 
 def protocol_card(
@@ -32,7 +32,7 @@ def protocol_card(
     true_bodies: dict[str, Path],
     parts: str,
 ) -> Card:
-    """Of the rows that were measured. Masks and parts are spoken of only where the data set has some."""
+    """Return the card of the measured rows. It names masks and parts only where the data set has them."""
     out: Card = {
         "data set": annotations.name,
         "protocol": protocol.name,
@@ -64,7 +64,7 @@ def protocol_card(
 
 
 def software() -> dict[str, str]:
-    """What did the measuring."""
+    """Return the versions and the device that measured."""
     try:
         ours = version("spin-pipe")
     except PackageNotFoundError:
@@ -74,7 +74,7 @@ def software() -> dict[str, str]:
 
 
 def frames_hash(annotations: Annotations, rows: Int[np.ndarray, " n"]) -> str:
-    """Of the images' names in their order, an image once for every person in it: the same whoever preprocessed them."""
+    """Return a hash of the images' names in their order, an image once for each person; it is the same on every machine."""
     return hashlib.sha256("\n".join(annotations.image[row] for row in rows).encode()).hexdigest()[:16]
 
 
@@ -84,7 +84,7 @@ def file_hash(path: Path) -> str:
 
 
 def differing(first: Card, second: Card) -> dict[str, tuple[Any, Any]]:
-    """Fields in which two cards differ, with both values; 'nothing' where one lacks it."""
+    """Return the fields in which two cards differ, with both values; 'nothing' where a card lacks the field."""
     names = [*first, *(name for name in second if name not in first)]
     pairs = {name: (first.get(name, "nothing"), second.get(name, "nothing")) for name in names}
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}

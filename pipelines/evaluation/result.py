@@ -1,4 +1,4 @@
-"""The result's two files: a JSON for people, reports and `compare`, and an .npz of what was measured of each sample.
+"""The two files of a result: a JSON for people, reports and `compare`, and an .npz with the measurements of each sample.
 
 docs/protocols.md describes both.
 """
@@ -36,7 +36,7 @@ WORST = 20
 
 @dataclass(frozen=True)
 class Result:
-    """What an evaluation found. `rows` are those that were measured, in the order of `scores`."""
+    """The result of an evaluation. `rows` are the measured ones, in the order of `scores`."""
 
     dataset: str
     card: Card
@@ -48,12 +48,12 @@ class Result:
 
     @property
     def sequences(self) -> list[str]:
-        """Of each sample the recording it is a frame of; its image where images are no recordings."""
+        """Return the recording of each sample, or its image where images are not frames of recordings."""
         return [sequence_of(image) for image in self.images]
 
 
 def result_of(annotations: Annotations, measured: Measured, card: Card, subject: dict[str, Any]) -> Result:
-    """Of the rows that have no problem; the others are listed."""
+    """Return the result of the rows without a problem; the others are listed in `left_out`."""
     fine = np.flatnonzero([not problem for problem in measured.problem])
     left_out = [
         {"row": int(row), "image": annotations.image[row], "reason": why}
@@ -66,7 +66,7 @@ def result_of(annotations: Annotations, measured: Measured, card: Card, subject:
 
 
 def content(result: Result, output: Path, npz: Path) -> dict[str, Any]:
-    """The JSON, to be written to `output`."""
+    """Return the JSON that is written to `output`."""
     scores = result.scores
     return {
         "format": FORMAT,
@@ -85,7 +85,7 @@ def content(result: Result, output: Path, npz: Path) -> dict[str, Any]:
 
 
 def per_joint(scores: Scores) -> dict[str, dict[str, float]]:
-    """Mean error of each joint, mm, before and after alignment."""
+    """Return the mean error of each joint, mm, before and after alignment."""
     if scores.pose is None:
         return {}
     means = [np.nanmean(errors, 0).tolist() for errors in (scores.pose.joint_mm, scores.pose.pa_joint_mm)]
@@ -96,12 +96,12 @@ def per_joint(scores: Scores) -> dict[str, dict[str, float]]:
 
 
 def per_sequence(result: Result) -> list[dict[str, Any]]:
-    """The numbers of each recording of several frames; none if images are no recordings."""
+    """Return the numbers of each recording; an empty list if images are not frames of recordings."""
     names = result.sequences
     rows: dict[str, list[int]] = {}
     for place, name in enumerate(names):
         rows.setdefault(name, []).append(place)
-    if len(rows) == len(set(result.images)):  # several people in an image are no recording
+    if len(rows) == len(set(result.images)):  # several people in one image do not make a recording
         return []
     return [
         {"sequence": name, "samples": len(places), **result.scores.take(np.array(places)).metrics()}
@@ -150,7 +150,7 @@ def write_result(result: Result, measured: Measured, output: Path, npz: Path) ->
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A result's JSON. StageError if it is none."""
+    """Read a result's JSON. StageError if the file is not a result."""
     try:
         found = json.loads(path.read_text())
     except FileNotFoundError:
@@ -164,13 +164,13 @@ def read_json(path: Path) -> dict[str, Any]:
         raise StageError(f"result {path}: not a result of `spin-pipe eval`")
     if found["version"] != VERSION:
         raise StageError(
-            f"result {path}: of version {found['version']}, expected {VERSION}; measure it again"
+            f"result {path}: version {found['version']}, expected {VERSION}; run `spin-pipe eval` again"
         )
     return found
 
 
 def read_result(path: Path) -> Result:
-    """A result, with what was measured of each sample. StageError if it is none, or its .npz is another's."""
+    """Read a result with each sample's measurements. StageError if it is not a result, or its .npz is another result's."""
     found = read_json(path)
     npz = path.parent / str(found["npz"])
     try:
@@ -179,7 +179,7 @@ def read_result(path: Path) -> Result:
         card = found["card"]
         if str(arrays["frames_sha256"]) != card["frames"]["sha256"]:
             raise StageError(
-                f"result {path}: {npz.name} is of other frames; keep the two files of a result together"
+                f"result {path}: {npz.name} belongs to other frames; keep the two files of a result together"
             )
         rows, count = arrays["rows"][arrays["measured"]], int(found["samples"])
         joints = tuple(H36M_NAMES.index(name) for name in card.get("joints", H36M_NAMES))
@@ -191,12 +191,14 @@ def read_result(path: Path) -> Result:
     except FileNotFoundError:
         raise StageError(f"result {path}: its {npz.name} is missing; keep the two files together") from None
     except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, KeypointError) as error:
-        raise StageError(f"result {path}: {npz.name} is not what was measured ({error})") from error
+        raise StageError(
+            f"result {path}: {npz.name} does not belong to it or is damaged ({error}); run `spin-pipe eval` again"
+        ) from error
     return Result(found["dataset"], card, found["subject"], rows, images, scores, found["left_out"])
 
 
 def table(results: Sequence[tuple[str, int, dict[str, float]]]) -> list[str]:
-    """Lines for a terminal: a column a result (name, samples, numbers), a row each number that any has."""
+    """Return lines for a terminal: a column for each result (name, samples, numbers), a row for each number."""
     rows = [["", *(name for name, _, _ in results)], ["samples", *(str(count) for _, count, _ in results)]]
     for name, metric in METRICS.items():
         values = [numbers.get(name) for _, _, numbers in results]
@@ -207,7 +209,7 @@ def table(results: Sequence[tuple[str, int, dict[str, float]]]) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells in columns, the first to the left, the others to the right."""
+    """Align cells in columns, the first one left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
         "  ".join(

@@ -1,4 +1,4 @@
-"""What is measured: a checkpoint, the fits of a store, or a result file that somebody else wrote."""
+"""The subjects of evaluation: a checkpoint, the fits of a store, or a result file."""
 
 from __future__ import annotations
 
@@ -28,12 +28,17 @@ if TYPE_CHECKING:
 RESULT_FILE = (
     "an evaluation's result .npz with pred_joints (n, 17, 3), pose (n, 72), betas (n, 10), camera (n, 3)"
 )
-_OPTIONAL = ("rows", "measured", "images", "dataset")  # beyond the published ones, in files of ours
+_OPTIONAL = (
+    "rows",
+    "measured",
+    "images",
+    "dataset",
+)  # additional keys of the files that `spin-pipe eval` writes
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Bodies to be measured: a checkpoint's file, or the bodies themselves, of `rows` (None: any). `about`: whose they are."""
+    """Bodies to measure: a checkpoint's file, or the bodies themselves, of `rows` (None: any). `about`: their origin."""
 
     bodies: Path | StoredBodies
     about: dict[str, Any]
@@ -41,7 +46,10 @@ class Subject:
 
 
 def checkpoint_subject(checkpoint: Path) -> Subject:
-    """ModelFileError if it is no checkpoint, or of another network: better said here than by every worker."""
+    """Return a checkpoint as subject.
+
+    ModelFileError if it is not a checkpoint, or of another network: it is raised here so that not every worker reports it.
+    """
     loaded = load_checkpoint(checkpoint)
     network_from_checkpoint(loaded, str(checkpoint))
     about = {
@@ -56,7 +64,10 @@ def checkpoint_subject(checkpoint: Path) -> Subject:
 
 
 def fits_subject(data: DataFolder, annotations: Annotations, tag: str | None) -> Subject:
-    """The best fits there are, or those of a tag. StageError if there are none; StoreError if there is no store, or tag."""
+    """Return the best fits, or those of a tag, as subject.
+
+    StageError if there are no fits; StoreError if there is no store, or no such tag.
+    """
     name = annotations.name
     store = open_fits(data.fits(name), load_body(data.body), annotations)
     fits = (store if tag is None else store.at(tag)).get(np.arange(len(annotations)))
@@ -75,9 +86,9 @@ def fits_subject(data: DataFolder, annotations: Annotations, tag: str | None) ->
 
 
 def result_subject(file: Path, annotations: Annotations) -> Subject:
-    """Somebody's result, of all rows of the data set in their order, as published; or a file of ours.
+    """Return a result file as subject: a published one, with all rows of the data set in order, or one of `spin-pipe eval`.
 
-    ExchangeError if it is none, StageError if it is of another data set.
+    ExchangeError if it is not a result, StageError if it belongs to another data set.
     """
     names = ("pred_joints", "pose", "betas", "camera")
     found = read_arrays(file, names + _OPTIONAL, RESULT_FILE)
@@ -88,8 +99,8 @@ def result_subject(file: Path, annotations: Annotations) -> Subject:
     count = len(found["pose"]) if found["pose"].ndim else 0
     if count != len(rows):
         raise StageError(
-            f"{file}: {count} rows, but data set {annotations.name} has {len(annotations)}; it is a result of another "
-            "data set, or of other frames"
+            f"{file}: {count} rows, but data set {annotations.name} has {len(annotations)}; it belongs to another "
+            "data set, or to other frames"
         )
     measured = found.get("measured", np.ones(count, bool)).astype(bool)
     _check_frames(file, found, rows, measured, annotations)
@@ -109,15 +120,15 @@ def result_subject(file: Path, annotations: Annotations) -> Subject:
 def _check_frames(
     file: Path, found: dict[str, np.ndarray], rows: np.ndarray, measured: np.ndarray, annotations: Annotations
 ) -> None:
-    """A file that says which frames it is of must be of these."""
+    """Raise StageError if the file names other frames than these."""
     fits = rows.dtype.kind in "iu" and rows.ndim == 1 and measured.shape == rows.shape
     if not fits or (len(rows) and not (rows.min() >= 0 and rows.max() < len(annotations))):
-        whose = f"; it is of data set {found['dataset']}" if "dataset" in found else ""
+        whose = f"; it belongs to data set {found['dataset']}" if "dataset" in found else ""
         raise StageError(
             f"{file}: its rows are not rows of data set {annotations.name}, which has {len(annotations)}{whose}"
         )
     if len(np.unique(rows)) != len(rows) or (np.diff(rows) < 0).any():
-        raise StageError(f"{file}: its rows are not in order, each once")
+        raise StageError(f"{file}: its rows are not in ascending order, or a row appears twice")
     if "images" not in found:
         return
     theirs = [str(image) for image in found["images"].tolist()]
@@ -126,6 +137,6 @@ def _check_frames(
         at = next((i for i, (a, b) in enumerate(zip(theirs, ours)) if a != b), min(len(theirs), len(ours)))
         shown = theirs[at] if at < len(theirs) else "nothing"
         raise StageError(
-            f"{file}: is of other frames than data set {annotations.name} (first: {shown!r} where the data set has "
+            f"{file}: has other frames than data set {annotations.name} (first: {shown!r} where the data set has "
             f"{ours[at] if at < len(ours) else 'nothing'!r})"
         )

@@ -1,4 +1,4 @@
-"""What is true of a data set's people: joints, bodies, masks and parts."""
+"""The truth about a data set's people: joints, bodies, masks and parts."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int, UInt8
 
 PosedTruth = tuple["Int[np.ndarray, ' k']", MeshOutput]
-"""Places in a list of rows, and the bodies of these, posed."""
+"""Indices into a list of rows, and the posed bodies at these."""
 _OF_SUPERSET = np.array(JOINTS.h36m) - JOINTS.superset.start
 
 
 @dataclass(frozen=True)
 class Known:
-    """Of which rows what is known."""
+    """For each kind of truth, the rows for which it is known."""
 
-    joints: Bool[np.ndarray, " n"]  # by the data set itself
+    joints: Bool[np.ndarray, " n"]  # given by the data set itself
     body: Bool[np.ndarray, " n"]
     mask: Bool[np.ndarray, " n"]
     part: Bool[np.ndarray, " n"]
@@ -53,10 +53,10 @@ def known(annotations: Annotations) -> Known:
 
 
 def true_body_files(data: DataFolder, annotations: Annotations, *, neutral: bool) -> dict[str, Path]:
-    """By gender, the body that the rows' pose and betas belong to.
+    """Return for each gender the body file that the rows' pose and betas belong to.
 
-    Bodies of 3DPW are SMPL's female and male ones. StageError if one is needed that is not in the data folder; `neutral`
-    measures against the body in use instead. The open body has no genders.
+    3DPW's bodies are SMPL's female and male ones. StageError if a needed one is not in the data folder. With `neutral`, the
+    body in use is taken instead. The open body has no genders.
     """
     genders = {g for g, has in zip(annotations.gender, annotations.has_smpl) if has}
     files = dict.fromkeys(genders, data.body)
@@ -68,14 +68,14 @@ def true_body_files(data: DataFolder, annotations: Annotations, *, neutral: bool
         if not found:
             raise StageError(
                 f"data set {annotations.name}: its true bodies are {gender} ones; put {names[0].name} into {data.root}, "
-                "or measure against the neutral body with --truth-gender neutral, which gives other numbers"
+                "or use the neutral body with --truth-gender neutral, which gives other numbers"
             )
         files[gender] = found[0]
     return files
 
 
 class Truth:
-    """Looks up what is true. `bodies`: of each gender, the body that true poses are put on, on the device."""
+    """Looks up the truth. `bodies`: for each gender, the body that true poses are applied to, on the device."""
 
     def __init__(self, annotations: Annotations, bodies: dict[str, BodyMesh], device: torch.device) -> None:
         self.annotations, self.known, self.device = annotations, known(annotations), device
@@ -84,7 +84,7 @@ class Truth:
     def joints17_m(
         self, rows: Int[np.ndarray, " n"], bodies: list[PosedTruth]
     ) -> Float[np.ndarray, "n 17 3"]:
-        """Human3.6M's joints: the data set's own, else those of the true `bodies`. NaN where neither is known."""
+        """Return Human3.6M's joints: the data set's own, else those of the true `bodies`. NaN where neither is known."""
         a = self.annotations
         out = np.full((len(rows), 17, 3), np.nan)
         own, superset = a.has_joints17[rows], self.known.joints[rows] & ~a.has_joints17[rows]
@@ -96,7 +96,7 @@ class Truth:
         return out
 
     def bodies(self, rows: Int[np.ndarray, " n"]) -> list[PosedTruth]:
-        """The true bodies that are known, a gender at a time."""
+        """Return the known true bodies, one entry for each gender."""
         a, out = self.annotations, []
         for gender, mesh in self.bodies_of.items():
             at = np.flatnonzero([self.known.body[row] and a.gender[row] == gender for row in rows])
@@ -107,11 +107,11 @@ class Truth:
         return out
 
     def mask(self, row: int) -> UInt8[np.ndarray, "H W"]:
-        """1 where the person is. ImageError if the picture can't be read."""
+        """Return the mask, 1 inside the person. ImageError if the picture cannot be read."""
         return (self._picture(self.annotations.mask[row]) > 0).astype(np.uint8)
 
     def part(self, row: int) -> UInt8[np.ndarray, "H W"]:
-        """Labels 0 to 6, 255 undecided. ImageError if the picture can't be read."""
+        """Return part labels 0 to 6, 255 for undecided. ImageError if the picture cannot be read."""
         return self._picture(self.annotations.part[row])
 
     def _picture(self, name: str) -> UInt8[np.ndarray, "H W"]:

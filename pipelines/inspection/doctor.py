@@ -24,7 +24,7 @@ MIN_DISK_GB = 2
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the answer. What is essential makes the command fail when it falls short."""
+    """One line of the report. An essential check that falls short makes the command fail."""
 
     name: str
     ok: bool
@@ -108,7 +108,7 @@ def own_package(name: str) -> Check:
 
 
 def _is_ours(package: Path) -> bool:
-    """Whether the folder is part of this project, be it another copy: the three packages stand side by side."""
+    """Whether the folder is part of this project, be it another copy: the three packages are in one folder."""
     return package.parent.resolve() == ROOT or (
         (package.parent / "pipelines" / "inspection" / "doctor.py").exists()
         and (package.parent / "spin" / "fitting").is_dir()

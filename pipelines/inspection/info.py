@@ -1,4 +1,4 @@
-"""What there is: data sets, their fits, runs, and the body in use; one data set in detail; one sample with its picture."""
+"""Data sets, their fits, runs, and the body in use; one data set in detail; one sample with its picture."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from store.fits.records import Fits, Source, StartKind
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """A data set in numbers. `problem` says why the rest is not known, if its file can't be read."""
+    """A data set in numbers. If its file cannot be read, `problem` holds the reason and the numbers are zero."""
 
     name: str
     problem: str = ""
@@ -53,7 +53,7 @@ class DatasetInfo:
 
 
 def dataset_info(data: DataFolder, name: str) -> DatasetInfo:
-    """A damaged file is a problem that is told, not an error: there are others to be told of."""
+    """Return a data set's numbers. A damaged file is reported in them, not raised, so that the other data sets are shown."""
     try:
         a = Annotations.read(data.annotations(name))
     except StoreError as error:
@@ -91,7 +91,7 @@ def dataset_info(data: DataFolder, name: str) -> DatasetInfo:
 
 
 def overview(data: DataFolder, log_dir: Path) -> dict[str, Any]:
-    """Body, prior, every data set, and the runs, as plain values."""
+    """Return body, prior, every data set, and the runs, as JSON values."""
     runs = []
     for path in sorted(log_dir.glob("*/config.json")):
         checkpoint = RunFolder(path.parent).latest_checkpoint()
@@ -106,7 +106,7 @@ def overview(data: DataFolder, log_dir: Path) -> dict[str, Any]:
 
 
 def details(data: DataFolder, name: str) -> dict[str, Any]:
-    """A data set's numbers, how often each joint is known, box sides, and what read it. StoreError if it can't be read."""
+    """Return a data set's numbers, the share of each known joint, box sides, and provenance. StoreError if unreadable."""
     a = Annotations.read(data.annotations(name))
     known = (a.keypoints_px[..., 2] > 0).mean(0)
     sides = 200 * np.percentile(a.scale.astype(np.float64), (0, 5, 50, 95, 100)) if len(a) else np.zeros(5)
@@ -119,7 +119,7 @@ def details(data: DataFolder, name: str) -> dict[str, Any]:
 
 
 def _packed(data: DataFolder, name: str) -> dict[str, Any] | str | None:
-    """What packing cost and saved; None if nothing is packed, a text if the file is damaged."""
+    """Return the summary of packing; None if nothing is packed, a text if the file is damaged."""
     if not data.crops(name).is_file():
         return None
     try:
@@ -133,7 +133,7 @@ class _Sample:
     annotations: Annotations
     row: int
     fit: Fits | None  # of this row alone; None if there is none
-    without: str  # why not
+    without: str  # why there is no fit
 
 
 def _sample(data: DataFolder, name: str, row: int) -> _Sample:
@@ -150,13 +150,13 @@ def _sample(data: DataFolder, name: str, row: int) -> _Sample:
 
 
 def sample_info(data: DataFolder, name: str, row: int) -> dict[str, Any]:
-    """One sample's numbers. UsageError if there is no such sample."""
+    """Return one sample's numbers. UsageError if there is no such sample."""
     found = _sample(data, name, row)
     a, fit = found.annotations, found.fit
     seen = {
-        joint: [round(float(v), 3) for v in place]
-        for joint, place in zip(JOINTS.names, a.keypoints_px[row])
-        if place[2] > 0
+        joint: [round(float(v), 3) for v in keypoint]
+        for joint, keypoint in zip(JOINTS.names, a.keypoints_px[row])
+        if keypoint[2] > 0
     }
     out: dict[str, Any] = {
         "dataset": name,
@@ -186,7 +186,7 @@ def sample_info(data: DataFolder, name: str, row: int) -> dict[str, Any]:
 
 
 def write_picture(data: DataFolder, name: str, row: int, out: Path) -> None:
-    """Keypoints over the photograph; where there is a fit, its body over it and from the side as well."""
+    """Draw keypoints over the photograph and, where there is a fit, its body over it and from the side."""
     found = _sample(data, name, row)
     photograph = panels.cut_photograph(found.annotations, row)
     pictures = [panels.with_keypoints(photograph, found.annotations, row)]
@@ -198,7 +198,7 @@ def write_picture(data: DataFolder, name: str, row: int, out: Path) -> None:
         pictures.append(panels.from_the_side(vertices, mesh.faces, camera))
     ok, encoded = cv2.imencode(".png", np.hstack(pictures)[..., ::-1])
     if not ok or out.is_dir():
-        raise StageError(f"{out}: can't be written as a picture")
+        raise StageError(f"{out}: cannot be written as a picture")
     out.parent.mkdir(parents=True, exist_ok=True)
     write_file(out, encoded.tobytes())
 

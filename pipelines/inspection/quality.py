@@ -1,4 +1,4 @@
-"""How good the fits of a data set are: verdicts in words, percentiles, starts; and the same sample by sample, as a table."""
+"""The quality of a data set's fits: verdicts in words, percentiles, starts; and a table with a row for each sample."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CSV_COLUMNS = (
 
 @dataclass(frozen=True)
 class Quality:
-    """The fits of a data set in one state of its store, and what is to be said of each sample.
+    """The fits of a data set in one state of its store, and the verdict of each sample.
 
     `verdicts`: of each fit in words; of a sample without one, why. `problems`: what could not be read, a line each.
     """
@@ -53,9 +53,9 @@ class Quality:
 
 
 def measure_quality(data: DataFolder, dataset: str, *, tag: str | None = None) -> Quality:
-    """Reads the store's newest state, or a tagged one.
+    """Read the store's newest state, or a tagged one.
 
-    StageError if no sample has a fit, nor a reason why not; StoreError if the fits belong to another body or other
+    StageError if no sample has a fit or a reason for its absence; StoreError if the fits belong to another body or other
     annotations, or there is no such tag.
     """
     annotations = Annotations.read(data.annotations(dataset))
@@ -82,7 +82,7 @@ def measure_quality(data: DataFolder, dataset: str, *, tag: str | None = None) -
 
 
 def as_text(quality: Quality) -> str:
-    """The table for a person: how many of each verdict, percentiles over the samples with a fit, which starts won."""
+    """Return the table for a terminal: counts of verdicts, percentiles over the samples with a fit, which starts won."""
     samples, fitted = len(quality.annotations), quality.fitted
     lines = [f"{quality.annotations.name}: {samples} samples, fits {quality.state}", *_verdict_lines(quality)]
     if fitted.any():
@@ -120,7 +120,7 @@ def _percentile_lines(fits: Fits, score_rule: str) -> list[str]:
 
 
 def write_csv(quality: Quality, path: Path) -> None:
-    """One row a sample, in their order; what a sample without a fit does not have is empty. Whole or absent."""
+    """Write one row for each sample, in their order; cells that need a fit are empty without one. Complete or not at all."""
 
     def fill(handle: BinaryIO) -> str:
         text = io.TextIOWrapper(handle, encoding="utf-8", newline="")

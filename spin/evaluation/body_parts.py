@@ -1,7 +1,7 @@
-"""Which of the six body parts a point of the surface belongs to, by UPi-S1h's labels.
+"""The body part of each point of the surface: one of six, with UPi-S1h's labels.
 
-Parts come from the body's skinning weights, or from SPIN's vertex_texture.npy and cube_parts.npy where they are given: a colour
-for every point of every face, and a label for every colour.
+Parts come from the body's skinning weights, or from SPIN's vertex_texture.npy and cube_parts.npy where they are present: a
+colour for every point of every face, and a label for every colour.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ class SurfaceParts(Protocol):
     def labels(
         self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]
     ) -> UInt8[np.ndarray, " n"]:
-        """1 to 6; 0 where the surface has no part. `barycentric` weighs each face's corners."""
+        """Return labels 1 to 6, and 0 where the surface has no part. `barycentric`: the weights of each face's corners."""
         ...
 
 
 class SkinnedParts:
-    """The part of the face's nearest corner, which is the part whose bones move that vertex most."""
+    """Gives a point the part of the face's nearest corner: the part whose bones move that vertex most."""
 
     source = "skinning weights (nearest vertex)"
 
@@ -52,10 +52,10 @@ class SkinnedParts:
 
 
 class TexturedParts:
-    """SPIN's: a face's colours are blended, and the blend is looked up, as its renderer does (Kato et al., CVPR 2018).
+    """SPIN's parts: a face's colours are blended, and the blend is looked up, as its renderer does (Kato et al., CVPR 2018).
 
-    A texture is (F, T, T, T, 3): of each face colours in [0, 1] over the three barycentric weights. The cube is (101, 101, 101)
-    or larger: a label for each colour in steps of 0.01.
+    A texture is (F, T, T, T, 3): for each face, colours in [0, 1] over the three barycentric weights. The cube is
+    (101, 101, 101) or larger: a label for each colour in steps of 0.01.
     """
 
     source = f"{TEXTURE_FILE} and {CUBE_FILE}"
@@ -67,9 +67,9 @@ class TexturedParts:
         self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]
     ) -> UInt8[np.ndarray, " n"]:
         last = self._texture.shape[1] - 1
-        place = np.clip(np.asarray(barycentric, np.float32) * last, 0, last)
-        low = np.minimum(place.astype(int), max(last - 1, 0))
-        share = place - low
+        position = np.clip(np.asarray(barycentric, np.float32) * last, 0, last)
+        low = np.minimum(position.astype(int), max(last - 1, 0))
+        share = position - low
         colour = np.zeros((len(face), 3), np.float32)
         for corner in np.ndindex(2, 2, 2):
             weight = np.where(corner, share, 1 - share).prod(1)
@@ -79,23 +79,25 @@ class TexturedParts:
 
 
 def surface_parts(body: BodyData, folder: Path | None) -> SurfaceParts:
-    """SPIN's parts if its files lie in the folder, else those of the body. BodyFileError if they are not of this body."""
+    """Return SPIN's parts if its files are in the folder, else those of the body. BodyFileError if they do not fit the body."""
     files = [] if folder is None else [folder / TEXTURE_FILE, folder / CUBE_FILE]
-    there = [file for file in files if file.is_file()]
-    if not there:
+    present = [file for file in files if file.is_file()]
+    if not present:
         return SkinnedParts(body)
-    if len(there) == 1:
-        missing = next(file for file in files if file not in there)
-        raise BodyFileError(f"{there[0]} is there, but not {missing}; body parts need both, or neither")
+    if len(present) == 1:
+        missing = next(file for file in files if file not in present)
+        raise BodyFileError(
+            f"{present[0]} exists, but {missing} does not; body parts need both files, or neither"
+        )
     texture, cube = (_read(file) for file in files)
     texture = texture[0] if texture.ndim == 6 and len(texture) == 1 else texture
     side = texture.shape[1] if texture.ndim == 5 else 0
     if texture.shape != (len(body.faces), side, side, side, 3) or not side:
         raise BodyFileError(
-            f"{files[0]}: has shape {texture.shape}, expected ({len(body.faces)}, T, T, T, 3), of the faces of {body.name}"
+            f"{files[0]}: has shape {texture.shape}, expected ({len(body.faces)}, T, T, T, 3) for the faces of {body.name}"
         )
     if not (np.isfinite(texture).all() and texture.min() >= 0 and texture.max() <= 1):
-        raise BodyFileError(f"{files[0]}: holds what is no colour, expected 0 to 1")
+        raise BodyFileError(f"{files[0]}: has values that are not colours, expected 0 to 1")
     if cube.ndim != 3 or min(cube.shape) <= _COLOURS or not np.isin(cube, range(len(PARTS) + 1)).all():
         raise BodyFileError(
             f"{files[1]}: has shape {cube.shape}, values {cube.min()} to {cube.max()}; expected (101, 101, 101), labels 0 to 6"

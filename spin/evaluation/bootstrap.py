@@ -1,4 +1,4 @@
-"""How far a number could be off because other samples might have been drawn: bootstrap intervals (Efron 1979), percentiles."""
+"""The uncertainty of a number from the choice of samples: bootstrap percentile intervals (Efron 1979)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DRAWS = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A number, and between which two it lies in a share of resamplings."""
+    """A number, and the bounds that hold it in a share of resamplings."""
 
     value: float
     low: float
@@ -26,7 +26,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Compared:
-    """A number of two results, and the difference second - first; `below_zero`: in which share of resamplings it is."""
+    """A number of two results, and the difference second - first; `below_zero`: its share of resamplings below zero."""
 
     first: Interval
     second: Interval
@@ -37,9 +37,9 @@ class Compared:
 def resampled(
     scores: Scores, groups: Int[np.ndarray, " N"], *, seed: int, draws: int = DRAWS
 ) -> dict[str, Float[np.ndarray, " draws"]]:
-    """Each number of `draws` resamplings. Samples of one group are drawn together, as many groups as there are.
+    """Return each number of `draws` resamplings. Each draws as many groups as there are; a group's samples are drawn together.
 
-    The same seed and groups draw the same samples, so numbers of two results of the same samples are paired.
+    The same seed and groups draw the same samples, so that numbers of two results of the same samples are paired.
     """
     parts = summable(scores)
     number = int(groups.max()) + 1 if len(groups) else 0
@@ -58,7 +58,7 @@ def resampled(
 
 
 def interval(value: float, draws: Float[np.ndarray, " d"], level: float = 0.95) -> Interval:
-    """The percentile interval of a number; draws that are no number (no sample that knows it) are left out."""
+    """Return the percentile interval of a number. Draws that are not finite (no sample has a value) are ignored."""
     known = draws[np.isfinite(draws)]
     if not len(known):
         return Interval(value, float("nan"), float("nan"))
@@ -76,7 +76,7 @@ def compare(
     seed: int,
     draws: int = DRAWS,
 ) -> dict[str, Compared]:
-    """Each number that both have, with 95 % intervals. Paired: the samples are the same, and are drawn together."""
+    """Return each number that both have, with 95 % intervals. Paired: the samples are the same and are drawn together."""
     a = resampled(first, first_groups, seed=seed, draws=draws)
     b = resampled(second, second_groups, seed=seed if paired else seed + 1, draws=draws)
     values = first.metrics(), second.metrics()

@@ -1,6 +1,6 @@
 """Errors between predicted and true points, one per sample, in float64.
 
-Points are in metres, errors in millimetres (2D: pixels). A point that is not a number raises KeypointError.
+Points are in metres, errors in millimetres (2D: pixels). A point that is not finite raises KeypointError.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ AUC_STEP_MM = 5.0
 def mpjpe_mm(
     predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
 ) -> Float[np.ndarray, " N"]:
-    """Mean distance over the joints of each sample, as they are: centre them first (see `protocols`)."""
+    """Return the mean distance over the joints of each sample, without alignment: centre them first (see `protocols`)."""
     return joint_errors_mm(predicted_m, true_m).mean(1)
 
 
 def joint_errors_mm(
     predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
 ) -> Float[np.ndarray, "N J"]:
-    """Distance of each joint, as they are."""
+    """Return the distance of each joint, without alignment."""
     predicted, true = _checked(predicted_m, true_m, 3)
     return MM_PER_M * np.linalg.norm(predicted - true, axis=-1)
 
@@ -39,26 +39,26 @@ def joint_errors_mm(
 def pa_mpjpe_mm(
     predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
 ) -> Float[np.ndarray, " N"]:
-    """Mean distance over the joints of each sample, after its best similarity ("reconstruction error")."""
+    """Return the mean distance over the joints of each sample after its best similarity ("reconstruction error")."""
     return mpjpe_mm(procrustes_align(predicted_m, true_m), true_m)
 
 
 def per_vertex_error_mm(
     predicted_m: Float[np.ndarray, "N V 3"], true_m: Float[np.ndarray, "N V 3"]
 ) -> Float[np.ndarray, " N"]:
-    """Mean distance over the vertices of each sample, as they are."""
+    """Return the mean distance over the vertices of each sample, without alignment."""
     return mpjpe_mm(predicted_m, true_m)
 
 
 def pck(errors_mm: Float[np.ndarray, "N J"], threshold_mm: float = PCK_MM) -> Float[np.ndarray, " N"]:
-    """Share of each sample's joints that are nearer than the threshold, in percent (3DPCK; Mehta et al., 3DV 2017)."""
+    """Return the share of each sample's joints nearer than the threshold, in percent (3DPCK; Mehta et al., 3DV 2017)."""
     return 100.0 * (np.asarray(errors_mm) < threshold_mm).mean(-1)
 
 
 def auc(errors_mm: Float[np.ndarray, "N J"]) -> Float[np.ndarray, " N"]:
-    """Mean of PCK over the thresholds 0, 5, …, 150 mm, in percent, as the data set's own script takes it: 0 mm included."""
+    """Return the mean of PCK over the thresholds 0, 5, …, 150 mm, in percent. 0 mm is included, as in the data set's script."""
     thresholds = np.arange(0.0, PCK_MM + AUC_STEP_MM / 2, AUC_STEP_MM)
-    # How many thresholds an error lies under, of all: the first that does is the next above it.
+    # The number of thresholds above an error; the first of them is the next larger one.
     under = len(thresholds) - np.searchsorted(thresholds, np.asarray(errors_mm), side="right")
     return 100.0 * under.mean(-1) / len(thresholds)
 
@@ -68,9 +68,9 @@ def error_2d_px(
     true_px: Float[np.ndarray, "N J 2"],
     confidence: Float[np.ndarray, "N J"],
 ) -> Float[np.ndarray, " N"]:
-    """Mean distance over the keypoints of each sample, weighted by confidence; NaN where none has any.
+    """Return the mean distance over the keypoints of each sample, weighted by confidence; NaN where all confidences are 0.
 
-    What a keypoint without confidence holds does not matter.
+    The position of a keypoint with confidence 0 is ignored.
     """
     weight = np.asarray(confidence, np.float64)
     if weight.shape != np.shape(true_px)[:2] or not np.isfinite(weight).all() or (weight < 0).any():
@@ -86,9 +86,9 @@ def error_2d_px(
 def procrustes_align(
     predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
 ) -> Float[np.ndarray, "N J 3"]:
-    """Each predicted set moved by the rotation, scale and translation that bring it closest to the true one.
+    """Move each predicted set by the rotation, scale and translation that bring it closest to the true one.
 
-    Least squares (Umeyama, PAMI 1991); reflections are excluded. Coinciding points go to the true centre.
+    Least squares (Umeyama, PAMI 1991); reflections are excluded. Points that coincide move to the true centre.
     """
     predicted, true = _checked(predicted_m, true_m, 3)
     return align(torch.from_numpy(predicted), torch.from_numpy(true)).numpy()
@@ -106,7 +106,7 @@ def _checked(predicted: object, true: object, dimensions: int) -> tuple[np.ndarr
         wrong = np.flatnonzero(~np.isfinite(array).all((1, 2)))
         if wrong.size:
             raise KeypointError(
-                f"{name} points of {wrong.size} of {len(array)} samples are not numbers "
-                f"(first: sample {wrong[0]}); leave those samples out and say so"
+                f"{name} points of {wrong.size} of {len(array)} samples are not finite "
+                f"(first: sample {wrong[0]}); remove those samples and report them"
             )
     return pair

@@ -1,8 +1,8 @@
-"""The best similarity between sets of points, all of them in one call, on any device.
+"""The best similarity between sets of points, for all sets in one call, on any device.
 
 A batched SVD of 3 × 3 matrices calls LAPACK (or cuSOLVER) once a matrix, which takes longer than all the rest. Here the best
-rotation is computed in closed form, a few sums and products of numbers that lie side by side; the few matrices that are too
-near to having no unique best rotation get their SVD.
+rotation is computed in closed form, as a few sums and products over contiguous numbers; the few matrices whose best
+rotation is nearly not unique use the SVD.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-_NEWTON_STEPS = 12  # it converges quadratically, from a bound that is seldom off by half
+_NEWTON_STEPS = 12  # convergence is quadratic, and the first bound is rarely off by half
 _AT_ONCE = 2048  # sets whose numbers stay in a core's cache
 _UNIQUE = 1e-2
 """How unique a best rotation must be for the closed form, ζ / λ³ below: its error is then under 1e-11. People are near 0.1."""
@@ -36,9 +36,9 @@ class Similarity:
 
 
 def similarity(points_m: Float[Tensor, "N J 3"], target_m: Float[Tensor, "N J 3"]) -> Similarity:
-    """What brings each set of points closest to its target in the sum of squares (Umeyama, PAMI 1991).
+    """Return the similarity that brings each set of points closest to its target in least squares (Umeyama, PAMI 1991).
 
-    Reflections are excluded. Where all points coincide the scale is 0. Give numbers, in float64.
+    Reflections are excluded. Where all points coincide, the scale is 0. Points must be finite and float64.
     """
     p, t = _columns(points_m), _columns(target_m)
     scale, rotation = _best(p - p.mean(1, keepdim=True), t - t.mean(1, keepdim=True))
@@ -48,7 +48,7 @@ def similarity(points_m: Float[Tensor, "N J 3"], target_m: Float[Tensor, "N J 3"
 
 
 def align(points_m: Float[Tensor, "N J 3"], target_m: Float[Tensor, "N J 3"]) -> Float[Tensor, "N J 3"]:
-    """Each set of points moved by its best similarity (see `similarity`)."""
+    """Move each set of points by its best similarity (see `similarity`)."""
     out = torch.empty_like(points_m)
     for points, target, moved in zip(*(x.split(_AT_ONCE) for x in (points_m, target_m, out))):
         p, t = _columns(points), _columns(target)
@@ -68,7 +68,7 @@ def _columns(points_m: Float[Tensor, "N J 3"]) -> Float[Tensor, "3 J N"]:
 def _best(
     p: Float[Tensor, "3 J N"], t: Float[Tensor, "3 J N"]
 ) -> tuple[Float[Tensor, " N"], Float[Tensor, "3 3 N"]]:
-    """Scale and rotation of centred points."""
+    """Return scale and rotation of centred points."""
     b = torch.stack([(row * column).sum(0) for row in t for column in p]).view(3, 3, -1)
     spread = p.square().sum((0, 1))
     rotation = best_rotation(b, (spread + t.square().sum((0, 1))) / 2)
@@ -77,15 +77,15 @@ def _best(
 
 
 def best_rotation(b: Float[Tensor, "3 3 N"], bound: Float[Tensor, " N"]) -> Float[Tensor, "3 3 N"]:
-    """The rotation R that makes trace(Rᵀ B) largest, of each matrix (Markley's FOAM, J. Astronautical Sciences 1993).
+    """Return the rotation R that maximises trace(Rᵀ B) for each matrix (Markley's FOAM, J. Astronautical Sciences 1993).
 
-    `bound`: nowhere below that trace. Where several rotations are as good (points on a line), one of them.
+    `bound`: an upper bound of that trace. If several rotations are equally good (points on a line), one of them.
     """
     adjoint = torch.stack(  # rows are cross products of B's rows: the transposed adjugate
         [torch.linalg.cross(b[(i + 1) % 3], b[(i + 2) % 3], dim=0) for i in range(3)]
     )
     square, determinant = b.square().sum((0, 1)), (b[0] * adjoint[0]).sum(0)
-    # λ, the largest trace: the largest root of (λ² − |B|²)² − 8 λ det B − 4 |adj B|², which Newton's method nears from above.
+    # λ, the largest trace, is the largest root of (λ² − |B|²)² − 8 λ det B − 4 |adj B|²; Newton's method descends to it.
     constant = 4 * adjoint.square().sum((0, 1))
     largest = torch.minimum(bound, (3 * square).sqrt())
     for _ in range(_NEWTON_STEPS):
@@ -107,6 +107,6 @@ def best_rotation(b: Float[Tensor, "3 3 N"], bound: Float[Tensor, " N"]) -> Floa
 def _by_svd(b: Float[Tensor, "N 3 3"]) -> Float[Tensor, "N 3 3"]:
     u, _, vt = torch.linalg.svd(b)
     sign = torch.ones_like(u[:, 0])
-    # The least significant axis is turned round where the best orthogonal map would be a reflection.
+    # The least significant axis is reversed where the best orthogonal map would be a reflection.
     sign[:, 2] = torch.det(u @ vt).sign()
     return (u * sign[:, None]) @ vt

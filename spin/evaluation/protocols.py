@@ -1,4 +1,4 @@
-"""How each benchmark's joints are compared, stated so that a number can be reproduced. docs/protocols.md has the sources."""
+"""How each benchmark compares joints, so that a number can be reproduced. docs/protocols.md has the sources."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from spin.joints import H36M_NAMES, H36M_TO_J14
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-# LSP's 14 joints, then what Human3.6M's 17 have besides: pelvis, spine, jaw (SPIN's H36M_TO_J17).
+# LSP's 14 joints, then the others of Human3.6M's 17: pelvis, spine, jaw (SPIN's H36M_TO_J17).
 H36M_TO_J17 = (*H36M_TO_J14, 0, 7, 9)
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Which of Human3.6M's 17 joints are compared, and what is aligned before.
+    """Which of Human3.6M's 17 joints are compared, and how poses are aligned first.
 
-    MPJPE: both poses are moved so that joint `pelvis` of the 17 lies at the origin; it is taken before the
-    joints are selected, so it need not be among them. PA-MPJPE: a similarity aligns the selected joints. `pck`: PCK and AUC
-    are measured too.
+    MPJPE: both poses are moved so that joint `pelvis` of the 17 is at the origin. This happens before the
+    joints are selected, so the pelvis need not be one of them. PA-MPJPE: a similarity aligns the selected joints.
+    `pck`: PCK and AUC are measured too.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Protocol:
         return tuple(H36M_NAMES[i] for i in self.joints)
 
     def card(self) -> dict[str, object]:
-        """What has to be known to compare a number with another, for people and for JSON."""
+        """Return what must be equal for two numbers to be comparable, as JSON values that people can read."""
         return {
             "name": self.name,
             "joints": list(self.joint_names),
@@ -67,9 +67,9 @@ PROTOCOLS = {
         H36M_J14,
     )
 }
-"""By the name of the data set. All others are measured by `H36M_J14`, unless another is asked for."""
+"""By the name of the data set. All others are measured by `H36M_J14`, unless another protocol is chosen."""
 ALIASES = {"mpi-inf-3dhp": "mpi-inf-3dhp-valid"}
-"""What the published option calls the evaluation sets, where `preprocess` calls them otherwise."""
+"""Published names of evaluation sets that have another name in `preprocess`."""
 
 
 def protocol_of(dataset: str) -> Protocol:
@@ -78,7 +78,7 @@ def protocol_of(dataset: str) -> Protocol:
 
 @dataclass(frozen=True)
 class PoseErrors:
-    """Errors of each joint of each sample (mm), as the protocol says: before and after alignment."""
+    """Errors of each joint of each sample (mm) by a protocol, before and after alignment."""
 
     joint_mm: Float[np.ndarray, "N J"]
     pa_joint_mm: Float[np.ndarray, "N J"]
@@ -97,7 +97,7 @@ def pose_errors(
     true17_m: Float[np.ndarray, "N 17 3"],
     protocol: Protocol = H36M_J14,
 ) -> PoseErrors:
-    """Errors of predicted joints by a protocol. KeypointError if one is not (N, 17, 3) or holds a NaN."""
+    """Return errors of predicted joints by a protocol. KeypointError if an array is not (N, 17, 3) or has a NaN."""
     predicted, true = (_centred(array, protocol) for array in (pred17_m, true17_m))
     aligned = procrustes_align(predicted, true)
     return PoseErrors(joint_errors_mm(predicted, true), joint_errors_mm(aligned, true))

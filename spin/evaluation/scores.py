@@ -1,6 +1,6 @@
-"""What was measured of each sample, and the numbers that become of it.
+"""The measurements of each sample, and the numbers computed from them.
 
-Every number is a function of sums over samples, so that it can be had of any selection or resampling of them at once.
+Every number is a function of sums over samples, so that it can be computed quickly for any selection or resampling.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Metric:
-    """How a number is called and printed."""
+    """How a number is named and printed."""
 
     label: str
     unit: str
@@ -53,7 +53,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class Scores:
-    """What was measured of N samples; None where the data set does not know it. A vertex error is NaN where it doesn't."""
+    """The measurements of N samples; None where the data set has no truth. A vertex error is NaN without a true body."""
 
     protocol: Protocol
     count: int
@@ -63,17 +63,17 @@ class Scores:
     part: PixelCounts | None = None
 
     def take(self, index: Int[np.ndarray, " k"]) -> Scores:
-        """Some of the samples."""
+        """Return the scores of some of the samples."""
         cut: Callable[[np.ndarray], np.ndarray] = lambda array: array[index]  # noqa: E731
         return _with(self.protocol, len(index), [_map(part, cut) for part in _parts(self)])
 
     def metrics(self) -> dict[str, float]:
-        """The numbers, by the names in `METRICS`; without those that no sample knows."""
+        """Return the numbers by the names in `METRICS`, without those that no sample has."""
         found = {name: float(finish(columns.sum(0))) for name, (columns, finish) in summable(self).items()}
         return {name: value for name, value in found.items() if self.count and np.isfinite(value)}
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What was measured of each sample, for an .npz."""
+        """Return the measurements of each sample for an .npz."""
         out: dict[str, np.ndarray] = {}
         if self.pose is not None:
             out |= {"joint_error_mm": self.pose.joint_mm, "pa_joint_error_mm": self.pose.pa_joint_mm}
@@ -91,7 +91,7 @@ class Scores:
 
     @classmethod
     def of_arrays(cls, protocol: Protocol, arrays: dict[str, np.ndarray], count: int) -> Scores:
-        """Back from `arrays`. KeyError or ValueError if they are not those of `count` samples."""
+        """Restore scores from `arrays`. KeyError or ValueError if they are not those of `count` samples."""
 
         def counts(name: str) -> PixelCounts | None:
             if f"{name}_counts" not in arrays:
@@ -111,7 +111,7 @@ class Scores:
 
 
 def concatenate(scores: Sequence[Scores]) -> Scores:
-    """Scores of all samples; one at least must be given."""
+    """Join scores of several parts; at least one must be passed."""
     joined = [_join(parts) for parts in zip(*map(_parts, scores))]
     return _with(scores[0].protocol, sum(s.count for s in scores), joined)
 
@@ -120,7 +120,7 @@ Summable = dict[str, tuple["Float[np.ndarray, 'N K']", Callable[[np.ndarray], np
 
 
 def summable(scores: Scores) -> Summable:
-    """Of each number the columns that are to be added up over samples, and what makes the number of their sums (…, K)."""
+    """Return for each number the columns to add up over samples, and the function from their sums (…, K) to the number."""
     out: Summable = {}
 
     def mean(name: str, values: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """Masks and body parts compared pixel by pixel, as the evaluation of UP-3D and of SPIN counts them.
 
-Counts are kept for each sample and added up over all before anything is divided: large people weigh more than small ones.
+Counts are kept for each sample and added up over all samples before the division: large people weigh more than small ones.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int, UInt8
 
 UNDECIDED = 255
-"""A true label that nobody decided on."""
+"""The true label of pixels that the annotators left undecided."""
 
 
 @dataclass(frozen=True)
 class PixelCounts:
-    """Pixels of N samples: of each of C classes true positives, false positives, false negatives; right ones, and all."""
+    """Pixels of N samples: for each of C classes true positives, false positives, false negatives; right ones, and all."""
 
     by_class: Int[np.ndarray, "N C 3"]
     right: Int[np.ndarray, " N"]
@@ -31,7 +31,7 @@ class PixelCounts:
 def count_pixels(
     predicted: UInt8[np.ndarray, "H W"], true: UInt8[np.ndarray, "H W"], classes: int
 ) -> PixelCounts:
-    """One sample's counts; 0 is the background. KeypointError if the pictures differ in size or hold other labels.
+    """Return one sample's counts; 0 is the background. KeypointError if the pictures differ in size or hold other labels.
 
     Where the truth is `UNDECIDED` no class counts anything; for `right` and `all` such a pixel is background, as published.
     """
@@ -58,7 +58,7 @@ def count_pixels(
 
 
 def f1(by_class: Float[np.ndarray, "*n C 3"]) -> Float[np.ndarray, "*n"]:
-    """Mean over the classes of 2 tp / (2 tp + fp + fn), of counts that were added up; a class that never occurs is left out."""
+    """Return the mean over the classes of 2 tp / (2 tp + fp + fn) of summed counts, without classes that never occur."""
     tp, fp, fn = np.moveaxis(np.asarray(by_class, np.float64), -1, 0)
     total = 2 * tp + fp + fn
     each = np.divide(2 * tp, total, out=np.full(total.shape, np.nan), where=total > 0)

@@ -1,4 +1,4 @@
-"""A body's mask and parts in the image: ray-cast in the crop's 224 px, and enlarged to the image as SPIN does."""
+"""A body's mask and parts in the image: ray-cast in the crop's 224 px, then enlarged to the image as in SPIN."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RASTER = f"{CROP_PX} × {CROP_PX} px over the crop, a ray through each pixel's c
 
 @dataclass(frozen=True)
 class Silhouette:
-    """What is seen at the centre of each pixel of the crop: 1 the body, and its part 1 to 6 (0 background)."""
+    """What is visible at the centre of each pixel of the crop: the body (1), and its part 1 to 6; 0 is background."""
 
     mask: UInt8[np.ndarray, "224 224"]
     part: UInt8[np.ndarray, "224 224"]
@@ -35,7 +35,7 @@ def silhouette(
     focal_px: float,
     principal_px: tuple[float, float],
 ) -> Silhouette:
-    """Of one body, in the camera's frame of the crop. MeshError if it is no mesh of numbers."""
+    """Cast one body, in the frame of the crop's camera. MeshError if the mesh is invalid or not finite."""
     camera = Pinhole(focal_px, principal_px, CROP_PX, CROP_PX)
     scene = Scene([Mesh(vertices_cam_m, faces)])
     mask, part = np.zeros((2, CROP_PX, CROP_PX), np.uint8)
@@ -54,10 +54,10 @@ def to_image(
     scale: float,
     size: tuple[int, int],
 ) -> UInt8[np.ndarray, "H W"]:
-    """A crop's labels in an image of `size` (height, width), 0 outside the crop.
+    """Return a crop's labels in an image of `size` (height, width), 0 outside the crop.
 
     As published (SPIN's `uncrop`): the box's corners are cut to whole pixels towards 0, and each pixel of the image takes the
-    label of the crop's pixel that its centre falls in. KeypointError if the box is a million pixels large.
+    label of the crop's pixel that contains its centre. KeypointError if the box is larger than a million pixels.
     """
     out = np.zeros(size, np.uint8)
     side = 200.0 * scale
@@ -74,7 +74,7 @@ def to_image(
 
 
 def _corners(center: float, side: float, crop_px: int) -> tuple[int, int]:
-    """First pixel of the box and the one after its last, with the rounding of the published matrix inverse."""
+    """Return the first pixel of the box and the one after its last, rounded like the published matrix inverse."""
     matrix = np.diag([crop_px / side, crop_px / side, 1.0])
     matrix[:2, 2] = crop_px * (-center / side + 0.5)
     back = np.linalg.inv(matrix)
@@ -83,7 +83,7 @@ def _corners(center: float, side: float, crop_px: int) -> tuple[int, int]:
 
 
 def _nearest(count: int, of: int) -> Int[np.ndarray, " n"]:
-    """Which of `of` pixels each of `count` takes, by the sums of Pillow's resize: some centres lie on an edge."""
+    """Return which of `of` pixels each of `count` takes. The sums are those of Pillow's resize: some centres are on an edge."""
     step = of / count
     if count > _LARGEST_BOX_PX:
         raise KeypointError(f"its box is {count} px wide or high; expected at most {_LARGEST_BOX_PX}")

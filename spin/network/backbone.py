@@ -22,7 +22,7 @@ STAGE_CHANNELS = (64, 128, 256, 512)
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
-    """A square convolution without bias, padded so that stride 1 keeps the size."""
+    """Return a square convolution without bias, padded so that stride 1 keeps the size."""
     return nn.Conv2d(inputs, outputs, kernel_size=size, stride=stride, padding=size // 2, bias=False)
 
 
@@ -117,7 +117,7 @@ class ResNetFeatures(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B F"]:
-        """Pooled features of images normalised with ImageNet's statistics."""
+        """Return pooled features of images normalised with ImageNet's statistics."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = stage(x)
@@ -125,7 +125,7 @@ class ResNetFeatures(nn.Module):
 
 
 def identify_backbone(names: Iterable[str]) -> str | None:
-    """Which of BACKBONES a state dict with these parameter names belongs to; None if it is none of them."""
+    """Return the name in BACKBONES that these parameter names belong to; None if there is none."""
     parts = [name.split(".") for name in names]
     counts = tuple(
         len({p[1] for p in parts if len(p) > 2 and p[0] == f"layer{stage}"}) for stage in (1, 2, 3, 4)

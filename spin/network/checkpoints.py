@@ -1,7 +1,7 @@
-"""Checkpoints: written whole or not at all, read without running what they say.
+"""Checkpoints: written completely or not at all, and read without running any code in them.
 
 A file is a dict that `torch.load(weights_only=True)` opens: the fields of `Checkpoint`. Files of the
-published code ({'model': state dict, …}) open as well; what they lack takes its default.
+published code ({'model': state dict, …}) open as well; missing fields take their defaults.
 """
 
 from __future__ import annotations
@@ -29,28 +29,26 @@ _BACKBONE_PARTS = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that a resumed run needs to continue as if it had not stopped."""
+    """Everything that a resumed run needs to continue without a difference."""
 
     model: StateDict
     optimizer: Mapping[str, Any] | None = None
     epoch: int = 0  # epochs completed
     step: int = 0  # optimiser steps taken
-    batch_idx: int = 0  # batches of the running epoch that are done
+    batch_idx: int = 0  # batches of the current epoch that are done
     seed: int = 0
     tag: Mapping[str, str] = field(default_factory=dict)  # fit store of each data set -> the state it was in
     config: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
-    loop: Mapping[str, Tensor] = field(
-        default_factory=dict
-    )  # what the loop of fits has measured of the network
+    loop: Mapping[str, Tensor] = field(default_factory=dict)  # what the loop has measured of the network
 
     @property
     def backbone(self) -> str | None:
-        """The backbone that the weights belong to; None if it is none of `BACKBONES`."""
+        """Return the backbone that the weights belong to; None if it is not one of `BACKBONES`."""
         return identify_backbone(self.model)
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Writes under a temporary name, syncs, renames: a reader sees the old file or the new, never a part."""
+    """Write under a temporary name, sync, rename: a reader sees the old file or the new one, never a part."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     content = {item.name: _plain(getattr(checkpoint, item.name)) for item in fields(Checkpoint)}
@@ -69,7 +67,7 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint of ours or of the published code, tensors on the CPU.
+    """Read a checkpoint of this project or of the published code, with tensors on the CPU.
 
     ModelFileError if there is no such file, if it would run code, or if it holds no network.
     """
@@ -87,9 +85,9 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def load_backbone_weights(path: str | Path) -> dict[str, Tensor]:
-    """The feature extractor's weights of an ImageNet file of torchvision's, or of any checkpoint of an HMR.
+    """Read the feature extractor's weights from a torchvision ImageNet file, or from any checkpoint of an HMR.
 
-    Heads (fc, fc1, decpose, …) are left out; `apply_weights(network, …, only_backbone=True)` takes the rest.
+    Heads (fc, fc1, decpose, …) are not included; `apply_weights(network, …, only_backbone=True)` accepts the result.
     """
     content = _read(path)
     if isinstance(content, Mapping):
@@ -103,9 +101,9 @@ def load_backbone_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def apply_weights(network: nn.Module, state: StateDict, source: str, *, only_backbone: bool = False) -> None:
-    """Loads `state` into the network, all of it or nothing: ModelFileError says what doesn't fit.
+    """Load all of `state` into the network, or raise ModelFileError and load nothing.
 
-    BatchNorm's batch counters may be missing (files older than torch 0.4.1 have none). `source`: the file.
+    BatchNorm's batch counters may be missing (files older than torch 0.4.1 lack them). `source`: the file.
     """
     own = network.state_dict()
     if only_backbone:
@@ -125,12 +123,12 @@ def apply_weights(network: nn.Module, state: StateDict, source: str, *, only_bac
 
 
 def network_from_checkpoint(checkpoint: Checkpoint, source: str) -> HMR:
-    """The network that a checkpoint describes, its weights loaded; nothing else needs to be known."""
+    """Return the network that a checkpoint describes, with its weights loaded."""
     if checkpoint.backbone is None:
         raise ModelFileError(
             f"checkpoint {source}: its parameters are of no known backbone ({', '.join(BACKBONES)})"
         )
-    # The mean is a buffer, so the weights bring theirs; until then any will do.
+    # The mean is a buffer that the weights replace, so any value will do here.
     network = HMR(checkpoint.backbone, mean=MeanParameters.from_body_pose(torch.zeros(69)))
     apply_weights(network, checkpoint.model, source)
     return network
@@ -142,11 +140,13 @@ def _read(path: str | Path) -> Any:
         raise ModelFileError(f"checkpoint {file}: no such file")
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file can raise nearly anything, and all of it means the same
-        said = str(error).strip().splitlines()
-        # What else is raised speaks of the format's inner workings: a KeyError of a byte, for one.
-        reason = said[0] if said and isinstance(error, OSError | RuntimeError) else "it is no torch file"
-        if said and "Weights only load failed" in said[0]:
+    except Exception as error:  # a damaged file can raise nearly any exception, with one meaning
+        message = str(error).strip().splitlines()
+        # Other exceptions describe the format's internals, for example a KeyError of a byte.
+        reason = (
+            message[0] if message and isinstance(error, OSError | RuntimeError) else "it is no torch file"
+        )
+        if message and "Weights only load failed" in message[0]:
             reason = "it asks for code to be run, or is no torch file"
         raise ModelFileError(f"checkpoint {file}: refused, {reason}; expected a file of tensors") from error
 
@@ -160,12 +160,12 @@ def _state_dict(path: str | Path, raw: Mapping[Any, Any]) -> dict[str, Tensor]:
 
 
 def _without_wrapper(name: str) -> str:
-    """A parameter's name without what DataParallel and DistributedDataParallel put before it."""
+    """Return a parameter's name without the prefix of DataParallel and DistributedDataParallel."""
     return name.removeprefix("module.")
 
 
 def _plain(value: Any) -> Any:
-    """Mappings as dicts: weights_only reads those back, and no other mapping."""
+    """Return mappings as dicts: weights_only reads no other mapping."""
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
@@ -189,7 +189,7 @@ def _backbone_hint(own: StateDict, state: StateDict) -> str:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a rename in the folder survive a power cut."""
+    """Make a rename in the folder survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The regressor of HMR and SPIN: image features to pose, shape and camera, in three steps from the mean body.
+"""The regressor of HMR and SPIN: from image features to pose, shape and camera, in three steps from the mean body.
 
 Kanazawa et al., CVPR 2018; Kolotouros et al., ICCV 2019, section 3.1. Parameters are named as
 published, so that published checkpoints load.
@@ -34,7 +34,7 @@ MEAN_CAMERA = (0.9, 0.0, 0.0)
 
 @dataclass(frozen=True)
 class Prediction:
-    """Bodies in the frame of the images they were predicted from."""
+    """Bodies in the frame of the images from which they were predicted."""
 
     rotations: Float[Tensor, "B 24 3 3"]
     betas: Float[Tensor, "B 10"]
@@ -51,7 +51,7 @@ class MeanParameters:
 
     @classmethod
     def from_body_pose(cls, body_pose_aa: Float[Tensor, " 69"]) -> MeanParameters:
-        """A body of mean shape in this pose (axis-angle, rad), upright, facing the camera."""
+        """Return a body of mean shape in this pose (axis-angle, rad), upright, facing the camera."""
         facing = torch.tensor([torch.pi, 0.0, 0.0])
         pose_aa = torch.cat([facing, torch.as_tensor(body_pose_aa, dtype=torch.float32)])
         pose_6d = matrix_to_rot6d(axis_angle_to_matrix(pose_aa.reshape(24, 3)))
@@ -59,7 +59,7 @@ class MeanParameters:
 
     @classmethod
     def from_file(cls, path: str | Path) -> MeanParameters:
-        """The published smpl_mean_params.npz: pose (144, six numbers a joint), shape (10), cam (3)."""
+        """Read the published smpl_mean_params.npz: pose (144, six numbers a joint), shape (10), cam (3)."""
         expected = {"pose": POSE_6D, "shape": BETAS, "cam": CAMERA}
         try:
             with np.load(path, allow_pickle=False) as data:
@@ -82,10 +82,10 @@ class MeanParameters:
 
 
 class HMR(ResNetFeatures):
-    """Images (B, 3, H, W), normalised with ImageNet's statistics, to a `Prediction`.
+    """Predicts bodies from images (B, 3, H, W) that are normalised with ImageNet's statistics.
 
-    At 224 px this is the published network; smaller images work, from 32 px. `features_dtype`: what the convolutions compute
-    in; weights, and the regressor's iterations, are float32 always.
+    At 224 px this is the published network; smaller images work, from 32 px. `features_dtype`: the type in which the
+    convolutions compute; weights and the regressor's iterations are always float32.
     """
 
     def __init__(self, backbone: str = "resnet50", *, mean: MeanParameters) -> None:

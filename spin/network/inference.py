@@ -14,9 +14,9 @@ _PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))  # t
 
 
 def for_inference(network: HMR) -> HMR:
-    """A copy in eval mode whose normalisations are part of its convolutions; the network itself stays as it is.
+    """Return a copy in eval mode with normalisations fused into the convolutions; the network itself is unchanged.
 
-    Equal up to rounding. In the layout in which oneDNN and cuDNN compute: images may come in any.
+    Results are equal up to rounding. Weights are in the memory layout of oneDNN and cuDNN; images may have any layout.
     """
     out = copy.deepcopy(network).eval()
     for module in list(out.modules()):

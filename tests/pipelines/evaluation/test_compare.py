@@ -46,7 +46,7 @@ def test_a_single_frame_says_nothing_about_chance(
     results: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pipelines.evaluation.compare, "read_result", lambda path: _first(read_result(path)))
-    with pytest.raises(StageError, match="of one frame; to say what chance does"):
+    with pytest.raises(StageError, match="only one frame to resample; expected at least two"):
         compare_results(*results, draws=200)
 
 
@@ -90,9 +90,9 @@ def test_results_that_were_taken_apart_or_damaged_are_refused(results: list[Path
     cases = {
         "not JSON": "{",
         "not a result of": json.dumps({"mpjpe_mm": 1.0}),
-        "of version 9": json.dumps(content | {"version": 9}),
+        "version 9, expected 1": json.dumps(content | {"version": 9}),
         "its gone.npz is missing": json.dumps(content | {"npz": "gone.npz"}),
-        "is not what was measured": json.dumps(content | {"samples": 3}),
+        "does not belong to it or is damaged": json.dumps(content | {"samples": 3}),
     }
     for message, text in cases.items():
         (tmp_path / "bad.json").write_text(text)

@@ -59,7 +59,7 @@ def test_results_of_other_data_sets_are_refused(data: DataFolder, folder: Path, 
         result_subject(theirs, lsp)
     evaluate(data, "3dpw", result_subject(theirs, people), tmp_path / "ours.json", config=CONFIG)
     renamed = replace(people, image=[f"other/{image}" for image in people.image])
-    with pytest.raises(StageError, match="of other frames than data set 3dpw"):
+    with pytest.raises(StageError, match="has other frames than data set 3dpw"):
         result_subject(tmp_path / "ours.npz", renamed)
     with pytest.raises(ExchangeError, match="betas"):
         result_subject(save_result(tmp_path / "x.npz", people, betas=np.zeros((len(people), 11))), people)
@@ -70,7 +70,7 @@ def test_results_of_other_data_sets_are_refused(data: DataFolder, folder: Path, 
     with pytest.raises(ExchangeError, match=r"text\.npz"):
         result_subject(tmp_path / "text.npz", people)
     rows = np.arange(len(people))[::-1]
-    with pytest.raises(StageError, match="not in order"):
+    with pytest.raises(StageError, match="not in ascending order"):
         result_subject(save_result(tmp_path / "y.npz", people, rows=rows), people)
     with pytest.raises(StageError, match="are not rows of data set 3dpw"):
         result_subject(save_result(tmp_path / "z.npz", people, rows=rows[::-1] + 1), people)
@@ -94,5 +94,5 @@ def test_a_data_set_without_truth_is_refused(data: DataFolder, folder: Path, tmp
     people = read(data, "lsp")
     blank = [""] * len(people)
     replace(people, mask=blank, part=blank).write(data.annotations("lsp"))
-    with pytest.raises(StageError, match="nothing is known to be true of its samples"):
+    with pytest.raises(StageError, match="no truth is known of its samples"):
         evaluate(data, "lsp", checkpoint_subject(folder / "net0.pt"), tmp_path / "out.json", config=CONFIG)

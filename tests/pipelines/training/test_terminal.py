@@ -115,7 +115,7 @@ def test_measuring_on_a_set_without_truth_is_refused_at_once(
     columns = ("has_joints17", "has_joints3d", "has_smpl", "joints17_m", "joints3d_m", "pose", "betas")
     nothing: dict[str, Any] = {name: np.zeros_like(getattr(known, name)) for name in columns}
     replace(known, **nothing).write(data.annotations("blind"), provenance={"reader": "test"})
-    with pytest.raises(StageError, match="nothing is known to be true"):
+    with pytest.raises(StageError, match="no truth is known"):
         train(
             data,
             RunFolder.of(tmp_path, "x"),

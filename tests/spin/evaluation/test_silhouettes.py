@@ -147,7 +147,7 @@ def test_spins_files_are_used_where_they_are_given(body, tmp_path) -> None:
     for part in range(1, 7):
         cube[10 * part, 10 * part, 10 * part] = part
     np.save(tmp_path / "vertex_texture.npy", colours[None])
-    with pytest.raises(BodyFileError, match=r"cube_parts\.npy; body parts need both"):
+    with pytest.raises(BodyFileError, match=r"cube_parts\.npy does not; body parts need both files"):
         surface_parts(body, tmp_path)
     np.save(tmp_path / "cube_parts.npy", cube)
     parts = surface_parts(body, tmp_path)
@@ -155,7 +155,7 @@ def test_spins_files_are_used_where_they_are_given(body, tmp_path) -> None:
     middle = np.full((count, 3), 1 / 3)
     assert np.array_equal(parts.labels(np.arange(count), middle), label)
     np.save(tmp_path / "vertex_texture.npy", colours[None, 1:])
-    with pytest.raises(BodyFileError, match="of the faces of"):
+    with pytest.raises(BodyFileError, match="for the faces of"):
         surface_parts(body, tmp_path)
     np.save(tmp_path / "vertex_texture.npy", colours[None])
     np.save(tmp_path / "cube_parts.npy", cube + 7)
