@@ -15,7 +15,8 @@ import torch
 from pipelines import journal
 from pipelines.evaluation.compare import compare_results
 from pipelines.evaluation.result import read_result
-from pipelines.fitting.assets import FittingFiles, open_fits
+from pipelines.fits.open import open_fits
+from pipelines.fitting.assets import FittingFiles
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.preprocessing.pack import made_for, open_crops
 from pipelines.training.config import TrainConfig

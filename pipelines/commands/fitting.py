@@ -171,7 +171,7 @@ def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
     """Bodies to start from: of the data set's store, or of a file."""
     import numpy as np
 
-    from pipelines.fitting.assets import open_fits
+    from pipelines.fits.open import open_fits
     from pipelines.fitting.fit_static import GivenBodies
     from spin.body import load_body
     from store.annotations.table import Annotations

@@ -12,7 +12,7 @@ from pipelines.errors import StageError
 from pipelines.evaluation.bodies import StoredBodies
 from pipelines.evaluation.protocol_card import file_hash
 from pipelines.exchange.cameras import to_weak
-from pipelines.fitting.assets import open_fits
+from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from spin.body import load_body
 from spin.camera import CROP_PX

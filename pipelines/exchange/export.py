@@ -11,7 +11,7 @@ import torch
 
 from pipelines.errors import UsageError
 from pipelines.exchange.cameras import image_cameras, to_weak
-from pipelines.fitting.assets import open_fits
+from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from spin.body import CompactBody, load_body
 from spin.fitting.verdicts import ACCEPT_LOSS, BETA_LIMIT, VERDICTS

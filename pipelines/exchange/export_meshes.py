@@ -11,7 +11,7 @@ import numpy as np
 
 from pipelines.errors import UsageError
 from pipelines.exchange.cameras import image_cameras
-from pipelines.fitting.assets import open_fits
+from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from pipelines.readers.formats.image_names import sequence_of
 from spin.body import load_body

@@ -13,8 +13,8 @@ import torch
 
 from pipelines.errors import UsageError
 from pipelines.exchange.cameras import Cameras, cameras_of
+from pipelines.fits.records import put, records_of_view
 from pipelines.fitting.assets import FittingFiles
-from pipelines.fitting.fit_static import write_view
 from pipelines.fitting.from_annotations import groups_of, observations_of
 from pipelines.folders import DataFolder
 from pipelines.progress import progress
@@ -28,7 +28,7 @@ from spin.rotations import matrix_to_axis_angle
 from store.annotations.table import Annotations
 from store.errors import FitStoreNotFoundError
 from store.exchange import StaticFits, match_samples, read_fits_file, require_rows
-from store.fits.records import Fits, Source
+from store.fits.records import Fits, Solver, Source
 from store.fits.store import FitStore
 
 if TYPE_CHECKING:
@@ -205,26 +205,25 @@ def score_bodies(
     for views in sorted({len(group) for group in groups}):
         rows = np.stack([group for group in groups if len(group) == views])
         observations = observations_of(people, rows, ignore_3d=ignore_3d)
+        prepared = fitter.prepare(observations)
         for view in range(views):
             mine = rows[:, view]
             pose, betas = torch.from_numpy(given.pose[mine]), torch.from_numpy(given.betas[mine])
             placed = torch.from_numpy(given.cameras.known[mine] & (views == 1))
             if views == 1:
                 camera = torch.from_numpy(given.cameras.translation_m[mine])
-                start = fitter.given(pose, betas, observations, kind=_FILE)
+                start = fitter.given(pose, betas, prepared, kind=_FILE)
                 start = start.at(torch.where(placed[:, None], camera, start.camera_m))
             else:
                 of_view = torch.full((len(mine),), view)
                 there = torch.from_numpy(given.known[mine])
-                start = fitter.given_in_view(
-                    pose, betas, observations, of_view, there, kind=_FILE, fallback=[]
-                )
-            result = fitter.as_given(start, observations, placed)
-            write_view(fits, mine, result, observations, view, fitter)
+                start = fitter.given_in_view(pose, betas, prepared, of_view, there, kind=_FILE, fallback=[])
+            result = fitter.as_given(start, prepared, placed)
+            records = records_of_view(fitter, result, observations, view, Source.IMPORTED, Solver.UNKNOWN)
+            put(fits, mine, records)
             verdicts[mine] = result.verdict.cpu().numpy()
     fits.pose[:], fits.betas[:] = (
         given.pose,
         given.betas,
     )  # to the bit, though a view's root was turned and back
-    fits.source[:], fits.solver[:] = int(Source.IMPORTED), 0
     return fits, verdicts

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from pipelines.cluster.nodes import on_driver_node
-from store.fits.records import Solver
 from store.fits.runs import now_ms
 from store.fits.store import FitStore
 
@@ -36,8 +35,6 @@ FLUSH_RECORDS = 4096
 # Records that may wait for the disk; further offers wait until it has taken some.
 MAX_PENDING = 8 * FLUSH_RECORDS
 _LATENCIES = 4096  # calls of a kind that are remembered
-
-SOLVERS = {"lm": Solver.LM, "adam": Solver.ADAM}
 
 
 class Update(Protocol):

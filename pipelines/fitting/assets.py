@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
+from pipelines.fits.open import annotations_part
 from pipelines.folders import DataFolder
 from spin.body import CompactBody, load_body
 from spin.fitting.fitter import FitConfig, Fitter
 from spin.fitting.lifter import load_lifter
 from spin.fitting.prior import load_pose_prior
-from store.files.open import open_files
-from store.fits.fingerprint import Fingerprint, require_same
-from store.fits.format.layout import CURRENT
-from store.fits.store import FitStore
+from store.fits.fingerprint import Fingerprint
 
 if TYPE_CHECKING:
-    from spin.body import BodyData
     from spin.fitting.objective import Objective
     from store.annotations.table import Annotations
 
@@ -59,30 +55,5 @@ class FittingFiles:
             body=body.fingerprint,
             objective=f"{objective.fingerprint},prior={prior}",
             score_rule=rule,
-            annotations=_annotations_part(annotations),
+            annotations=annotations_part(annotations),
         )
-
-
-def _annotations_part(annotations: Annotations) -> str:
-    return f"{annotations.name}:{annotations.content_hash[:12]}"
-
-
-def require_reachable(place: Path | str) -> None:
-    """Says what is wrong with an object store before anything that takes long has begun; whether there are fits or not.
-
-    Raises StoreError.
-    """
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-        open_files(place).read(CURRENT)
-
-
-def open_fits(path: Path | str, body: BodyData, annotations: Annotations) -> FitStore:
-    """A store to read from, whatever its fits minimised.
-
-    FingerprintMismatchError if they belong to another body or to other annotations: they would go to the wrong people.
-    """
-    store = FitStore.open(path)
-    known = store.fingerprint
-    mine = replace(known, body=body.fingerprint, annotations=_annotations_part(annotations))
-    require_same(known, mine, where=str(path))
-    return store

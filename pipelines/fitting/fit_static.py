@@ -22,14 +22,15 @@ import torch
 from pipelines.cluster.nodes import require_seen
 from pipelines.cluster.session import cpu_count, ray_session
 from pipelines.cluster.waiting import first_done
-from pipelines.fits.service import SOLVERS, start_service
-from pipelines.fitting.assets import FittingFiles, require_reachable
+from pipelines.fits.open import STATIC_TAG, require_reachable
+from pipelines.fits.records import SOLVERS, put, records_of_view
+from pipelines.fits.service import start_service
+from pipelines.fitting.assets import FittingFiles
 from pipelines.fitting.from_annotations import groups_of, observations_of
 from pipelines.folders import DataFolder
 from pipelines.progress import progress, say
 from pipelines.rejections import RejectedLedger
 from spin.fitting.fitter import FitConfig
-from spin.fitting.objective import reprojection_loss
 from spin.fitting.verdicts import KEPT, VALID, VERDICTS
 from store.annotations.table import Annotations
 from store.fits.records import Fits, Source
@@ -37,11 +38,10 @@ from store.fits.records import Fits, Source
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from spin.fitting.fitter import FitResult, Fitter, PosedBody
-    from spin.fitting.observations import Observations
+    from spin.fitting.fitter import Fitter
+    from spin.fitting.observations import PreparedObservations
     from spin.fitting.starts import Start
 
-STATIC_TAG = "static"
 BATCH = 256
 _IN_FLIGHT = 2  # batches given out for each core, so that it never waits
 _LOOK_S = 5.0  # between looks at how many cores a cluster has
@@ -105,16 +105,18 @@ class StaticFitter:
         self.fitter: Fitter = files.fitter(config, torch.device(device))
 
     def fit(self, work: Work) -> FittedBatch:
-        fits = Fits.empty(len(work.ids))
+        fits, solver = Fits.empty(len(work.ids)), SOLVERS[self.fitter.config.solver]
         verdicts = np.zeros(len(work.ids), np.int64)
         for views in sorted({len(group) for group in work.groups}):
             rows = np.stack([group for group in work.groups if len(group) == views])
             observations = observations_of(work.people, rows, ignore_3d=self.ignore_3d)
-            starts = self.fitter.starts(observations)
-            starts += [self._given(given, rows, observations, starts) for given in work.given]
-            result = self.fitter.fit(observations, starts)
+            prepared = self.fitter.prepare(observations)
+            starts = self.fitter.starts(prepared)
+            starts += [self._given(given, rows, prepared, starts) for given in work.given]
+            result = self.fitter.fit(prepared, starts)
             for view in range(views):
-                write_view(fits, rows[:, view], result, observations, view, self.fitter)
+                records = records_of_view(self.fitter, result, observations, view, Source.STATIC, solver)
+                put(fits, rows[:, view], records)
                 verdicts[rows[:, view]] = result.verdict.cpu().numpy()
         if work.epoch is not None:
             fits.epoch[:] = work.epoch
@@ -125,7 +127,7 @@ class StaticFitter:
         self,
         given: GivenBodies,
         rows: Int[np.ndarray, "n v"],
-        observations: Observations,
+        prepared: PreparedObservations,
         starts: list[Start],
     ) -> Start:
         """The first body that a group's rows are given; where there is none, the first other start, or a mean pose."""
@@ -134,34 +136,8 @@ class StaticFitter:
         pose, betas = torch.from_numpy(given.pose_aa[chosen]), torch.from_numpy(given.betas[chosen])
         first = torch.from_numpy(known.argmax(1))
         return self.fitter.given_in_view(
-            pose, betas, observations, first, torch.from_numpy(known.any(1)), kind=given.kind, fallback=starts
+            pose, betas, prepared, first, torch.from_numpy(known.any(1)), kind=given.kind, fallback=starts
         )
-
-
-def write_view(
-    fits: Fits,
-    rows: Int[np.ndarray, " n"],
-    result: FitResult,
-    observations: Observations,
-    view: int,
-    fitter: Fitter,
-) -> None:
-    """One view's records: the body in that view's camera, and how well it meets that view's keypoints."""
-    body: FitResult | PosedBody = result
-    loss = result.loss
-    if observations.keypoints_px.shape[1] > 1:
-        body = fitter.seen_from(result, observations, view)
-        points = fitter.body.keypoints(fitter.body(result.pose_aa, result.betas))
-        loss = reprojection_loss(fitter.config.objective, points, result.camera_m, observations.view(view))
-    columns: dict[str, Any] = {
-        "pose": body.pose_aa, "betas": body.betas, "camera": body.camera_m, "loss": loss, "score": result.score,
-        "start": result.start + 1, "verdict": result.verdict, "iterations": result.iterations,
-        "coverage": result.coverage, "prior_cost": result.prior_cost,
-        "source": torch.full_like(result.verdict, int(Source.STATIC)),
-        "solver": torch.full_like(result.verdict, int(SOLVERS[fitter.config.solver])),
-    }  # fmt: skip
-    for name, column in columns.items():
-        getattr(fits, name)[rows] = column.detach().cpu().numpy()
 
 
 def fit_static(

@@ -13,7 +13,7 @@ import numpy as np
 from pipelines import panels
 from pipelines.errors import StageError, UsageError
 from pipelines.exchange.export import valid_fits
-from pipelines.fitting.assets import open_fits
+from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.rejections import NOT_FITTED, read_rejections, reasons_without_fit
 from spin.body import BodyMesh, load_body

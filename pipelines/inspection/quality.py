@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.fitting.assets import open_fits
+from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from pipelines.rejections import NOT_FITTED, reasons_without_fit
 from spin.body import load_body

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines import journal
 from pipelines.errors import StageError, UsageError
-from pipelines.fitting.fit_static import STATIC_TAG
+from pipelines.fits.open import STATIC_TAG
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.panels import SURROUNDINGS
 from pipelines.report import charts, tables

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.fitting.assets import open_fits
-from pipelines.fitting.fit_static import STATIC_TAG
+from pipelines.fits.open import STATIC_TAG, open_fits
 from pipelines.folders import DataFolder
 from pipelines.rejections import NOT_FITTED, read_rejections, reasons_without_fit
 from spin.fitting.verdicts import VERDICTS

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from pipelines.fits.service import SOLVERS
+from pipelines.fits.records import SOLVERS, records_of
 from pipelines.fitting.assets import FittingFiles
 from spin.camera import FOCAL_PX
 from spin.fitting.observations import Observations
 from spin.training.loop import LoopFitter, nothing_of, withhold
 from spin.training.targets import StoredFits
 from spin.training.trust import Guesses, Trust
-from store.fits.records import Fits, Source, StartKind
+from store.fits.records import Fits, Source
 
 if TYPE_CHECKING:
     from jaxtyping import Int
@@ -96,23 +96,12 @@ class LoopFits:
             self.loop.trust = Trust.of_vector(state["trust"])
 
     def records(self, new: NewFits, rows: Int[np.ndarray, " n"], before: Fits, step: int) -> Fits:
-        """What is offered to the store of these rows of the batch; `before` are the batch's records as they were."""
-        count, found = len(rows), new.found
-        return Fits(
-            pose=new.pose_aa.cpu().numpy()[rows],
-            betas=new.betas.cpu().numpy()[rows],
-            camera=new.camera_m.cpu().numpy()[rows],
-            loss=new.loss.cpu().numpy()[rows],
-            score=new.score.cpu().numpy()[rows],
-            source=np.full(count, Source.LOOP, np.uint8),
-            step=np.full(count, step, np.int64),
+        """Return what these rows of the batch offer to the store; `before` are the batch's records until now."""
+        made = records_of(new.found, Source.LOOP, SOLVERS[self.config.fitting.solver]).take(rows)
+        return replace(
+            made,
+            step=np.full(len(rows), step, np.int64),
             improvements=before.improvements[rows] + np.uint32(1),
-            start=np.full(count, StartKind.NETWORK, np.uint8),
-            verdict=found.verdict.cpu().numpy().astype(np.uint8)[rows],
-            iterations=found.iterations.cpu().numpy().astype(np.uint16)[rows],
-            coverage=found.coverage.cpu().numpy()[rows],
-            prior_cost=found.prior_cost.cpu().numpy()[rows],
-            solver=np.full(count, SOLVERS[self.config.fitting.solver], np.uint8),
             epoch=before.epoch[rows],
         )
 

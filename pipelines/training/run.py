@@ -14,8 +14,9 @@ from pipelines.cluster.nodes import require_seen
 from pipelines.cluster.session import cpu_count, ray_session
 from pipelines.errors import StageError, UsageError
 from pipelines.evaluation.evaluate import rows_to_measure
+from pipelines.fits.open import require_reachable
 from pipelines.fits.service import start_service
-from pipelines.fitting.assets import FittingFiles, require_reachable
+from pipelines.fitting.assets import FittingFiles
 from pipelines.fitting.fit_static import compile_solver
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.preprocessing.pack import made_for, open_crops

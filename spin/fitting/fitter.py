@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import torch
 
 from spin.fitting import adam, levenberg_marquardt
 from spin.fitting.objective import OBJECTIVES, Objective, prior_cost, reprojection_loss, total_cost
-from spin.fitting.observations import Observations
+from spin.fitting.observations import Observations, PreparedObservations
 from spin.fitting.placement import place_body
 from spin.fitting.starts import (
     START_KINDS,
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from spin.fitting.scorer import FitScorer, ScoreBasis
 
 Solver = Literal["lm", "adam"]
+Observed: TypeAlias = (
+    "PreparedObservations | Observations | Tensor"  # a tensor: keypoints (B, 49, 3) of one crop
+)
 PLACES_SEEN = 29  # how many places the body term can see: of the 34 named, five are hips and OpenPose's neck
 _KEPT_STARTS = 2  # of the many that are screened for a multistart
 
@@ -131,15 +134,30 @@ class Fitter:
 
             self.scorer = FitScorer(body, lifter)
 
-    def fit(
-        self, observations: Observations | Float[Tensor, "B 49 3"], starts: list[Start] | None = None
-    ) -> FitResult:
-        """The best fit over the starts: the configured ones, unless others are given.
+    def prepare(self, observations: Observed) -> PreparedObservations:
+        """Return the observations checked and made safe to compute with. What is prepared already comes back unchanged.
+
+        Prepare once and pass the result on where several methods take the same observations.
+        """
+        if isinstance(observations, PreparedObservations):
+            return observations
+        if isinstance(observations, torch.Tensor):
+            observations = Observations.of(
+                observations if observations.is_floating_point() else observations.to(self.dtype)
+            )
+        with torch.no_grad():
+            verdict = verdict_of_observations(observations)
+            usable = observations.without(verdict != VALID).centred()
+            return PreparedObservations(usable.to(self.device, self.dtype), verdict.to(self.device))
+
+    def fit(self, observations: Observed, starts: list[Start] | None = None) -> FitResult:
+        """Return the best fit over the starts: the configured ones, unless others are given.
 
         A sample whose observations can't be fitted comes out invalid with its reason, and changes nothing for its neighbours.
-        KeypointError if keypoints are not of shape (B, 49, 3) or (B, V, 49, 3).
+        Raise KeypointError if keypoints are not of shape (B, 49, 3) or (B, V, 49, 3).
         """
-        observations, verdict = self._usable(observations)
+        prepared = self.prepare(observations)
+        observations, verdict = prepared.observations, prepared.verdict
         with torch.no_grad():
             every = self._configured_starts(observations) if starts is None else starts
             if not every:
@@ -153,22 +171,23 @@ class Fitter:
             solutions = [self._solve(start, observations, self.config.iterations) for start in every]
             return self._best(every, solutions, observations, verdict)
 
-    def starts(self, observations: Observations | Float[Tensor, "B 49 3"]) -> list[Start]:
-        """The configured starts, to hand to `fit` together with others."""
+    def starts(self, observations: Observed) -> list[Start]:
+        """Return the configured starts, to hand to `fit` together with others."""
+        prepared = self.prepare(observations)
         with torch.no_grad():
-            return self._configured_starts(self._usable(observations)[0])
+            return self._configured_starts(prepared.observations)
 
     def given(
         self,
         pose_aa: Float[Tensor, "B 72"],
         betas: Float[Tensor, "B 10"],
-        observations: Observations | Float[Tensor, "B 49 3"],
+        observations: Observed,
         *,
         kind: str,
         camera_m: Float[Tensor, "B 3"] | None = None,
     ) -> Start:
-        """A start at a body from elsewhere; its camera from the keypoints, unless it is given."""
-        usable = self._usable(observations)[0]
+        """Return a start at a body from elsewhere; its camera from the keypoints, unless it is given."""
+        usable = self.prepare(observations).observations
         pose_aa, betas = pose_aa.to(self.device, self.dtype), betas.to(self.device, self.dtype)
         camera_m = None if camera_m is None else camera_m.to(self.device, self.dtype)
         with torch.no_grad():
@@ -178,19 +197,18 @@ class Fitter:
         self,
         pose_aa: Float[Tensor, "B 72"],
         betas: Float[Tensor, "B 10"],
-        observations: Observations | Float[Tensor, "B 49 3"],
+        observations: Observed,
         camera_m: Float[Tensor, "B 3"] | None = None,
     ) -> FitResult:
-        """The fit that starts at what a network predicts, as in SPIN's loop."""
-        return self.fit(
-            observations, [self.given(pose_aa, betas, observations, kind="network", camera_m=camera_m)]
-        )
+        """Return the fit that starts at what a network predicts, as in SPIN's loop."""
+        prepared = self.prepare(observations)
+        start = self.given(pose_aa, betas, prepared, kind="network", camera_m=camera_m)
+        return self.fit(prepared, [start])
 
-    def as_given(
-        self, start: Start, observations: Observations | Float[Tensor, "B 49 3"], placed: Bool[Tensor, " B"]
-    ) -> FitResult:
+    def as_given(self, start: Start, observations: Observed, placed: Bool[Tensor, " B"]) -> FitResult:
         """Bodies from elsewhere as they are, scored like any fit. Where they aren't `placed`, they are, by the keypoints."""
-        observations, verdict = self._usable(observations)
+        prepared = self.prepare(observations)
+        observations, verdict = prepared.observations, prepared.verdict
         with torch.no_grad():
             points = self.body.keypoints(self.body(start.pose_aa, start.betas))
             found = place_body(points, start.camera_m, observations, self.config.objective)
@@ -205,7 +223,7 @@ class Fitter:
         self,
         pose_aa: Float[Tensor, "B 72"],
         betas: Float[Tensor, "B 10"],
-        observations: Observations,
+        observations: Observed,
         view: Int[Tensor, " B"],
         known: Bool[Tensor, " B"],
         *,
@@ -216,11 +234,12 @@ class Fitter:
 
         Where none is known: the first start of `fallback`, or an upright mean pose, held to by nothing.
         """
-        usable = self._usable(observations)[0]
+        prepared = self.prepare(observations)
+        usable = prepared.observations
         rotation = usable.views.rotation[torch.arange(len(view)), view]
         root = rotation.transpose(-1, -2) @ axis_angle_to_matrix(pose_aa[:, :3].to(rotation))
         pose = torch.cat([matrix_to_axis_angle(root), pose_aa[:, 3:].to(rotation)], 1)
-        given = self.given(pose, betas, observations, kind=kind)
+        given = self.given(pose, betas, prepared, kind=kind)
         with torch.no_grad():
             other = fallback[0] if fallback else mean_pose_starts(self.body, self.prior, usable, (0.0,))[0]
         return given.where(known.to(self.device), other)
@@ -246,17 +265,6 @@ class Fitter:
 
         solver = descend if self.config.solver == "adam" else solve
         return not solver.is_compiled(self._compiled)
-
-    def _usable(self, observations: Observations | Tensor) -> tuple[Observations, Int[Tensor, " B"]]:
-        """The observations, safe to compute with, and its verdict."""
-        if isinstance(observations, torch.Tensor):
-            observations = Observations.of(
-                observations if observations.is_floating_point() else observations.to(self.dtype)
-            )
-        with torch.no_grad():
-            verdict = verdict_of_observations(observations)
-            usable = observations.without(verdict != VALID).centred()
-            return usable.to(self.device, self.dtype), verdict.to(self.device)
 
     def _configured_starts(self, observations: Observations) -> list[Start]:
         out: list[Start] = []

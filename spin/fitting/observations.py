@@ -148,6 +148,23 @@ class Observations:
         )
 
 
+@dataclass(frozen=True)
+class PreparedObservations:
+    """Observations that are safe to compute with, on a fitter's device: what `Fitter.prepare` returns.
+
+    They show nothing of a sample that can't be fitted; `verdict` has the reason, an index of VERDICTS.
+    """
+
+    observations: Observations
+    verdict: Int[Tensor, " B"]
+
+    def __len__(self) -> int:
+        return len(self.verdict)
+
+    def take(self, rows: Int[Tensor, " n"]) -> PreparedObservations:
+        return PreparedObservations(self.observations.take(rows), self.verdict[rows])
+
+
 def _like(rows: Tensor, array: Tensor) -> Tensor:
     return rows.reshape(-1, *[1] * (array.ndim - 1))
 

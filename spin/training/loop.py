@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from spin.fitting.fitter import FitResult, Fitter
-    from spin.fitting.observations import Observations
+    from spin.fitting.observations import Observations, PreparedObservations
     from spin.training.step import Batch
     from spin.training.targets import GroundTruth
 
@@ -58,12 +58,13 @@ class LoopFitter:
             ), Trust.none()
         with torch.no_grad():
             prediction = Guesses(prediction.pose_aa, prediction.betas.clamp(-_BETAS_LIMIT, _BETAS_LIMIT))
-            lifted = self.fitter.starts(observations)[0]
+            prepared = self.fitter.prepare(observations)
+            lifted = self.fitter.starts(prepared)[0]
             assert lifted.lift is not None
             believed = self.believed(lifted.lift, prediction)
-            start = self.start(lifted, believed, observations)
-            fits = self.fitter.fit(observations, [start])
-            measured = self.measured(lifted, start, prediction, fits, observations, truth)
+            start = self.start(lifted, believed, prepared.observations)
+            fits = self.fitter.fit(prepared, [start])
+            measured = self.measured(lifted, start, prediction, fits, prepared, truth)
             return replace(fits, score=fits.score * self.trust.score_factor.to(fits.score)), measured
 
     def believed(self, lift: Lift, prediction: Guesses) -> Guesses:
@@ -103,7 +104,7 @@ class LoopFitter:
         start: Start,
         prediction: Guesses,
         fits: FitResult,
-        observations: Observations,
+        observations: PreparedObservations,
         truth: GroundTruth,
     ) -> Trust:
         """The sums of one step."""

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from pipelines.exchange.export import export_fits
+from pipelines.fits.open import STATIC_TAG
 from pipelines.fitting.fit_static import (
-    STATIC_TAG,
     GivenBodies,
     _digest,
     fit_static,
