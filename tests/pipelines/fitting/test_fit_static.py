@@ -165,7 +165,8 @@ def test_a_killed_run_started_again_ends_with_the_same_store(
         deadline = time.monotonic() + 120
         killed = False
         while not killed and child.poll() is None and time.monotonic() < deadline:
-            if fitted(data) > 0:
+            # A batch may be the last one: its process is killed in the first that is seen.
+            if victim == "fit_batch" or fitted(data) > 0:
                 names = processes_of(child.pid)
                 pids = (
                     [p for p, line in names.items() if victim in line] if victim != "driver" else [child.pid]
@@ -180,7 +181,7 @@ def test_a_killed_run_started_again_ends_with_the_same_store(
         for pid in processes_of(child.pid):
             os.kill(pid, signal.SIGKILL)
         child.wait(timeout=30)
-    if child.returncode != 0:  # a worker's death is mended within the run; a driver's needs another run
+    if child.returncode != 0:  # a worker's death is repaired within the run; a driver's needs another run
         assert victim in ("driver", "raylet")
         fit_static(data, "world", CONFIG, workers=2, batch=BATCH)
     assert same(stored(data), undisturbed)
