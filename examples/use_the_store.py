@@ -35,9 +35,7 @@ def some_fits(count: int, score_mm: float, seed: int) -> Fits:
 def main(folder: Path) -> None:
     # What makes scores comparable: the store refuses to mix fits of another body, objective or data set.
     conditions = Fingerprint(body="my-body:1", objective="mine:1", score_rule="mm:1", annotations="mine:1")
-    store = FitStore.open_or_create(
-        folder / "fits", samples=SAMPLES, fingerprint=conditions, writer="example"
-    )
+    store = FitStore.open_or_create(folder / "fits", samples=SAMPLES, fingerprint=conditions, writer="example")
     everyone = np.arange(SAMPLES)
     store.merge(everyone, some_fits(SAMPLES, score_mm=60, seed=0))
     store.tag("first")  # flushes, and names this state

@@ -124,9 +124,7 @@ def cli(debug: bool) -> None:
 cli.commands = LazyCommands({name: where for name, (where, _) in COMMANDS.items()})
 cli.summaries = {name: summary for name, (_, summary) in COMMANDS.items()}
 
-_INTERRUPTED = (
-    "interrupted; run the same command again to go on (train: with --resume, once it has a checkpoint)"
-)
+_INTERRUPTED = "interrupted; run the same command again to go on (train: with --resume, once it has a checkpoint)"
 
 
 def main() -> None:

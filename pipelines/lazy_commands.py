@@ -51,8 +51,5 @@ class LazyGroup(click.Group):
         limit = formatter.width - 6 - max(map(len, self.summaries))
         with formatter.section("Commands"):
             formatter.write_dl(
-                [
-                    (name, click.Command(name, help=text).get_short_help_str(limit))
-                    for name, text in self.summaries.items()
-                ]
+                [(name, click.Command(name, help=text).get_short_help_str(limit)) for name, text in self.summaries.items()]
             )

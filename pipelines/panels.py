@@ -69,9 +69,7 @@ def pose_vertices(mesh: BodyMesh, fits: Fits) -> Float[np.ndarray, "n V 3"]:
     with torch.no_grad():
         for first in range(0, len(fits), _BATCH):
             part = fits.take(slice(first, first + _BATCH))
-            pose, betas, camera = (
-                torch.from_numpy(a).to(device) for a in (part.pose, part.betas, part.camera)
-            )
+            pose, betas, camera = (torch.from_numpy(a).to(device) for a in (part.pose, part.betas, part.camera))
             parts.append((mesh(pose, betas).vertices_m + camera[:, None]).cpu().numpy())
     return np.concatenate(parts) if parts else np.zeros((0, 0, 3), np.float32)
 
@@ -88,9 +86,7 @@ def cut_photograph(annotations: Annotations, row: int) -> Photograph:
         return Photograph(grey_panel(problem), problem)
     affine = crop_affine(center_px, scale, crop_px=PANEL_PX)
     left, top = np.clip(np.ceil(affine[:, 2] + 0.5), 0, PANEL_PX).astype(int)
-    right, bottom = np.clip(np.floor(affine @ [image.shape[1], image.shape[0], 1] - 0.5), 0, PANEL_PX).astype(
-        int
-    )
+    right, bottom = np.clip(np.floor(affine @ [image.shape[1], image.shape[0], 1] - 0.5), 0, PANEL_PX).astype(int)
     panel = np.full_like(cut, _OUTSIDE)  # not black, so that the photograph's edge can be seen
     panel[top:bottom, left:right] = cut[top:bottom, left:right]
     return Photograph(panel)
@@ -102,9 +98,7 @@ def whole_photograph(path: Path, name: str) -> Photograph:
         image = read_image(path)
         zoom = PANEL_PX / max(image.shape[:2])
         size = (max(1, round(image.shape[1] * zoom)), max(1, round(image.shape[0] * zoom)))
-        return Photograph(
-            cv2.resize(image, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR)
-        )
+        return Photograph(cv2.resize(image, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_LINEAR))
     except (SpinError, OSError, cv2.error) as error:
         problem = _short(error, path, name)
         return Photograph(grey_panel(problem), problem)
@@ -121,9 +115,7 @@ def with_keypoints(photograph: Photograph, annotations: Annotations, row: int) -
         return photograph.image
     picture = photograph.image.copy()
     keypoints = annotations.keypoints_px[row]
-    affine = crop_affine(
-        annotations.center_px[row], SURROUNDINGS * float(annotations.scale[row]), crop_px=PANEL_PX
-    )
+    affine = crop_affine(annotations.center_px[row], SURROUNDINGS * float(annotations.scale[row]), crop_px=PANEL_PX)
     points = keypoints[:, :2] @ affine[:, :2].T + affine[:, 2]
     # Far outside the panel, coordinates would overflow OpenCV's fixed-point numbers.
     points = np.clip(points, -4 * PANEL_PX, 5 * PANEL_PX)

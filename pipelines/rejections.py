@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 NOT_FITTED = "not fitted yet; `spin-pipe fit-static` fits it"
 
 
-def write_rejections(
-    path: Path, entries: Sequence[Mapping[str, Any]], about: Mapping[str, str] | None = None
-) -> Path | None:
+def write_rejections(path: Path, entries: Sequence[Mapping[str, Any]], about: Mapping[str, str] | None = None) -> Path | None:
     """Write a list of rejections, below what they are `about` if given. Return its path.
 
     An empty list removes an older one; then return None.
@@ -49,9 +47,7 @@ def read_rejections(path: Path, key: str | None, problems: list[str]) -> list[di
             return list(entries)
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    problems.append(
-        f"{path.name}: can't be read, so its entries are missing here; run the stage that wrote it again"
-    )
+    problems.append(f"{path.name}: can't be read, so its entries are missing here; run the stage that wrote it again")
     return []
 
 

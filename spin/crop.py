@@ -34,9 +34,7 @@ _BLOCK_PX = 16  # of a JPEG, where colours are stored at half resolution
 _MARGIN_PX = 3  # of the image around what is seen, for blurring and sampling
 
 
-def box_to_center_scale(
-    box_xywh: Float[np.ndarray, "4"], margin: float = BOX_MARGIN
-) -> tuple[np.ndarray, float]:
+def box_to_center_scale(box_xywh: Float[np.ndarray, "4"], margin: float = BOX_MARGIN) -> tuple[np.ndarray, float]:
     """Centre (px) and scale (side / 200 px) of the square around an [x, y, width, height] box, enlarged by `margin`."""
     x, y, width, height = (float(v) for v in box_xywh)
     return np.array([x + width / 2, y + height / 2], np.float32), margin * max(width, height) / 200
@@ -56,9 +54,7 @@ def crop_affine(
 ) -> Float[np.ndarray, "2 3"]:
     """Affine (float64) from image pixels to crop pixels; the image is turned by `rotation_deg` (p -> R p, y down)."""
     if not (np.isfinite(scale) and scale > 0 and np.all(np.isfinite(center_px))):
-        raise KeypointError(
-            f"box with centre {center_px} and scale {scale} has no area; expected a finite scale above 0"
-        )
+        raise KeypointError(f"box with centre {center_px} and scale {scale} has no area; expected a finite scale above 0")
     zoom = crop_px / (200.0 * scale)
     angle = np.deg2rad(rotation_deg)
     turn = zoom * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -172,9 +168,7 @@ def cut_surroundings(
     return Cutout(part, np.concatenate([np.diag(zoom), (-zoom * low)[:, None]], 1))
 
 
-def resample_encoded(
-    encoded: Encoded, affine: Float[np.ndarray, "2 3"], size: tuple[int, int]
-) -> UInt8[np.ndarray, "h w 3"]:
+def resample_encoded(encoded: Encoded, affine: Float[np.ndarray, "2 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
     """`resample` of an image that is decoded only as far as needed. ImageError if it can't be decoded."""
     pixels = decode_part(encoded, _seen_corners(affine, size), _shrink(affine) / SHARP)
     return resample(pixels.image, compose(affine, inverted(pixels.from_upright)), size)
@@ -215,18 +209,14 @@ def compose(second: Float[np.ndarray, "2 3"], first: Float[np.ndarray, "2 3"]) -
     # By hand: for six numbers a call of numpy costs ten times what it computes, and loading makes dozens.
     (a, b, c), (d, e, f) = second.tolist()
     (p, q, r), (s, t, u) = first.tolist()
-    return np.array(
-        [[a * p + b * s, a * q + b * t, a * r + b * u + c], [d * p + e * s, d * q + e * t, d * r + e * u + f]]
-    )
+    return np.array([[a * p + b * s, a * q + b * t, a * r + b * u + c], [d * p + e * s, d * q + e * t, d * r + e * u + f]])
 
 
 def inverted(affine: Float[np.ndarray, "2 3"]) -> Float[np.ndarray, "2 3"]:
     """The affine back."""
     (a, b, c), (d, e, f) = affine.tolist()
     area = a * e - b * d
-    return np.array(
-        [[e / area, -b / area, (b * f - c * e) / area], [-d / area, a / area, (c * d - a * f) / area]]
-    )
+    return np.array([[e / area, -b / area, (b * f - c * e) / area], [-d / area, a / area, (c * d - a * f) / area]])
 
 
 def _shrink(affine: Float[np.ndarray, "2 3"]) -> float:
@@ -243,9 +233,7 @@ def _seen_corners(affine: Float[np.ndarray, "2 3"], size: tuple[int, int]) -> Fl
     return np.array([[x, y] for x in xs for y in ys]) @ back[:, :2].T + back[:, 2]
 
 
-def normalise(
-    crop: UInt8[np.ndarray, "P P 3"], channel_gain: Float[np.ndarray, "3"] | None = None
-) -> np.ndarray:
+def normalise(crop: UInt8[np.ndarray, "P P 3"], channel_gain: Float[np.ndarray, "3"] | None = None) -> np.ndarray:
     """Network input (3, P, P), float32: RGB in [0, 1], scaled by gains and clipped, then ImageNet's statistics."""
     # A table of what becomes of each of the 256 values: seven times faster than computing it for each pixel.
     values = (np.arange(256, dtype=np.float32) / 255.0)[:, None]

@@ -133,8 +133,7 @@ def decode(encoded: Encoded) -> UInt8[np.ndarray, "H W 3"]:
         image = None
     if image is None:
         raise ImageError(
-            f"image {encoded.name}: can't be decoded ({encoded.data.size} bytes); "
-            "expected a JPEG or PNG, replace the file"
+            f"image {encoded.name}: can't be decoded ({encoded.data.size} bytes); expected a JPEG or PNG, replace the file"
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 

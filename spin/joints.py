@@ -75,8 +75,7 @@ def _model_point(name: str, *, in_superset: bool) -> int:
 
 
 KEYPOINT_TO_MODEL = tuple(
-    [_model_point(n, in_superset=False) for n in OPENPOSE_NAMES]
-    + [_model_point(n, in_superset=True) for n in SUPERSET_NAMES]
+    [_model_point(n, in_superset=False) for n in OPENPOSE_NAMES] + [_model_point(n, in_superset=True) for n in SUPERSET_NAMES]
 )
 
 
@@ -139,9 +138,7 @@ class _Joints:
 
 JOINTS = _Joints()
 
-PLACE_MIRROR = tuple(
-    PLACES.index(KEYPOINT_TO_MODEL[JOINTS.mirror[KEYPOINT_TO_MODEL.index(point)]]) for point in PLACES
-)
+PLACE_MIRROR = tuple(PLACES.index(KEYPOINT_TO_MODEL[JOINTS.mirror[KEYPOINT_TO_MODEL.index(point)]]) for point in PLACES)
 
 # 2D skeleton for drawing: pairs of superset joints, by name.
 SKELETON = tuple(

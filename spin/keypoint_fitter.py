@@ -99,9 +99,7 @@ class BodyFits:
         """
         target = Path(path)
         if target.suffix not in (".npz", ".npy"):
-            raise ValueError(
-                f"{target}: expected a name that ends in .npz (final fits) or .npy (static fits)"
-            )
+            raise ValueError(f"{target}: expected a name that ends in .npz (final fits) or .npy (static fits)")
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -127,7 +125,7 @@ class BodyFits:
 class Fitter:
     """Fits bodies to the 2D keypoints of people. Make one with `Fitter.load()` and use it for any number of calls."""
 
-    def __init__(self, fitter: engine.Fitter, body: BodyData) -> None:
+    def __init__(self, fitter: engine.BatchFitter, body: BodyData) -> None:
         self._fitter, self.body = fitter, body
 
     @classmethod
@@ -157,7 +155,7 @@ class Fitter:
         if objective == "anchored":
             lifter = load_lifter(find_lifter(folder, path), body.fingerprint).to(chosen)
         prior = load_pose_prior(find_prior(folder, path)).to(chosen)
-        return cls(engine.Fitter(CompactBody(body).to(chosen), prior, config, lifter), body)
+        return cls(engine.BatchFitter(CompactBody(body).to(chosen), prior, config, lifter), body)
 
     def fit_coco(
         self,
@@ -262,9 +260,7 @@ def _array(keypoints: ArrayLike | torch.Tensor, joints: int) -> Float[np.ndarray
         raise KeypointError(f"keypoints: expected an array of numbers, (N, {joints}, 3); {error}") from error
     out = out[None] if out.shape == (joints, 3) else out
     if out.ndim != 3 or out.shape[1:] != (joints, 3):
-        raise KeypointError(
-            f"keypoints have shape {out.shape}, expected (N, {joints}, 3): x, y in pixels, confidence 0 to 1"
-        )
+        raise KeypointError(f"keypoints have shape {out.shape}, expected (N, {joints}, 3): x, y in pixels, confidence 0 to 1")
     return out
 
 
@@ -291,9 +287,7 @@ def _boxes(
         given = given[None] if given.shape == (4,) else given
         seen = np.ones(len(people), bool)
         if given.shape != (len(people), 4):
-            raise KeypointError(
-                f"boxes have shape {given.shape}, expected ({len(people)}, 4): x, y, width, height in pixels"
-            )
+            raise KeypointError(f"boxes have shape {given.shape}, expected ({len(people)}, 4): x, y, width, height in pixels")
     with np.errstate(invalid="ignore"):
         area: np.ndarray = np.isfinite(given).all(1) & (given[:, 2:].min(1) > 0) & (given[:, 2:].max(1) >= 1)
     safe = np.where(area[:, None], given, (0.0, 0.0, 1.0, 1.0))

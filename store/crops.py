@@ -34,9 +34,7 @@ if TYPE_CHECKING:
 
 MAGIC = b"SPINCROP"
 FORMAT, VERSION = "spin-pipe-crops", 1
-ROW = np.dtype(
-    [("at", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("zoom", "<f8", 2), ("offset", "<f8", 2)], align=False
-)
+ROW = np.dtype([("at", "<u8"), ("size", "<u4"), ("crc32", "<u4"), ("zoom", "<f8", 2), ("offset", "<f8", 2)], align=False)
 """Where a row's JPEG is in the file, and the affine to its pixels from the image's: zoom · image px + offset."""
 _END = struct.Struct("<II8s")
 _REMEDY = "make it again with `spin-pipe pack`"

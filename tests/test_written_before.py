@@ -66,11 +66,7 @@ def store(tmp_path: Path) -> FitStore:
 
 
 def same(found: np.ndarray, expected: np.ndarray) -> bool:
-    return (
-        found.dtype == expected.dtype
-        and found.shape == expected.shape
-        and found.tobytes() == expected.tobytes()
-    )
+    return found.dtype == expected.dtype and found.shape == expected.shape and found.tobytes() == expected.tobytes()
 
 
 def answered(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -155,9 +151,7 @@ def test_the_runs_configuration(checkpoint: Checkpoint) -> None:
     assert config.resumed({"max_steps": 8}).max_steps == 8
     files, annotations = FittingFiles.of(DATA, config.fitting), Annotations.read(DATA.annotations("world"))
     fingerprint = files.fingerprint(config.fitting.objective, annotations)
-    assert (
-        fingerprint.to_json() == checkpoint.config["fingerprints"]["world"] == ANSWERS["store"]["fingerprint"]
-    )
+    assert fingerprint.to_json() == checkpoint.config["fingerprints"]["world"] == ANSWERS["store"]["fingerprint"]
     require_same_fingerprints(RUN, {"world": fingerprint})
 
 
@@ -165,12 +159,8 @@ def test_the_networks_weights(arrays: dict[str, np.ndarray], checkpoint: Checkpo
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
     assert shapes == ANSWERS["checkpoint"]["shapes"]
     for name, total in answered(arrays, "sums/").items():
-        np.testing.assert_allclose(
-            checkpoint.model[name].double().sum(), total, rtol=1e-9, atol=1e-9, err_msg=name
-        )
-    assert {f"{name}.weight" for name in ("conv1", "bn1")} <= set(
-        load_backbone_weights(RUN.latest_checkpoint() or "")
-    )
+        np.testing.assert_allclose(checkpoint.model[name].double().sum(), total, rtol=1e-9, atol=1e-9, err_msg=name)
+    assert {f"{name}.weight" for name in ("conv1", "bn1")} <= set(load_backbone_weights(RUN.latest_checkpoint() or ""))
 
 
 def test_the_networks_answers(arrays: dict[str, np.ndarray], network: HMR) -> None:

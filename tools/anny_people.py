@@ -146,9 +146,7 @@ def _to_t_pose(joints: np.ndarray, bone_heads: np.ndarray, bones: dict[str, int]
     """Global rotations (N, 24, 3, 3) that take each part from anny's A-pose to the T-pose."""
     rotations = np.tile(np.eye(3), (len(joints), 24, 1, 1))
     for side, letter, sign in (("left", "L", 1.0), ("right", "R", -1.0)):
-        at = {
-            part: _INDEX[f"{side} {part}"] for part in ("hip", "knee", "ankle", "collar", "shoulder", "elbow")
-        }
+        at = {part: _INDEX[f"{side} {part}"] for part in ("hip", "knee", "ankle", "collar", "shoulder", "elbow")}
         wrist, hand = _INDEX[f"{side} wrist"], _INDEX[f"{side} hand"]
         outward, mirror = np.array([sign, 0.0, 0.0]), np.array([sign, 1.0, 1.0])
         c, s = np.cos(_COLLAR_RAISE_RAD), sign * np.sin(_COLLAR_RAISE_RAD)
@@ -163,9 +161,7 @@ def _to_t_pose(joints: np.ndarray, bone_heads: np.ndarray, bones: dict[str, int]
         rotations[:, at["shoulder"]] = level @ np.swapaxes(_frame(upper, hinge), -1, -2)
         rotations[:, at["elbow"]] = level @ np.swapaxes(_frame(fore, hinge), -1, -2)
         # Palms down.
-        index, middle, little = (
-            bone_heads[:, bones[f"finger{i}-1.{letter}"]] - joints[:, wrist] for i in _KNUCKLES
-        )
+        index, middle, little = (bone_heads[:, bones[f"finger{i}-1.{letter}"]] - joints[:, wrist] for i in _KNUCKLES)
         palm_down = _frame(outward, np.array([0.0, sign, 0.0]))
         rotations[:, wrist] = palm_down @ np.swapaxes(_frame(middle, np.cross(index, little)), -1, -2)
         rotations[:, hand] = rotations[:, wrist]
@@ -233,9 +229,7 @@ def draw_people(n_people: int, *, seed: int) -> People:
         joints_t = _forward(joints_a, rotations)
         vertices.append(_unskin(vertices_a, joints_a, joints_t, rotations, weights))
         joints.append(joints_t)
-        moved = (
-            np.einsum("nbij,nbj->nbi", rotations[:, owner], heads_a - joints_a[:, owner]) + joints_t[:, owner]
-        )
+        moved = np.einsum("nbij,nbj->nbi", rotations[:, owner], heads_a - joints_a[:, owner]) + joints_t[:, owner]
         bone_heads.append(moved)
     faces = model.faces if model.faces.shape[1] == 3 else model.get_triangular_faces()
     mean_heads = np.concatenate(bone_heads).mean(0)

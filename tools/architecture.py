@@ -93,9 +93,7 @@ def boxes(graph: dict[str, set[str]], folder: str) -> dict[str, set[str]]:
     for name, others in graph.items():
         if name.startswith(prefix):
             box = name[len(prefix) :].split(".")[0]
-            out[box] |= {
-                other[len(prefix) :].split(".")[0] for other in others if other.startswith(prefix)
-            } - {box}
+            out[box] |= {other[len(prefix) :].split(".")[0] for other in others if other.startswith(prefix)} - {box}
     return dict(out)
 
 
@@ -117,9 +115,7 @@ def picture() -> str:
                 if name == f"{room}.{box}" or name.startswith(f"{room}.{box}."):
                     away |= {other.split(".")[0] for other in others if not other.startswith(f"{room}.")}
             title = f"`{box}/`" if is_folder else f"`{box}.py`"
-            lines.append(
-                f"| {title} | {about} | {', '.join(sorted(inside[box]))} | {', '.join(sorted(away - {room}))} |"
-            )
+            lines.append(f"| {title} | {about} | {', '.join(sorted(inside[box]))} | {', '.join(sorted(away - {room}))} |")
         lines.append("")
     return "\n".join(lines)
 

@@ -116,9 +116,7 @@ def fit_joint_regressor(
             continue
         distance_m = np.linalg.norm(v_template_m - joints_m[k], axis=1)
         near = np.argsort(distance_m)[: max(_FEWEST_CANDIDATES, int((distance_m < _REACH_M).sum()))]
-        spread = _RIDGE * np.diag(
-            distance_m[near] + 0.02
-        )  # nearer vertices are preferred, and several of them
+        spread = _RIDGE * np.diag(distance_m[near] + 0.02)  # nearer vertices are preferred, and several of them
         system = [
             v_template_m[near].T,
             shapedirs_m[near].transpose(2, 1, 0).reshape(-1, len(near)),
@@ -223,9 +221,7 @@ def vertex_parts(weights: Float[np.ndarray, "V 24"]) -> Int[np.ndarray, " V"]:
     """Index into PART_NAMES of the part that moves each vertex most."""
     limbs = {"arm": ("shoulder", "elbow", "wrist", "hand"), "leg": ("hip", "knee", "ankle", "foot")}
     part_of = {"neck": "head", "head": "head"}
-    part_of |= {
-        f"{s} {j}": f"{s} {limb}" for s in ("left", "right") for limb, names in limbs.items() for j in names
-    }
+    part_of |= {f"{s} {j}": f"{s} {limb}" for s in ("left", "right") for limb, names in limbs.items() for j in names}
     columns = np.array([PART_NAMES.index(part_of.get(name, "torso")) for name in SMPL_NAMES])
     shares = np.stack([weights[:, columns == i].sum(1) for i in range(len(PART_NAMES))], 1)
     return shares.argmax(1)

@@ -30,9 +30,7 @@ CALIBRATION = "amc/02"  # of the activities that are held out
 def main() -> None:
     """Command line: see --help."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--clips", type=Path, required=True, help="folder of motion clips, or a tar archive of one"
-    )
+    parser.add_argument("--clips", type=Path, required=True, help="folder of motion clips, or a tar archive of one")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     parser.add_argument("--steps", type=int, default=40_000)
     parser.add_argument("--seed", type=int, default=0)

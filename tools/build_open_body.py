@@ -94,9 +94,7 @@ def _errors_mm(found: np.ndarray, true: np.ndarray) -> np.ndarray:
     return 1000 * np.linalg.norm(found - true, axis=-1)
 
 
-def _report(
-    people: People, space: ShapeSpace, regressor: np.ndarray, vertices: np.ndarray, n_train: int
-) -> None:
+def _report(people: People, space: ShapeSpace, regressor: np.ndarray, vertices: np.ndarray, n_train: int) -> None:
     rebuilt = space.v_template + np.einsum("vib,nb->nvi", space.shapedirs, space.betas[n_train:])
     error = _errors_mm(rebuilt, vertices[n_train:])
     print(f"ten betas on held-out people: mean {error.mean():.2f} mm, p95 {np.percentile(error, 95):.2f} mm")
@@ -104,9 +102,7 @@ def _report(
     posed_v, posed_j = body_regressors.skin(space.v_template, space.joints, people.weights, rotations)
     error = _errors_mm(np.einsum("kv,nvi->nki", regressor, posed_v), posed_j).mean(0)
     worst = int(error.argmax())
-    print(
-        f"joints on held-out posed meshes: mean {error.mean():.2f} mm, worst {error[worst]:.2f} mm", end=" "
-    )
+    print(f"joints on held-out posed meshes: mean {error.mean():.2f} mm, worst {error[worst]:.2f} mm", end=" ")
     print(f"({SMPL_NAMES[worst]})")
     height, mass = np.ptp(vertices[..., 1], axis=1), _masses_kg(vertices, people.faces)
     bmi = mass / height**2

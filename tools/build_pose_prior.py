@@ -47,9 +47,7 @@ _MAX_ITERATIONS = 120
 
 # Added to each angle's variance: what retargeting can't tell, and more where the clips hardly move a joint.
 _FLOOR_RAD2 = np.full((23, 3), 5e-3)
-_FLOOR_RAD2[
-    [SMPL_NAMES.index(f"{side} {part}") - 1 for side in ("left", "right") for part in ("hand", "foot")]
-] = 1e-2
+_FLOOR_RAD2[[SMPL_NAMES.index(f"{side} {part}") - 1 for side in ("left", "right") for part in ("hand", "foot")]] = 1e-2
 
 
 @dataclass(frozen=True)
@@ -81,9 +79,7 @@ def with_mirror_images(body_pose_aa: Float[np.ndarray, "N 69"]) -> Float[np.ndar
     return np.concatenate([joints, joints[:, swap] * (1, -1, -1)]).reshape(-1, N_ANGLES)
 
 
-def _sampling_weights(
-    poses: np.ndarray, activity: np.ndarray, rng: np.random.Generator
-) -> Float[np.ndarray, " N"]:
+def _sampling_weights(poses: np.ndarray, activity: np.ndarray, rng: np.random.Generator) -> Float[np.ndarray, " N"]:
     """Probability of each training pose: the activity's share, spread so that rare poses count for more."""
     weights = np.zeros(len(poses))
     for share, folders in SHARES.values():
@@ -105,9 +101,7 @@ def _initial_responsibilities(poses: np.ndarray, rng: np.random.Generator) -> Fl
         centres = np.concatenate([centres, poses[rng.choice(len(poses), size=1, p=nearest / nearest.sum())]])
     for _ in range(15):
         label = cKDTree(centres).query(poses)[1]
-        centres = np.stack(
-            [poses[label == k].mean(0) if (label == k).any() else centres[k] for k in range(N_COMPONENTS)]
-        )
+        centres = np.stack([poses[label == k].mean(0) if (label == k).any() else centres[k] for k in range(N_COMPONENTS)])
     return np.eye(N_COMPONENTS)[label]
 
 
@@ -120,10 +114,7 @@ def fit_mixture(poses: Float[np.ndarray, "N 69"], rng: np.random.Generator) -> t
         count = responsibility.sum(0) + 1e-9
         means = responsibility.T @ poses / count[:, None]
         covars = np.stack(
-            [
-                ((responsibility[:, k, None] * (poses - m)).T @ (poses - m)) / count[k] + floor
-                for k, m in enumerate(means)
-            ]
+            [((responsibility[:, k, None] * (poses - m)).T @ (poses - m)) / count[k] + floor for k, m in enumerate(means)]
         )
         mixture = Mixture(count / count.sum(), means, covars)
         log_joint = mixture.log_joint(poses)
@@ -160,9 +151,7 @@ def build(motion: Motion, seed: int) -> Mixture:
 def main() -> None:
     """Command line: see --help."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument(
-        "--clips", type=Path, required=True, help="folder of motion clips, or a tar archive of one"
-    )
+    parser.add_argument("--clips", type=Path, required=True, help="folder of motion clips, or a tar archive of one")
     parser.add_argument("--out", type=Path, required=True, help="the .npz file to write")
     parser.add_argument("--body", type=Path, default=_BODY_FILE, help="body that the clips are retargeted to")
     parser.add_argument("--seed", type=int, default=0)

@@ -71,9 +71,7 @@ def _parse_bvh_hierarchy(text: str, clip: Path) -> list[_BvhJoint]:
         elif words[0] == "}":
             stack.pop()
         elif stack[-1] < 0:
-            raise ClipError(
-                f"{clip.name}: braces should enclose {words[0]} in a joint, found it outside of any"
-            )
+            raise ClipError(f"{clip.name}: braces should enclose {words[0]} in a joint, found it outside of any")
         elif words[0] == "OFFSET":
             joints[stack[-1]].offset = np.array(_floats(words[1:4], clip, "an OFFSET"))
         elif words[0] == "CHANNELS":
@@ -89,14 +87,10 @@ def read_bvh(clip: Path) -> SourceClip:
     if not found:
         raise ClipError(f"{clip.name}: a BVH file has a MOTION section, found none")
     joints = _parse_bvh_hierarchy(hierarchy, clip)
-    rows = [
-        _floats(line.split(), clip, "a frame") for line in motion.strip().splitlines()[2:] if line.strip()
-    ]
+    rows = [_floats(line.split(), clip, "a frame") for line in motion.strip().splitlines()[2:] if line.strip()]
     n_channels = sum(len(j.channels) for j in joints)
     if not rows or any(len(r) != n_channels for r in rows):
-        raise ClipError(
-            f"{clip.name}: every frame should have {n_channels} values, found other lengths or no frame"
-        )
+        raise ClipError(f"{clip.name}: every frame should have {n_channels} values, found other lengths or no frame")
     values = np.array(rows)
     rotations = np.zeros((len(joints), len(values), 3, 3))
     column = 0
@@ -105,16 +99,12 @@ def read_bvh(clip: Path) -> SourceClip:
         for channel in joint.channels:  # intrinsic, in the order of the channels
             if channel.endswith("rotation"):
                 angle = values[:, column : column + 1]
-                rotations[i] = (
-                    rotations[i] @ Rotation.from_euler(channel[0].lower(), angle, degrees=True).as_matrix()
-                )
+                rotations[i] = rotations[i] @ Rotation.from_euler(channel[0].lower(), angle, degrees=True).as_matrix()
             column += 1
     directions: dict[str, np.ndarray] = {}
     for joint in joints:
         name = joints[joint.parent].name
-        if joint.parent >= 0 and np.linalg.norm(joint.offset) > np.linalg.norm(
-            directions.get(name, np.zeros(3))
-        ):
+        if joint.parent >= 0 and np.linalg.norm(joint.offset) > np.linalg.norm(directions.get(name, np.zeros(3))):
             directions[name] = joint.offset
     return SourceClip({j.name: r for j, r in zip(joints, rotations) if j.name}, directions)
 
@@ -143,14 +133,10 @@ def _parse_asf(path: Path) -> tuple[dict[str, _AsfBone], dict[str, str]]:
         entry = {words[0]: words[1:] for words in map(str.split, block.splitlines()) if words}
         if not {"name", "direction", "axis"} <= entry.keys():
             raise ClipError(f"{path.name}: a bone needs name, direction and axis, found only {sorted(entry)}")
-        axis = Rotation.from_euler(
-            "xyz", _floats(entry["axis"][:3], path, "an axis"), degrees=True
-        ).as_matrix()
+        axis = Rotation.from_euler("xyz", _floats(entry["axis"][:3], path, "an axis"), degrees=True).as_matrix()
         direction = np.array(_floats(entry["direction"], path, "a direction"))
         if direction.shape != (3,) or not set(entry.get("dof", ())) <= set(_ROTATION_DOF):
-            raise ClipError(
-                f"{path.name}: bone {entry['name'][0]} needs a direction of 3 and dof among {_ROTATION_DOF}"
-            )
+            raise ClipError(f"{path.name}: bone {entry['name'][0]} needs a direction of 3 and dof among {_ROTATION_DOF}")
         bones[entry["name"][0]] = _AsfBone(direction, axis, tuple(entry.get("dof", ())))
     parents = {child: words[0] for words in map(str.split, hierarchy.splitlines()) for child in words[1:]}
     return bones, parents
@@ -176,9 +162,7 @@ def read_amc(clip: Path) -> SourceClip:
     rotations = {"root": Rotation.from_euler("xyz", euler, degrees=True).as_matrix()}
     for name, parent in parents.items():
         if name not in bones or parent not in rotations:
-            raise ClipError(
-                f"{skeletons[0].name}: bone {name} hangs on {parent}, which is not there before it"
-            )
+            raise ClipError(f"{skeletons[0].name}: bone {name} hangs on {parent}, which is not there before it")
         bone = bones[name]
         euler = np.zeros((len(frames), 3))
         for k, dof in enumerate(bone.dof):
@@ -222,9 +206,7 @@ def read_expmap(clip: Path) -> SourceClip:
     rows = [_floats(line.split(","), clip, "a frame") for line in lines]
     expected = 3 + 3 * len(_EXPMAP_BONES)
     if not rows or any(len(r) != expected for r in rows):
-        raise ClipError(
-            f"{clip.name}: every frame should have {expected} values, found other lengths or no frame"
-        )
+        raise ClipError(f"{clip.name}: every frame should have {expected} values, found other lengths or no frame")
     # The format's matrices act on row vectors, hence the sign.
     vectors = -np.array(rows)[:, 3:].reshape(-1, 3)
     local = Rotation.from_rotvec(vectors).as_matrix().reshape(len(rows), -1, 3, 3)

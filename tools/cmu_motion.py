@@ -31,9 +31,7 @@ _INDEX = {name: i for i, name in enumerate(SMPL_NAMES)}
 
 # Beyond these a frame is a tracking glitch (a head spun round, a foot turned back), not a pose.
 _LIMIT_RAD = np.full(24, 2.9)
-_LIMIT_RAD[
-    [_INDEX[n] for n in ("spine1", "spine2", "spine3", "neck", "head", "left ankle", "right ankle")]
-] = 1.6
+_LIMIT_RAD[[_INDEX[n] for n in ("spine1", "spine2", "spine3", "neck", "head", "left ankle", "right ankle")]] = 1.6
 
 # All three formats descend from CMU's skeletons, whose elbows bend about an axis 30° off the vertical at rest
 # and whose head looks 16° down in the calibration pose.
@@ -186,9 +184,7 @@ def retarget(
     """
     wanted = {b for bone in bones.values() for b in ((bone,) if isinstance(bone, str) else bone)}
     if missing := sorted(wanted - clip.rotations.keys()):
-        raise ClipError(
-            f"the skeleton should have {len(wanted)} bones that drive the body, missing {missing}"
-        )
+        raise ClipError(f"the skeleton should have {len(wanted)} bones that drive the body, missing {missing}")
     alignment = _rest_alignment(clip, bones, rest_joints_m)
     n_frames = len(next(iter(clip.rotations.values())))
     rotations = np.zeros((n_frames, 24, 3, 3))
@@ -231,13 +227,9 @@ def load_poses(clips: Path, rest_joints_m: Float[np.ndarray, "24 3"]) -> Motion:
     if clips.is_dir():
         return _load_folder(clips, np.asarray(rest_joints_m, dtype=np.float64))
     if not clips.is_file():
-        raise FileNotFoundError(
-            f"motion clips: {clips} should be a folder or a tar archive, found nothing there"
-        )
+        raise FileNotFoundError(f"motion clips: {clips} should be a folder or a tar archive, found nothing there")
     if not tarfile.is_tarfile(clips):
-        raise ValueError(
-            f"motion clips: {clips} should be a folder or a tar archive, found another kind of file"
-        )
+        raise ValueError(f"motion clips: {clips} should be a folder or a tar archive, found another kind of file")
     with tempfile.TemporaryDirectory() as folder, tarfile.open(clips) as archive:
         archive.extractall(folder, filter="data")
         return _load_folder(Path(folder), np.asarray(rest_joints_m, dtype=np.float64))
@@ -261,7 +253,5 @@ def _load_folder(folder: Path, rest_joints_m: np.ndarray) -> Motion:
             poses.append(pose_aa[whole].astype(np.float32))
             activities += [f"{form.name}/{path.parent.name}"] * len(poses[-1])
     if not poses:
-        raise ValueError(
-            f"motion clips: {folder} should hold .bvh, .amc or .txt clips, found none that can be read"
-        )
+        raise ValueError(f"motion clips: {folder} should hold .bvh, .amc or .txt clips, found none that can be read")
     return Motion(np.concatenate(poses), np.array(activities), broken_frames, tuple(unreadable))

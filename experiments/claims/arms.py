@@ -24,7 +24,7 @@ from experiments.claims.people import (
 )
 from spin.body import CompactBody, load_body
 from spin.evaluation.metrics import mpjpe_mm, pa_mpjpe_mm
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.lifter import OPEN_LIFTER, load_lifter
 from spin.fitting.objective import OBJECTIVES
 from spin.fitting.observations import Observations
@@ -81,10 +81,10 @@ class Fitting:
         self.body, self.prior = CompactBody(data), load_pose_prior()
         lifter = load_lifter(OPEN_LIFTER, data.fingerprint)
         published = OBJECTIVES["published"]
-        self.anchored = Fitter(self.body, self.prior, FitConfig(iterations=LOOP_ITERATIONS), lifter)
-        self.adam = Fitter(self.body, self.prior, FitConfig("adam", 100, published, init=("network",)))
-        self._several = Fitter(self.body, self.prior, FitConfig(objective=published, init=("multistart",)))
-        self._lifted = Fitter(self.body, self.prior, FitConfig(), lifter)
+        self.anchored = BatchFitter(self.body, self.prior, FitConfig(iterations=LOOP_ITERATIONS), lifter)
+        self.adam = BatchFitter(self.body, self.prior, FitConfig("adam", 100, published, init=("network",)))
+        self._several = BatchFitter(self.body, self.prior, FitConfig(objective=published, init=("multistart",)))
+        self._lifted = BatchFitter(self.body, self.prior, FitConfig(), lifter)
         self._observations = Observations.of(people.keypoints_px[: size.train])
 
     @cached_property
@@ -99,9 +99,7 @@ class Fitting:
     def judged(self) -> FitResult:
         """The bodies from mean poses, scored by the scorer."""
         fits, observations = self.from_mean_poses, self._observations
-        start = self.anchored.given(
-            fits.pose_aa, fits.betas, observations, kind="file", camera_m=fits.camera_m
-        )
+        start = self.anchored.given(fits.pose_aa, fits.betas, observations, kind="file", camera_m=fits.camera_m)
         return self.anchored.as_given(start, observations, torch.ones(len(observations), dtype=torch.bool))
 
     def start_of(self, arm: Arm) -> FitResult | None:
@@ -117,9 +115,7 @@ class Fitting:
         return LoopFitter(self.anchored if arm.loop == "earned" else self.adam)
 
 
-def records_of(
-    fits: FitResult, rows: Int[np.ndarray, " n"], source: Source, step: int, improvements: np.ndarray
-) -> Fits:
+def records_of(fits: FitResult, rows: Int[np.ndarray, " n"], source: Source, step: int, improvements: np.ndarray) -> Fits:
     """What the store keeps of some of a batch's fits."""
     count = len(rows)
     column = lambda name, dtype: getattr(fits, name).cpu().numpy()[rows].astype(dtype)  # noqa: E731
@@ -141,9 +137,7 @@ def records_of(
 
 
 def new_store(path: Path, size: Size, start: FitResult | None) -> FitStore:
-    store = FitStore.create(
-        path, samples=size.train, fingerprint=Fingerprint("open", "claims", "claims", "claims")
-    )
+    store = FitStore.create(path, samples=size.train, fingerprint=Fingerprint("open", "claims", "claims", "claims"))
     if start is not None:
         rows = np.flatnonzero(start.storable.numpy())
         store.merge(rows, records_of(start, rows, Source.STATIC, 0, np.zeros(len(rows))))
@@ -285,8 +279,7 @@ class Experiment:
         self.network.eval()
         with torch.no_grad():
             answers = [
-                self.network(self.people.plain(part).to(self.device))
-                for part in np.array_split(rows, max(1, len(rows) // 100))
+                self.network(self.people.plain(part).to(self.device)) for part in np.array_split(rows, max(1, len(rows) // 100))
             ]
         pose = torch.cat([matrix_to_axis_angle(a.rotations).flatten(1) for a in answers]).cpu()
         betas = torch.cat([a.betas for a in answers]).cpu()

@@ -32,9 +32,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float, UInt8
     from torch import Tensor
 
-NOISE_PX = (
-    6.0  # of the annotated keypoints, COCO's 17: what annotators of COCO differ by on a person of this size
-)
+NOISE_PX = 6.0  # of the annotated keypoints, COCO's 17: what annotators of COCO differ by on a person of this size
 _WORLD_SEED = 0
 _OTHERS_FROM = 12_500  # numbers below are the experiment's own people
 AUGMENTATION = AugmentationConfig(scale=0.15, noise=0.2)
@@ -157,9 +155,7 @@ def joints14_of(pose_aa: Float[Tensor, "N 72"], betas: Float[Tensor, "N 10"]) ->
     """LSP's 14 of Human3.6M's joints, in metres: what errors are measured on."""
     mesh = BodyMesh(load_body())
     with torch.no_grad():
-        parts = [
-            mesh(p, b).joints17_m[:, list(H36M_TO_J14)] for p, b in zip(pose_aa.split(500), betas.split(500))
-        ]
+        parts = [mesh(p, b).joints17_m[:, list(H36M_TO_J14)] for p, b in zip(pose_aa.split(500), betas.split(500))]
     return torch.cat(parts)
 
 
@@ -214,9 +210,7 @@ class Residual(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        layers = (
-            part for _ in range(2) for part in (nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU())
-        )
+        layers = (part for _ in range(2) for part in (nn.Linear(width, width), nn.LayerNorm(width), nn.ReLU()))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, x: Float[Tensor, "B F"]) -> Float[Tensor, "B F"]:

@@ -166,13 +166,9 @@ def device_there() -> torch.device:
 
 def main() -> None:
     """Command line: see --help."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="cpu")
-    parser.add_argument(
-        "--cache", type=Path, default=Path("claims"), help="pictures, and results as they come"
-    )
+    parser.add_argument("--cache", type=Path, default=Path("claims"), help="pictures, and results as they come")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--markdown", action="store_true", help="tables instead of JSON")
     arguments = parser.parse_args()
@@ -210,14 +206,9 @@ def claims(name: str, cache: Path, processes: int = 1) -> dict[str, Any]:
             setting: {arm: {figure: over_seeds(setting, arm, figure) for figure in FIGURES} for arm in ARMS}
             for setting in SETTINGS
         },
-        "bad_network": {
-            setting: {figure: over_seeds(setting, BAD, figure) for figure in FIGURES} for setting in SETTINGS
-        },
+        "bad_network": {setting: {figure: over_seeds(setting, BAD, figure) for figure in FIGURES} for setting in SETTINGS},
         "ceiling": {figure: over_seeds("all true", CEILING, figure) for figure in FIGURES[:2]},
-        "calibration": {
-            setting: {arm: results[setting, arm, 0]["calibration"] for arm in ("e", "f")}
-            for setting in SETTINGS
-        },
+        "calibration": {setting: {arm: results[setting, arm, 0]["calibration"] for arm in ("e", "f")} for setting in SETTINGS},
     }
 
 

@@ -35,9 +35,7 @@ def job_client(address: str | None) -> JobSubmissionClient:
         logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.ERROR)
         return client
     except AuthenticationError as error:
-        raise StageError(
-            f"the job server at {address} does not accept the token, or got none; {_TOKEN}"
-        ) from error
+        raise StageError(f"the job server at {address} does not accept the token, or got none; {_TOKEN}") from error
     except (ConnectionError, RuntimeError) as error:
         raise StageError(
             f"no Ray job server answers at {address} ({last_line(error)}); check that the cluster is running, with "
@@ -68,9 +66,7 @@ def follow(client: JobSubmissionClient, job: str, write: Callable[[str], None]) 
         time.sleep(0.5)
         info = client.get_job_info(job)
     if not info.status.is_terminal():
-        raise StageError(
-            f"job {job}: the connection to its log was lost; the job continues, --logs {job} follows it"
-        )
+        raise StageError(f"job {job}: the connection to its log was lost; the job continues, --logs {job} follows it")
     if info.driver_exit_code is not None:
         # Ended by a signal: as a shell reports it.
         return info.driver_exit_code if info.driver_exit_code >= 0 else 128 - info.driver_exit_code

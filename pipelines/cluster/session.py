@@ -109,9 +109,7 @@ def _local(cpus: int) -> Iterator[None]:
 
 
 def _python_path() -> str:
-    return os.pathsep.join(
-        dict.fromkeys([_CODE, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
-    )
+    return os.pathsep.join(dict.fromkeys([_CODE, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]))
 
 
 @contextmanager

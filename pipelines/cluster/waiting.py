@@ -14,9 +14,7 @@ Item = TypeVar("Item")
 
 SILENT_S = 30.0  # without a result and without nodes for the work, until a line says so
 BUSY_S = 120.0  # the same where there are nodes, which may as well be at this command's own work
-NO_PLACE_S = (
-    900.0  # without nodes for the work, until the command ends; a new machine may take minutes to come
-)
+NO_PLACE_S = 900.0  # without nodes for the work, until the command ends; a new machine may take minutes to come
 _LOOK_S = 5.0
 
 
@@ -26,9 +24,7 @@ class Waiting:
     `begun`: by time.monotonic(), if not now.
     """
 
-    def __init__(
-        self, what: str, asked: Mapping[str, float], *, count: int = 1, begun: float | None = None
-    ) -> None:
+    def __init__(self, what: str, asked: Mapping[str, float], *, count: int = 1, begun: float | None = None) -> None:
         self._what, self._asked, self._count = what, asked, count
         self._begun = self._place_seen = time.monotonic() if begun is None else begun
         self._said = ""

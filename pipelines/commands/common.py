@@ -74,9 +74,7 @@ LOG_DIR = click.option(
     "--log-dir", type=click.Path(file_okay=False, path_type=Path), default=Path("logs"), show_default=True,
     help="Where training runs are kept, one folder each.",
 )  # fmt: skip
-WORKERS = click.option(
-    "--workers", type=click.IntRange(1), help="Processes to use (default: one for each core)."
-)
+WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes to use (default: one for each core).")
 
 
 class Group(click.Group):
@@ -101,9 +99,7 @@ def chosen_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
         missing = [n for n in named if n not in known]
         if missing:
             have = ", ".join(known) or "none yet"
-            raise UsageError(
-                f"no data set {missing[0]!r} in {data.root} (there: {have}); run `spin-pipe preprocess`"
-            )
+            raise UsageError(f"no data set {missing[0]!r} in {data.root} (there: {have}); run `spin-pipe preprocess`")
         return list(dict.fromkeys(named))
     if len(known) == 1:
         return known

@@ -26,9 +26,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="An image, or a folder of images.",
 )
 @click.option("--checkpoint", type=_FILE, help="A network: a checkpoint of ours or of SPIN.")
-@click.option(
-    "--fit", is_flag=True, help="Fit the detections; with --checkpoint, from the network's prediction."
-)
+@click.option("--fit", is_flag=True, help="Fit the detections; with --checkpoint, from the network's prediction.")
 @click.option("--bbox", type=_FILE, help='The person\'s box: JSON, {"bbox": [x, y, width, height]} in px.')
 @click.option(
     "--openpose", type=click.Path(path_type=Path),
@@ -93,9 +91,7 @@ def demo(
         say(which_body(folder))
         estimator = BodyEstimator(folder, checkpoint, fit)
         where = outfile or str(img.with_suffix(""))
-        for line in _one(
-            estimator, DemoRequest(img, bbox, openpose, person), where, save_params, save_mesh, focal
-        ):
+        for line in _one(estimator, DemoRequest(img, bbox, openpose, person), where, save_params, save_mesh, focal):
             say(line)
         return
     if bbox is not None:
@@ -109,9 +105,7 @@ def demo(
     with progress(len(images), "demo", "img") as bar:
         for request in images:
             try:
-                for line in _one(
-                    estimator, request, str(target / request.image.stem), save_params, save_mesh, focal
-                ):
+                for line in _one(estimator, request, str(target / request.image.stem), save_params, save_mesh, focal):
                     if line.startswith("rejected"):
                         say(f"{request.image.name}: {line}")
             except EXPECTED as error:

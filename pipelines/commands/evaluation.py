@@ -33,17 +33,13 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 @click.command("eval")
 @DATASETS
 @DATASET_OPTION
-@click.option(
-    "--run", "name", cls=Option, also=("--name",), help="The run whose newest checkpoint is measured."
-)
+@click.option("--run", "name", cls=Option, also=("--name",), help="The run whose newest checkpoint is measured.")
 @click.option("--checkpoint", type=_FILE, help="A checkpoint file instead, ours or SPIN's.")
 @click.option(
     "--stored-fits", is_flag=False, flag_value="", metavar="[TAG]",
     help="The data set's fits instead: the best ones, or those of a tag. DATASET comes before it.",
 )  # fmt: skip
-@click.option(
-    "--result-in", type=_FILE, help="A result file instead: the published .npz, or one of `spin-pipe eval`."
-)
+@click.option("--result-in", type=_FILE, help="A result file instead: the published .npz, or one of `spin-pipe eval`.")
 @DATA
 @FITS
 @LOG_DIR
@@ -61,12 +57,8 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Whose body the truth's pose and shape are put on.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="The largest number of samples, evenly spread.")
-@click.option(
-    "--result", "--result_file", "npz", type=_FILE, help="Where the .npz goes (default: next to the .json)."
-)
-@click.option(
-    "--out", type=_FILE, help="Result (.json). Default: in the run's folder, or next to what was measured."
-)
+@click.option("--result", "--result_file", "npz", type=_FILE, help="Where the .npz goes (default: next to the .json).")
+@click.option("--out", type=_FILE, help="Result (.json). Default: in the run's folder, or next to what was measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result's JSON instead of a table.")
 def evaluate(
     datasets: tuple[str, ...], name: str | None, checkpoint: Path | None, stored_fits: str | None,
@@ -114,9 +106,7 @@ def evaluate(
                 entry |= done.metrics
             left_out = len(done.result.left_out)
             if left_out:
-                say(
-                    f"{dataset}: {left_out} samples rejected, because they could not be measured; listed in {output}"
-                )
+                say(f"{dataset}: {left_out} samples rejected, because they could not be measured; listed in {output}")
             say(f"{output}")
             rows.append((dataset, done.result.scores.count, done.metrics))
             texts.append(read_json(output))
@@ -138,9 +128,7 @@ def _check_outputs(out: Path | None, npz: Path | None, chosen: list[str]) -> Non
 
 def _check_overwriting(result_in: Path | None, npz: Path) -> None:
     if result_in is not None and npz.resolve() == result_in.resolve():
-        raise UsageError(
-            f"{result_in}: would be overwritten by its own measurement; name another file with --out"
-        )
+        raise UsageError(f"{result_in}: would be overwritten by its own measurement; name another file with --out")
 
 
 def _for_journal(subject: Subject) -> dict[str, Any]:
@@ -182,9 +170,7 @@ def _subject(
     if name is not None:
         checkpoint = RunFolder.of(log_dir, name).latest_checkpoint()
         if checkpoint is None:
-            raise UsageError(
-                f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --run {name}`"
-            )
+            raise UsageError(f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --run {name}`")
     if checkpoint is not None:
         return checkpoint_subject(checkpoint)
     annotations = Annotations.read(data.annotations(dataset))
@@ -216,9 +202,7 @@ def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
 @click.option("--draws", type=click.IntRange(100), default=2000, show_default=True, help="Resamplings.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
-def compare(
-    first: Path, second: Path, anyway: bool, by: str | None, draws: int, seed: int, as_json: bool
-) -> None:
+def compare(first: Path, second: Path, anyway: bool, by: str | None, draws: int, seed: int, as_json: bool) -> None:
     """Compare two results of `spin-pipe eval` (their .json): are they comparable, and do they differ by more than chance?
 
     Ends with an error that names the fields if their protocol cards differ.

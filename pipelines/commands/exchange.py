@@ -33,9 +33,7 @@ _SHOWN = 12  # reasons on the terminal; the list has them all
     "parquet: a table. glb: meshes with a skeleton, of --sample or --sequence.",
 )  # fmt: skip
 @click.option("--all", "all_", is_flag=True, help="Of every data set that has fits.")
-@click.option(
-    "--sample", "samples", type=click.IntRange(0), multiple=True, help="glb: this sample; may be repeated."
-)
+@click.option("--sample", "samples", type=click.IntRange(0), multiple=True, help="glb: this sample; may be repeated.")
 @click.option(
     "--sequence",
     help="glb: this recording, animated; the part of its images' names before the frame's number.",
@@ -76,9 +74,7 @@ def export_fits(
     if out is not None and len(names) > 1:
         raise UsageError("--out names one file; give one DATASET with it")
     if (format_ == "glb") != bool(samples or sequence) or (samples and sequence):
-        raise UsageError(
-            "--format glb goes with --sample K or --sequence NAME, which say what to show; give one of them"
-        )
+        raise UsageError("--format glb goes with --sample K or --sequence NAME, which say what to show; give one of them")
     for name in names:
         if format_ == "glb":
             for mesh in export_glb(folder, name, out, samples=samples, sequence=sequence, fps=fps, tag=tag):
@@ -89,9 +85,7 @@ def export_fits(
             entry |= {"valid": done.valid, "samples": done.samples}
         say(f"{done.path}: {done.samples} samples, {done.valid} valid, {done.without_fit} without a fit")
         if FIT_FORMATS[format_].only_valid and done.written < done.samples:
-            say(
-                f"  {done.samples - done.written} samples without a valid fit are left out: the format has no mark for them"
-            )
+            say(f"  {done.samples - done.written} samples without a valid fit are left out: the format has no mark for them")
         say(f"  not held by this format: {', '.join(done.lost)}")
 
 
@@ -110,9 +104,7 @@ def _with_fits(folder: DataFolder) -> list[str]:
 @DATASETS
 @DATA
 @click.option("--out", type=_FILE, help="File to write, for one data set.")
-@click.option(
-    "--overwrite", cls=Option, also=("--replace",), is_flag=True, help="Write over a file that is there."
-)
+@click.option("--overwrite", cls=Option, also=("--replace",), is_flag=True, help="Write over a file that is there.")
 def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, overwrite: bool) -> None:
     """Annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.
 
@@ -149,9 +141,7 @@ def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, 
 )  # fmt: skip
 @_SAME_BODY
 @WORKERS
-def import_annotations(
-    file: Path, data: Path, name: str, root: Path, same_body: bool, workers: int | None
-) -> None:
+def import_annotations(file: Path, data: Path, name: str, root: Path, same_body: bool, workers: int | None) -> None:
     """Annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.
 
     Keys that are missing are taken for not known. A row that can't be used, or whose image can't, is rejected and listed.
@@ -167,9 +157,7 @@ def import_annotations(
     folder = data_folder(data)
     target = folder.annotations(name)
     say(which_body(folder))
-    with journal.recorded(
-        folder.journal, "import-annotations", dataset=name, file=str(file), root=str(root)
-    ) as entry:
+    with journal.recorded(folder.journal, "import-annotations", dataset=name, file=str(file), root=str(root)) as entry:
         imported = run(folder, file, name, root, same_body=same_body, workers=workers)
         done = imported.summary
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
@@ -194,9 +182,7 @@ def import_annotations(
     help="What fits are scored by [default: as the store's other fits; without a store anchored].",
 )  # fmt: skip
 @click.option("--ignore-3d", is_flag=True, help="Don't score by 3D joints where the annotations have them.")
-def import_fits(
-    dataset: str, file: Path, data: Path, same_body: bool, objective: str | None, ignore_3d: bool
-) -> None:
+def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective: str | None, ignore_3d: bool) -> None:
     """Bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.
 
     FILE: SPIN's static fits (.npy), final fits or multi-view fits (.npz), EFT's .json, 4D-Humans' or BEDLAM's .npz. Pose and

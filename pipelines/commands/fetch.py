@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     "--base-url", "base_urls", multiple=True, metavar="URL",
     help="Where the archives lie; repeat it for mirrors, which are tried in order [default: the publishers' server].",
 )  # fmt: skip
-@click.option(
-    "--list", "listing", is_flag=True, help="Say what there is, and what to obtain by hand; fetch nothing."
-)
+@click.option("--list", "listing", is_flag=True, help="Say what there is, and what to obtain by hand; fetch nothing.")
 @click.option(
     "--checksums", type=click.Path(dir_okay=False, path_type=Path),
     help="A file of SHA-256 sums, as sha256sum writes them, that the archives must have.",
@@ -86,9 +84,7 @@ def fetch_data(
         where = folder.root / archive.folder
         say(f"{archive.file}: {len(done.files)} files in {where}{', there already' if done.earlier else ''}")
         if done.kept:
-            say(
-                f"  {len(done.kept)} files that were there and differ were kept (--overwrite replaces): {', '.join(done.kept)}"
-            )
+            say(f"  {len(done.kept)} files that were there and differ were kept (--overwrite replaces): {', '.join(done.kept)}")
     if failed:
         raise StageError(f"{len(failed)} of {len(chosen)} archives could not be fetched: {', '.join(failed)}")
     say("what has to be obtained by hand: spin-pipe fetch-data --list")

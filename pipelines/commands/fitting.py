@@ -29,17 +29,13 @@ _OWN_STARTS = ("lifter", "multistart")
 
 @click.command("train-lifter")
 @DATA
-@click.option(
-    "--steps", type=click.IntRange(1), default=12_000, show_default=True, help="More make it better, slowly."
-)
+@click.option("--steps", type=click.IntRange(1), default=12_000, show_default=True, help="More make it better, slowly.")
 @click.option(
     "--poses", type=click.Path(dir_okay=False, path_type=Path),
     help="More poses to learn from: .npz with 'poses' or 'pose' (N, 72) or (N, 69), axis-angle, of AMASS for example.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option(
-    "--overwrite", cls=Option, also=("--again",), is_flag=True, help="Train anew where there is one already."
-)
+@click.option("--overwrite", cls=Option, also=("--again",), is_flag=True, help="Train anew where there is one already.")
 def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrite: bool) -> None:
     """Train the lifter of the body in use, from samples of the pose prior: once, some fifteen minutes on two cores.
 
@@ -91,9 +87,7 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrit
     "--overwrite", cls=Option, also=("--again",), is_flag=True,
     help="Fit every sample again; a fit that scores better replaces the old.",
 )  # fmt: skip
-@click.option(
-    "--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Fits made together."
-)
+@click.option("--batch-size", type=click.IntRange(1), default=256, show_default=True, help="Fits made together.")
 def fit_static(
     datasets: tuple[str, ...], data: Path, workers: int | None, address: str | None, init: str, objective: str,
     solver: str, iterations: int | None, ignore_3d: bool, overwrite: bool, batch_size: int,
@@ -126,9 +120,7 @@ def fit_static(
     files = [kind for kind in kinds if kind.endswith((".npy", ".npz"))]
     unknown = [kind for kind in kinds if kind not in (*own, *files, "store")]
     if unknown or not kinds:
-        raise UsageError(
-            f"--init {init}: expected lifter, multistart, store, FILE.npy or FILE.npz, separated by commas"
-        )
+        raise UsageError(f"--init {init}: expected lifter, multistart, store, FILE.npy or FILE.npz, separated by commas")
     if files and len(names) > 1:
         raise UsageError(f"--init {files[0]}: a file belongs to one data set; give one DATASET with it")
     say(which_body(folder))
@@ -156,9 +148,7 @@ def fit_static(
                 ignore_3d=ignore_3d, again=overwrite or "store" in kinds,
             )  # fmt: skip
             entry |= {"fitted": done.fitted, "valid": done.valid, "samples": done.samples}
-        say(
-            f"{folder.fits(name)}: {done.fitted} fitted, {done.valid} of them valid; {done.done} were there already"
-        )
+        say(f"{folder.fits(name)}: {done.fitted} fitted, {done.valid} of them valid; {done.done} were there already")
         if not done.verdicts and not overwrite:
             say("  every sample was settled before; --overwrite fits them again")
         for verdict, count in done.verdicts.items():
@@ -182,7 +172,5 @@ def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
     if source != "store":
         found = import_static_fits(source, len(annotations))
         return GivenBodies("file", found.pose, found.betas, found.valid)
-    fits = open_fits(folder.fits(dataset), load_body(folder.body), annotations).get(
-        np.arange(len(annotations))
-    )
+    fits = open_fits(folder.fits(dataset), load_body(folder.body), annotations).get(np.arange(len(annotations)))
     return GivenBodies("store", fits.pose, fits.betas, fits.source != Source.NONE)

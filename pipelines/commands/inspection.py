@@ -15,18 +15,14 @@ from pipelines.errors import UsageError
 @DATA
 @FITS
 @LOG_DIR
-@click.option(
-    "--sample", type=int, metavar="K", help="One sample of the data set: its numbers, and its picture."
-)
+@click.option("--sample", type=int, metavar="K", help="One sample of the data set: its numbers, and its picture.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Picture to write [default: DATASET-K.png].",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def info(
-    dataset: str | None, data: Path, log_dir: Path, sample: int | None, out: Path | None, as_json: bool
-) -> None:
+def info(dataset: str | None, data: Path, log_dir: Path, sample: int | None, out: Path | None, as_json: bool) -> None:
     """What there is: data sets and their fits, runs, the body in use; or more about one data set, or one of its samples.
 
     \b

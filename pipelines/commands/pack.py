@@ -54,9 +54,7 @@ def pack(
         run_pack(folder, name, PackConfig(img_res, augmentation, quality), workers=workers, address=address)
 
 
-def run_pack(
-    folder: DataFolder, name: str, config: PackConfig, *, workers: int | None, address: str | None
-) -> None:
+def run_pack(folder: DataFolder, name: str, config: PackConfig, *, workers: int | None, address: str | None) -> None:
     """Packs one data set, and says what that cost and saved."""
     from pipelines import journal
     from pipelines.preprocessing.pack import pack as run

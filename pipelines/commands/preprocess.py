@@ -25,9 +25,7 @@ _DECODE = click.option(
 )  # fmt: skip
 
 
-_PACK = click.option(
-    "--pack", "packing", is_flag=True, help="Also pack each person's crop for training (see spin-pipe pack)."
-)
+_PACK = click.option("--pack", "packing", is_flag=True, help="Also pack each person's crop for training (see spin-pipe pack).")
 
 
 class DatasetGroup(Group):
@@ -149,9 +147,7 @@ def _run(
         done = run(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
-    say(
-        f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints"
-    )
+    say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints")
     for reason, count in list(done.rejected.items())[:_SHOWN]:
         say(f"  rejected {count}: {reason}")
     if len(done.rejected) > _SHOWN:
@@ -197,18 +193,14 @@ def _option(option: Option) -> Any:
     if option.kind == "flag":
         return click.option(flag, option.name, is_flag=True, default=bool(option.default), help=option.help)
     kind, shown = _KINDS[option.kind], option.default is not None
-    return click.option(
-        flag, option.name, type=kind, default=option.default, show_default=shown, help=option.help
-    )
+    return click.option(flag, option.name, type=kind, default=option.default, show_default=shown, help=option.help)
 
 
 def _command(dataset: Dataset) -> click.Command:
     reader, name = dataset.reader, dataset.name
     tree = "\n".join(f"  {line}" for line in reader.TREE.splitlines())
     obtain = textwrap.fill(f"Obtained from: {reader.OBTAIN}", 100)
-    example = "\b\nExample:\n" + "\n".join(
-        f"  spin-pipe preprocess {name} {e}" for e in _EXAMPLES[dataset.use]
-    )
+    example = "\b\nExample:\n" + "\n".join(f"  spin-pipe preprocess {name} {e}" for e in _EXAMPLES[dataset.use])
 
     options = [
         DATA,
@@ -234,9 +226,7 @@ def _command(dataset: Dataset) -> click.Command:
     ) -> None:  # fmt: skip
         given = context.parent.params if context.parent else {}
         if given.get("train_files") or given.get("eval_files") or given.get("roots"):
-            raise UsageError(
-                f"give options after the data set's name: spin-pipe preprocess {name} --root DIR"
-            )
+            raise UsageError(f"give options after the data set's name: spin-pipe preprocess {name} --root DIR")
         if openpose is not None and not openpose.is_dir():
             raise UsageError(f"--openpose {openpose}: no such folder")
         folder = data_folder(data)
@@ -260,7 +250,5 @@ def _one_root(folder: DataFolder, dataset: Dataset, given: str | None) -> Path:
         return Path(value) if separator and name == dataset.root_name else Path(given)
     known = _roots(folder, None, ())
     if dataset.root_name not in known:
-        raise UsageError(
-            f'give --root DIR, or a line  {dataset.root_name} = "DIR"  in {folder.root / ROOTS_FILE}'
-        )
+        raise UsageError(f'give --root DIR, or a line  {dataset.root_name} = "DIR"  in {folder.root / ROOTS_FILE}')
     return known[dataset.root_name]

@@ -22,9 +22,7 @@ from pipelines.errors import UsageError
 @click.command()
 @DATASETS
 @DATASET_OPTION
-@click.option(
-    "--run", "name", cls=Option, also=("--name",), help="The run to show; without it, the fits alone."
-)
+@click.option("--run", "name", cls=Option, also=("--name",), help="The run to show; without it, the fits alone.")
 @DATA
 @FITS
 @LOG_DIR

@@ -93,9 +93,7 @@ def log(name: str, data: Path, as_json: bool) -> None:
     entries = open_store(data, name).log()
     lines = []
     for entry in entries:
-        rest = {
-            k: v for k, v in entry.items() if k not in ("time_ms", "operation", "writer", "from_ms", "to_ms")
-        }
+        rest = {k: v for k, v in entry.items() if k not in ("time_ms", "operation", "writer", "from_ms", "to_ms")}
         when = as_text(entry["time_ms"]) or "unknown"
         lines.append(f"{when:19}  {entry['operation']:8} {entry['writer']:12} {_words(rest)}")
     show({"log": entries}, as_json, lines)
@@ -214,9 +212,7 @@ def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None
 
 @store.command()
 @NAME
-@click.option(
-    "--where", "expression", required=True, help="Which fits, for example \"score > 80 and run == 'first'\"."
-)
+@click.option("--where", "expression", required=True, help="Which fits, for example \"score > 80 and run == 'first'\".")
 @click.option("--dry-run", is_flag=True, help="Only count them.")
 @DATA
 @FITS
@@ -310,11 +306,7 @@ def _verify(place: Path | str, outcomes: list[Outcome] | None, as_json: bool) ->
     lines += [f"  {finding.file}: {finding.problem}" for finding in found.findings]
     show(content, as_json, [*lines, *(["  whole"] if found.whole else [])])
     if not found.whole:
-        advice = (
-            "run `spin-pipe store repair`"
-            if outcomes is None
-            else "the list above says what can be done about each"
-        )
+        advice = "run `spin-pipe store repair`" if outcomes is None else "the list above says what can be done about each"
         raise StageError(f"{place}: {len(found.findings)} files are damaged or missing; {advice}")
 
 

@@ -71,9 +71,7 @@ def _words(command: tuple[str, ...]) -> list[str]:
     words = list(command[1:] if command[0] == "spin-pipe" else command)
     found = cli.commands.get(words[0]) if words else None
     if found is None or found is submit:
-        raise UsageError(
-            f"submit {' '.join(words)}: expected a command of spin-pipe, as `submit fit-static world`"
-        )
+        raise UsageError(f"submit {' '.join(words)}: expected a command of spin-pipe, as `submit fit-static world`")
     below = found.commands.get(words[1]) if isinstance(found, click.Group) and len(words) > 1 else found
     takes = below is not None and any("--address" in p.opts for p in below.params)
     if takes and not any(word.partition("=")[0] == "--address" for word in words):

@@ -11,13 +11,9 @@ from pipelines.synthetic.layouts import LAYOUTS
 
 
 @click.command()
-@click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write."
-)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="Folder to write.")
 @click.option("--people", type=click.IntRange(1), default=300, show_default=True, help="People to train on.")
-@click.option(
-    "--test-people", type=click.IntRange(1), default=60, show_default=True, help="People to measure on."
-)
+@click.option("--test-people", type=click.IntRange(1), default=60, show_default=True, help="People to measure on.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
     "--truth-share", type=click.FloatRange(0, 1), default=0.0, show_default=True,
@@ -58,7 +54,5 @@ def synth(
             workers=workers, progress=update,
         )  # fmt: skip
     train, test = summary.train_people, summary.test_people
-    say(
-        f"{out}: {train} people to train on, {test} to measure on{' (made earlier)' if summary.reused else ''}"
-    )
+    say(f"{out}: {train} people to train on, {test} to measure on{' (made earlier)' if summary.reused else ''}")
     say(f"  next: spin-pipe preprocess coco --root {out} --name NAME")

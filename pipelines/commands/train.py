@@ -77,9 +77,7 @@ def _from_json(ctx: click.Context, param: click.Parameter, path: Path | None) ->
     if not isinstance(content, dict):
         raise UsageError(f"--from-json {path}: expected an object of options, as {{'batch_size': 64}}")
     known = {p.name for p in ctx.command.params}
-    settings = {
-        str(_RENAMED.get(k, k)): v for k, v in content.items() if k not in _NOT_TAKEN and v is not None
-    }
+    settings = {str(_RENAMED.get(k, k)): v for k, v in content.items() if k not in _NOT_TAKEN and v is not None}
     unknown = [name for name in settings if name not in known]
     if unknown:
         raise UsageError(
@@ -135,9 +133,7 @@ _WATCH, _COST = "What is watched", "Machine"
 )
 @click.option("--epochs", "--num-epochs", "epochs", type=click.IntRange(1), default=50, show_default=True)
 @click.option("--max-steps", type=click.IntRange(1), help="End after this many steps, whatever the epochs.")
-@click.option(
-    "--time-to-run", type=float, metavar="SECONDS", help="Stop by then, at a checkpoint; --resume goes on."
-)
+@click.option("--time-to-run", type=float, metavar="SECONDS", help="Stop by then, at a checkpoint; --resume goes on.")
 @click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Of each worker.")
 @click.option("--lr", type=float, default=5e-5, show_default=True, help="Adam's step size.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
@@ -161,9 +157,7 @@ _WATCH, _COST = "What is watched", "Machine"
 @_option("--rot-factor", type=float, default=30.0, help="Augmentation: turns, degrees.", heading=_SEEN)
 @_option("--scale-factor", type=float, default=0.25, help="Augmentation: size of the box.", heading=_SEEN)
 @_option("--noise-factor", type=float, default=0.4, help="Augmentation: colour gains.", heading=_SEEN)
-@_option(
-    "--shuffle-train/--no-shuffle-train", default=True, help="A new order in every epoch.", heading=_SEEN
-)
+@_option("--shuffle-train/--no-shuffle-train", default=True, help="A new order in every epoch.", heading=_SEEN)
 @_option("--run-smplify/--no-run-smplify", default=True, help="Fit in the loop.", heading=_LOOP)
 @_option(
     "--solver",
@@ -187,12 +181,8 @@ _WATCH, _COST = "What is watched", "Machine"
 )
 @_option("--pose-loss-weight", type=float, default=1.0, heading=_LOSS)
 @_option("--beta-loss-weight", type=float, default=0.001, heading=_LOSS)
-@_option(
-    "--shape-loss-weight", type=float, default=0.0, help="Of vertices; needs the full mesh.", heading=_LOSS
-)
-@_option(
-    "--openpose-train-weight", type=float, default=0.0, help="Of OpenPose's 25 keypoints.", heading=_LOSS
-)
+@_option("--shape-loss-weight", type=float, default=0.0, help="Of vertices; needs the full mesh.", heading=_LOSS)
+@_option("--openpose-train-weight", type=float, default=0.0, help="Of OpenPose's 25 keypoints.", heading=_LOSS)
 @_option("--clip-gradient", type=float, default=0.0, metavar="NORM", heading=_LOSS,
          help="Shorten longer gradients to this, against batches that undo a training; 0: don't (published).")  # fmt: skip
 @_option("--gt-train-weight", type=float, default=1.0, help="Of the 24 annotated keypoints.", heading=_LOSS)
@@ -209,12 +199,8 @@ _WATCH, _COST = "What is watched", "Machine"
     help="Data set to measure on meanwhile; may be repeated.",
     heading=_WATCH,
 )
-@_option(
-    "--test-steps", type=click.IntRange(1), default=1000, help="Steps between measurements.", heading=_WATCH
-)
-@_option(
-    "--eval-images", type=click.IntRange(1), default=500, help="Of each data set, at most.", heading=_WATCH
-)
+@_option("--test-steps", type=click.IntRange(1), default=1000, help="Steps between measurements.", heading=_WATCH)
+@_option("--eval-images", type=click.IntRange(1), default=500, help="Of each data set, at most.", heading=_WATCH)
 @_option("--summary-steps", type=click.IntRange(1), default=10, heading=_WATCH,
          help="Steps between lines of the table and points of the curves.")  # fmt: skip
 @_option(
@@ -283,14 +269,10 @@ def train(
     if resume and not run.config.is_file():
         raise UsageError(f"--resume: there is no run {run.root}; leave --resume out to start it")
     if checkpoint is not None and not resume:
-        raise UsageError(
-            "--checkpoint goes with --resume; --pretrained-checkpoint starts a new run from a network"
-        )
+        raise UsageError("--checkpoint goes with --resume; --pretrained-checkpoint starts a new run from a network")
     with run_lock(run):
         if resume:
-            config = TrainConfig.load(run.config).resumed(
-                given | ({"datasets": datasets} if datasets else {})
-            )
+            config = TrainConfig.load(run.config).resumed(given | ({"datasets": datasets} if datasets else {}))
             chosen_datasets(folder, config.datasets)
             if checkpoint is not None:
                 go_back_to(run, checkpoint)

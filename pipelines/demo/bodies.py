@@ -24,7 +24,7 @@ from spin.body import BodyMesh, load_body
 from spin.camera import CROP_PX, FOCAL_PX, weak_to_translation
 from spin.crop import BOX_MARGIN, box_to_center_scale, crop_image, keypoints_to_crop, normalise
 from spin.errors import ImageError
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.observations import Observations
 from spin.fitting.verdicts import VERDICTS
 from spin.images import read_image
@@ -110,17 +110,13 @@ def person_of_box(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> list[Person]
         numbers = content["bbox"] if isinstance(content, dict) else content
         box = np.array(numbers, float).reshape(4)
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise StageError(
-            f'{path}: no box ({error}); expected {{"bbox": [x, y, width, height]}}, px'
-        ) from error
+        raise StageError(f'{path}: no box ({error}); expected {{"bbox": [x, y, width, height]}}, px') from error
     height, width = image.shape[:2]
     x, y, w, h = box.tolist()
     if not (np.isfinite(box).all() and w > 0 and h > 0):
         raise StageError(f"{path}: the box {box.tolist()} has no area; expected [x, y, width, height], px")
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
-        raise StageError(
-            f"{path}: the box {box.tolist()} is outside the image, which is {width} x {height} px"
-        )
+        raise StageError(f"{path}: the box {box.tolist()} is outside the image, which is {width} x {height} px")
     center, scale = box_to_center_scale(box, margin=1.0)  # without a margin (published)
     return [Person(1, center, scale)]
 
@@ -177,7 +173,7 @@ class BodyEstimator:
             loaded = load_checkpoint(checkpoint)
             self.network = for_inference(network_from_checkpoint(loaded, str(checkpoint))).to(self.device)
             self.img_res = int(loaded.config.get("img_res", CROP_PX))
-        self.fitter: Fitter | None = None
+        self.fitter: BatchFitter | None = None
         if fit:
             config = FitConfig()
             self.fitter = FittingFiles.of(data, config).fitter(config)
@@ -250,26 +246,20 @@ def requests_in_folder(img: Path, openpose: Path | None, person: str) -> Iterato
 
     UsageError if there are no images, or two of the same name.
     """
-    images = sorted(
-        path for path in img.iterdir() if path.suffix.lower() in ENDINGS and not path.stem.endswith(OUTPUTS)
-    )
+    images = sorted(path for path in img.iterdir() if path.suffix.lower() in ENDINGS and not path.stem.endswith(OUTPUTS))
     twice = [b for a, b in pairwise(sorted(images, key=lambda path: path.stem)) if a.stem == b.stem]
     if twice:
         raise UsageError(
             f"--img {img}: two images are called {twice[0].stem}, so that their pictures would have the same name; rename one"
         )
     if not images:
-        raise UsageError(
-            f"--img {img}: no image in this folder; expected files ending in {', '.join(ENDINGS)}"
-        )
+        raise UsageError(f"--img {img}: no image in this folder; expected files ending in {', '.join(ENDINGS)}")
     if openpose is not None and not openpose.is_dir():
         raise UsageError(
             f"--openpose {openpose}: expected a folder with NAME_keypoints.json for each image, because --img is a folder"
         )
     for path in images:
-        yield DemoRequest(
-            path, None, None if openpose is None else openpose / f"{path.stem}_keypoints.json", person
-        )
+        yield DemoRequest(path, None, None if openpose is None else openpose / f"{path.stem}_keypoints.json", person)
 
 
 def run_demo(estimator: BodyEstimator, request: DemoRequest) -> DemoResult:
@@ -277,9 +267,7 @@ def run_demo(estimator: BodyEstimator, request: DemoRequest) -> DemoResult:
     image = read_image(request.image)
     if min(image.shape[:2]) < MIN_SIDE_PX:
         height, width = image.shape[:2]
-        raise ImageError(
-            f"image {request.image}: {width} x {height} px; expected at least {MIN_SIDE_PX} px each way"
-        )
+        raise ImageError(f"image {request.image}: {width} x {height} px; expected at least {MIN_SIDE_PX} px each way")
     if request.openpose is not None:
         people = people_detected(request.openpose, image, request.person)
     elif request.bbox is not None:

@@ -122,9 +122,7 @@ def meshes(body: BodyData, people: Sequence[PersonBody], ending: str) -> bytes:
     if ending == ".obj":
         moved = [one.vertices_m - one.camera_m + to for one, to in zip(people, translations)]
         return obj(moved, body.faces, names)
-    return glb(
-        body, [PosedPerson(n, one.pose, one.betas, p) for n, one, p in zip(names, people, translations)]
-    )
+    return glb(body, [PosedPerson(n, one.pose, one.betas, p) for n, one, p in zip(names, people, translations)])
 
 
 def write_picture(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:

@@ -157,9 +157,7 @@ def _fetch(
             write_file(_record(data, archive), json.dumps(noted, indent=1).encode())
             forget(part)
             return found
-    raise StageError(
-        f"{archive.file}: {'; '.join(problems)}; run it again to continue, or give another --base-url"
-    )
+    raise StageError(f"{archive.file}: {'; '.join(problems)}; run it again to continue, or give another --base-url")
 
 
 def read_checksums(path: Path) -> dict[str, str]:
@@ -193,9 +191,7 @@ def _verified(part: Path, archive: Archive, expected: str | None) -> str:
     return sha256
 
 
-def _install(
-    part: Path, data: Path, archive: Archive, again: bool
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _install(part: Path, data: Path, archive: Archive, again: bool) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Move the files into place. Return them, and those that were there, differ and stay."""
     with tempfile.TemporaryDirectory(prefix=_UNPACKING, dir=part.parent) as temporary:
         loose = Path(temporary)

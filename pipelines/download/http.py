@@ -57,9 +57,7 @@ def checked_url(url: str) -> str:
     raise UsageError(f"{url}: expected an address that begins with http:// or https://")
 
 
-def download(
-    url: str, path: Path, update: Update, *, pause_s: float = PAUSE_S, timeout_s: float = TIMEOUT_S
-) -> None:
+def download(url: str, path: Path, update: Update, *, pause_s: float = PAUSE_S, timeout_s: float = TIMEOUT_S) -> None:
     """Fill `path`, which may hold the beginning of the file from an earlier run.
 
     A beginning is kept if the server confirms that it is of the same file; else start again. Raise DownloadError if the
@@ -130,18 +128,14 @@ def _accept(url: str, path: Path, have: int, answer: Any) -> int:
         span, _, total = (headers.get("Content-Range") or "").removeprefix("bytes ").partition("/")
         if span.partition("-")[0] != str(have) or not total.isdigit():
             forget(path)
-            raise _Interrupted(
-                f"the server sends {headers.get('Content-Range')!r} of the file, from {have} was asked for"
-            )
+            raise _Interrupted(f"the server sends {headers.get('Content-Range')!r} of the file, from {have} was asked for")
         size = int(total)
     else:
         path.unlink(missing_ok=True)
         have, size = 0, int(length) if length.isdigit() else 0
     free = shutil.disk_usage(path.parent).free
     if size - have > free:
-        raise DownloadError(
-            f"{url}: {size - have} bytes to come, {free} are free in {path.parent}; make room"
-        )
+        raise DownloadError(f"{url}: {size - have} bytes to come, {free} are free in {path.parent}; make room")
     write_file(_note_of(path), json.dumps(asdict(_Beginning(url, validator, size))).encode())
     return size
 

@@ -41,9 +41,7 @@ def unpack(archive: Path, into: Path, *, without: str) -> list[str]:
             while stream.read(_BLOCK):
                 pass  # the checksum is at the very end
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, ValueError) as error:
-        raise StageError(
-            f"{archive.name}: damaged, or not a .tar.gz ({type(error).__name__}: {error})"
-        ) from error
+        raise StageError(f"{archive.name}: damaged, or not a .tar.gz ({type(error).__name__}: {error})") from error
     except OSError as error:
         if error.errno not in _CONFLICTING:
             raise  # of the disk, not of the archive
@@ -64,9 +62,7 @@ def _checked_name(archive: Path, member: tarfile.TarInfo, without: str) -> str:
     elif not (member.isreg() or member.isdir()):
         wrong = "a link" if member.issym() or member.islnk() else "a device or another special file"
     if wrong:
-        raise StageError(
-            f"{archive.name}: {member.name[:200]!r} in it is {wrong}; nothing of this archive is used"
-        )
+        raise StageError(f"{archive.name}: {member.name[:200]!r} in it is {wrong}; nothing of this archive is used")
     parts = path.parts[1:] if path.parts[:1] == (without,) else path.parts
     if member.isreg() and not parts:
         raise StageError(f"{archive.name}: {member.name[:200]!r} in it is a file where a folder is expected")

@@ -55,9 +55,7 @@ class Source(Protocol):
 class NetworkBodies:
     """Predicts bodies; the next images are decoded while the network computes."""
 
-    def __init__(
-        self, network: HMR, img_res: int, annotations: Annotations, device: torch.device, threads: int
-    ) -> None:
+    def __init__(self, network: HMR, img_res: int, annotations: Annotations, device: torch.device, threads: int) -> None:
         self.network = for_inference(network).to(device)
         self.img_res, self.annotations, self.device = img_res, annotations, device
         self.decoders = ThreadPoolExecutor(threads)

@@ -66,9 +66,7 @@ def compare_results(
     by = by or ("sequences" if recordings and len(names) > 1 else "frames")
     groups = [_groups(result, by) for result in (first, second)]
     if min(len(np.unique(group)) for group in groups) < 2:
-        raise StageError(
-            f"{first_path} and {second_path}: only one {by.removesuffix('s')} to resample; expected at least two"
-        )
+        raise StageError(f"{first_path} and {second_path}: only one {by.removesuffix('s')} to resample; expected at least two")
     numbers = compare(first.scores, second.scores, *groups, paired=paired, seed=seed, draws=draws)
     if not numbers:
         raise StageError(f"{first_path} and {second_path} have no number in common")
@@ -86,10 +84,7 @@ def _on_common_frames(first: Result, second: Result) -> tuple[Result, Result, bo
     common = set(keys[0]) & set(keys[1])
     if first.dataset != second.dataset or not common:
         return first, second, False
-    cut = [
-        _take(result, np.flatnonzero([key in common for key in mine]))
-        for result, mine in zip((first, second), keys)
-    ]
+    cut = [_take(result, np.flatnonzero([key in common for key in mine])) for result, mine in zip((first, second), keys)]
     return cut[0], cut[1], True
 
 

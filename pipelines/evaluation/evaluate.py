@@ -190,9 +190,7 @@ def rows_to_measure(
     return rows
 
 
-def _task(
-    data: DataFolder, annotations: Annotations, bodies: Path | StoredBodies, config: EvaluationConfig
-) -> Task:
+def _task(data: DataFolder, annotations: Annotations, bodies: Path | StoredBodies, config: EvaluationConfig) -> Task:
     body = load_body(data.body)
     return Task(
         data.annotations(annotations.name).resolve(),
@@ -209,8 +207,7 @@ def _result(task: Task, annotations: Annotations, measured: Measured, about: dic
     fine = np.array([not why for why in measured.problem])
     if not fine.any():
         raise StageError(
-            f"data set {annotations.name}: none of its {len(fine)} samples could be measured; the first: "
-            f"{measured.problem[0]}"
+            f"data set {annotations.name}: none of its {len(fine)} samples could be measured; the first: {measured.problem[0]}"
         )
     card = protocol_card(
         annotations, measured.rows[fine], known(annotations), task.protocol, load_body(task.body),
@@ -223,9 +220,7 @@ def _batches(rows: Int[np.ndarray, " n"], size: int) -> list[Int[np.ndarray, " b
     return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
-def _measure_all(
-    task: Task, rows: Int[np.ndarray, " n"], config: EvaluationConfig, address: str | None
-) -> Measured:
+def _measure_all(task: Task, rows: Int[np.ndarray, " n"], config: EvaluationConfig, address: str | None) -> Measured:
     batches = _batches(rows, config.batch)
     workers = min(config.workers or cpu_count(), len(batches))
     at_once = min(_SHARD, -(-len(batches) // workers), config.log_every or _SHARD)
@@ -235,9 +230,7 @@ def _measure_all(
     with progress(len(rows), f"eval {name}", "img") as bar:
         for part in _run(task, shards, workers, address):
             parts.append(part)
-            before, after = (
-                n // config.batch // (config.log_every or len(rows)) for n in (bar.n, bar.n + len(part.rows))
-            )
+            before, after = (n // config.batch // (config.log_every or len(rows)) for n in (bar.n, bar.n + len(part.rows)))
             bar.update(len(part.rows))
             if config.log_every and after > before:
                 say(f"{name}, {bar.n} of {len(rows)}: {_so_far(parts)}")
@@ -246,9 +239,7 @@ def _measure_all(
 
 def _so_far(parts: list[Measured]) -> str:
     metrics = concatenate([part.scores for part in parts]).metrics()
-    return ", ".join(
-        f"{METRICS[n].label} {v:.{METRICS[n].digits}f} {METRICS[n].unit}".strip() for n, v in metrics.items()
-    )
+    return ", ".join(f"{METRICS[n].label} {v:.{METRICS[n].digits}f} {METRICS[n].unit}".strip() for n, v in metrics.items())
 
 
 def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str | None) -> Iterator[Measured]:
@@ -267,9 +258,7 @@ def _run(task: Task, shards: list[list[np.ndarray]], workers: int, address: str 
         gpus = int(there.get("GPU", 0))
         count = min(workers, gpus or max(1, int(there.get("CPU", 1))))
         if address is not None:
-            require_seen(
-                task.annotations, task.body, *([task.bodies] if isinstance(task.bodies, Path) else [])
-            )
+            require_seen(task.annotations, task.body, *([task.bodies] if isinstance(task.bodies, Path) else []))
         # max_calls=0: by default Ray starts a new process for each task that uses a GPU.
         remote: Any = ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_calls=0, max_retries=-1)
         measure, shared = remote(measure_shard), ray.put(task)

@@ -59,9 +59,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
 class Measurer:
     """Measures bodies of one source against the truth, by one protocol."""
 
-    def __init__(
-        self, source: Source, truth: Truth, mesh: BodyMesh, parts: SurfaceParts, protocol: Protocol
-    ) -> None:
+    def __init__(self, source: Source, truth: Truth, mesh: BodyMesh, parts: SurfaceParts, protocol: Protocol) -> None:
         self.source, self.truth, self.mesh = source, truth, mesh
         self.parts, self.protocol = parts, protocol
 
@@ -74,9 +72,7 @@ class Measurer:
             posed = self.mesh.forward_rotations(bodies.rotations, bodies.betas)
         joints = (posed.joints17_m if bodies.joints17_m is None else bodies.joints17_m).cpu().numpy()
         finite = np.isfinite(joints).all((1, 2)) & posed.vertices_m.isfinite().all(2).all(1).cpu().numpy()
-        problem = [
-            why or ("" if fine else "its body is not a number") for why, fine in zip(bodies.problem, finite)
-        ]
+        problem = [why or ("" if fine else "its body is not a number") for why, fine in zip(bodies.problem, finite)]
         usable = np.array([not why for why in problem])
         known = self.truth.known
         true = self.truth.bodies(rows)
@@ -99,9 +95,7 @@ class Measurer:
             scores,
         )
 
-    def _pose(
-        self, rows: np.ndarray, bodies: list[PosedTruth], joints_m: np.ndarray, usable: np.ndarray
-    ) -> PoseErrors:
+    def _pose(self, rows: np.ndarray, bodies: list[PosedTruth], joints_m: np.ndarray, usable: np.ndarray) -> PoseErrors:
         true = self.truth.joints17_m(rows, bodies)
         chosen = usable & np.isfinite(true).all((1, 2))
         out = PoseErrors(*np.full((2, len(rows), len(self.protocol.joints)), np.nan))
@@ -166,8 +160,6 @@ def _no_pixels(count: int, classes: int) -> PixelCounts:
     return PixelCounts(np.zeros((count, classes, 3), np.int64), *np.zeros((2, count), np.int64))
 
 
-def _count(
-    counts: PixelCounts, index: int, crop: np.ndarray, true: np.ndarray, box: tuple[np.ndarray, float]
-) -> None:
+def _count(counts: PixelCounts, index: int, crop: np.ndarray, true: np.ndarray, box: tuple[np.ndarray, float]) -> None:
     one = count_pixels(to_image(crop, *box, true.shape), true, counts.by_class.shape[1])
     counts.by_class[index], counts.right[index], counts.all[index] = one.by_class[0], one.right[0], one.all[0]

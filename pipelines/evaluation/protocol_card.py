@@ -53,9 +53,7 @@ def protocol_card(
             },
         }
     if known.body[rows].any():
-        out["true bodies"] = {
-            gender or "unknown": load_body(path).fingerprint for gender, path in sorted(true_bodies.items())
-        }
+        out["true bodies"] = {gender or "unknown": load_body(path).fingerprint for gender, path in sorted(true_bodies.items())}
     if known.mask[rows].any() or known.part[rows].any():
         out["raster"] = RASTER
         out["masks"] = {"masks": int(known.mask[rows].sum()), "parts": int(known.part[rows].sum())}

@@ -90,8 +90,7 @@ def per_joint(scores: Scores) -> dict[str, dict[str, float]]:
         return {}
     means = [np.nanmean(errors, 0).tolist() for errors in (scores.pose.joint_mm, scores.pose.pa_joint_mm)]
     return {
-        name: {"mpjpe_mm": before, "pa_mpjpe_mm": after}
-        for name, before, after in zip(scores.protocol.joint_names, *means)
+        name: {"mpjpe_mm": before, "pa_mpjpe_mm": after} for name, before, after in zip(scores.protocol.joint_names, *means)
     }
 
 
@@ -122,8 +121,7 @@ def worst(result: Result) -> list[dict[str, Any]]:
     """The worst samples, the worst first."""
     order = np.argsort(-np.nan_to_num(badness(result.scores), nan=-np.inf), kind="stable")[:WORST]
     return [
-        {"row": int(result.rows[i]), "image": result.images[i], **result.scores.take(np.array([i])).metrics()}
-        for i in order
+        {"row": int(result.rows[i]), "image": result.images[i], **result.scores.take(np.array([i])).metrics()} for i in order
     ]
 
 
@@ -156,16 +154,12 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise StageError(f"result {path}: no such file") from None
     except (OSError, ValueError) as error:
-        raise StageError(
-            f"result {path}: not JSON ({error}); expected what `spin-pipe eval` wrote"
-        ) from error
+        raise StageError(f"result {path}: not JSON ({error}); expected what `spin-pipe eval` wrote") from error
     keys = {"dataset", "metrics", "samples", "card", "subject", "npz"}
     if not isinstance(found, dict) or found.get("format") != FORMAT or not keys <= set(found):
         raise StageError(f"result {path}: not a result of `spin-pipe eval`")
     if found["version"] != VERSION:
-        raise StageError(
-            f"result {path}: version {found['version']}, expected {VERSION}; run `spin-pipe eval` again"
-        )
+        raise StageError(f"result {path}: version {found['version']}, expected {VERSION}; run `spin-pipe eval` again")
     return found
 
 
@@ -178,9 +172,7 @@ def read_result(path: Path) -> Result:
             arrays = {name: archive[name] for name in archive.files}
         card = found["card"]
         if str(arrays["frames_sha256"]) != card["frames"]["sha256"]:
-            raise StageError(
-                f"result {path}: {npz.name} belongs to other frames; keep the two files of a result together"
-            )
+            raise StageError(f"result {path}: {npz.name} belongs to other frames; keep the two files of a result together")
         rows, count = arrays["rows"][arrays["measured"]], int(found["samples"])
         joints = tuple(H36M_NAMES.index(name) for name in card.get("joints", H36M_NAMES))
         pck = "pck_percent" in found["metrics"]
@@ -212,8 +204,5 @@ def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
     """Align cells in columns, the first one left, the others right."""
     widths = [max(map(len, column)) for column in zip(*rows)]
     return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]
-        ).rstrip()
-        for row in rows
+        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:]))]).rstrip() for row in rows
     ]

@@ -25,9 +25,7 @@ from store.fits.records import Source
 if TYPE_CHECKING:
     from jaxtyping import Int
 
-RESULT_FILE = (
-    "an evaluation's result .npz with pred_joints (n, 17, 3), pose (n, 72), betas (n, 10), camera (n, 3)"
-)
+RESULT_FILE = "an evaluation's result .npz with pred_joints (n, 17, 3), pose (n, 72), betas (n, 10), camera (n, 3)"
 _OPTIONAL = (
     "rows",
     "measured",
@@ -78,9 +76,7 @@ def fits_subject(data: DataFolder, annotations: Annotations, tag: str | None) ->
     focal, principal = crop_camera(a.center_px, a.scale, a.focal_px, a.principal_px, a.has_camera)
     camera = to_weak(some.camera, a)
     camera[:, 1:] /= camera[:, :1]  # from half-widths of the crop to metres
-    bodies = StoredBodies(
-        rows, some.pose, some.betas, camera.astype(np.float32), some.camera, focal, principal
-    )
+    bodies = StoredBodies(rows, some.pose, some.betas, camera.astype(np.float32), some.camera, focal, principal)
     about = {"kind": "fits", "store": str(data.fits(name)), "tag": tag or "", "crop_px": CROP_PX}
     return Subject(bodies, about, rows)
 
@@ -109,9 +105,7 @@ def result_subject(file: Path, annotations: Annotations) -> Subject:
         return numbers(file, name, found[name], (count, *width))[measured]
 
     joints = of("pred_joints", (17, 3)) if "pred_joints" in found and found["pred_joints"].any() else None
-    bodies = StoredBodies.with_weak_cameras(
-        rows[measured], of("pose", (72,)), of("betas", (10,)), of("camera", (3,)), joints
-    )
+    bodies = StoredBodies.with_weak_cameras(rows[measured], of("pose", (72,)), of("betas", (10,)), of("camera", (3,)), joints)
     about = {"kind": "result", "file": str(file), "sha256": file_hash(file)}
     about["joints"] = "regressed from pose and betas" if joints is None else "pred_joints"
     return Subject(bodies, about, rows[measured])
@@ -124,9 +118,7 @@ def _check_frames(
     fits = rows.dtype.kind in "iu" and rows.ndim == 1 and measured.shape == rows.shape
     if not fits or (len(rows) and not (rows.min() >= 0 and rows.max() < len(annotations))):
         whose = f"; it belongs to data set {found['dataset']}" if "dataset" in found else ""
-        raise StageError(
-            f"{file}: its rows are not rows of data set {annotations.name}, which has {len(annotations)}{whose}"
-        )
+        raise StageError(f"{file}: its rows are not rows of data set {annotations.name}, which has {len(annotations)}{whose}")
     if len(np.unique(rows)) != len(rows) or (np.diff(rows) < 0).any():
         raise StageError(f"{file}: its rows are not in ascending order, or a row appears twice")
     if "images" not in found:

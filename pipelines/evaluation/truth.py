@@ -81,9 +81,7 @@ class Truth:
         self.annotations, self.known, self.device = annotations, known(annotations), device
         self.bodies_of = bodies
 
-    def joints17_m(
-        self, rows: Int[np.ndarray, " n"], bodies: list[PosedTruth]
-    ) -> Float[np.ndarray, "n 17 3"]:
+    def joints17_m(self, rows: Int[np.ndarray, " n"], bodies: list[PosedTruth]) -> Float[np.ndarray, "n 17 3"]:
         """Return Human3.6M's joints: the data set's own, else those of the true `bodies`. NaN where neither is known."""
         a = self.annotations
         out = np.full((len(rows), 17, 3), np.nan)

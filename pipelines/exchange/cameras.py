@@ -46,9 +46,7 @@ def cameras_of(
         elif found.translation_m is not None and found.camera_matrix is not None:
             translation[samples] = found.translation_m[rows]
             ours, theirs = image_cameras(some), found.camera_matrix[rows]
-            known[samples] = (np.abs(theirs - ours).max((1, 2)) <= _SAME * ours[:, 0, 0]) & (
-                translation[samples, 2] > 0
-            )
+            known[samples] = (np.abs(theirs - ours).max((1, 2)) <= _SAME * ours[:, 0, 0]) & (translation[samples, 2] > 0)
         out = translation.astype(np.float32)
     known &= np.isfinite(out).all(1)
     out[~known] = 0

@@ -161,9 +161,7 @@ def _write(
         raise UsageError(f"format {format!r}: expected {', '.join(FIT_FORMATS)}")
 
 
-def _joints_px(
-    body: BodyData, fits: Fits, cameras: Float64[np.ndarray, "k 3 3"]
-) -> Float64[np.ndarray, "k 24 2"]:
+def _joints_px(body: BodyData, fits: Fits, cameras: Float64[np.ndarray, "k 3 3"]) -> Float64[np.ndarray, "k 24 2"]:
     """SMPL's joints of each fit in the whole image."""
     with torch.no_grad():
         points = CompactBody(body)(torch.from_numpy(fits.pose), torch.from_numpy(fits.betas))

@@ -69,15 +69,9 @@ def export_glb(
         raise UsageError("--out names one file; give one --sample with it")
     out = []
     for sample in samples:
-        person = (
-            _person(annotations, state.get(np.array([sample])), sample)
-            if 0 <= sample < len(annotations)
-            else None
-        )
+        person = _person(annotations, state.get(np.array([sample])), sample) if 0 <= sample < len(annotations) else None
         if person is None:
-            raise UsageError(
-                f"--sample {sample}: {dataset} has samples 0 to {len(annotations) - 1}, and this one has no fit"
-            )
+            raise UsageError(f"--sample {sample}: {dataset} has samples 0 to {len(annotations) - 1}, and this one has no fit")
         path = output or data.exported(dataset, f"_{sample}.glb")
         write_file(_made(path), glb(body, [person]))
         out.append(MeshExport(path, [sample], 0))
@@ -110,9 +104,7 @@ def _rows_of(annotations: Annotations, sequence: str) -> Int[np.ndarray, " n"]:
             f"--sequence {sequence}: {annotations.name} has no such recording; expected a name like {', '.join(names)}"
         )
     if len({annotations.image[row] for row in found}) < len(found):
-        raise UsageError(
-            f"--sequence {sequence}: several people in a frame; export them one by one, with --sample"
-        )
+        raise UsageError(f"--sequence {sequence}: several people in a frame; export them one by one, with --sample")
     return np.array(sorted(found, key=lambda row: annotations.image[row]))
 
 

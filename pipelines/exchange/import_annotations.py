@@ -42,7 +42,5 @@ def import_annotations(
     left_out = "" if kept or not rows.has_smpl.any() else rows.body or SMPL
     own = body.fingerprint if same_body else SMPL
     options = ReaderOptions("all", data=data.root, extra={"file": file, "body": own})
-    summary = preprocess(
-        data, Dataset(name, "exchange_file", OWN, "all"), root, name, options, workers=workers
-    )
+    summary = preprocess(data, Dataset(name, "exchange_file", OWN, "all"), root, name, options, workers=workers)
     return ImportedAnnotations(summary, left_out)

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Int
 
     from spin.body import BodyData
-    from spin.fitting.fitter import Fitter
+    from spin.fitting.fitter import BatchFitter
 
 BATCH = 256
 _MOST_RAD = 1000.0  # beyond, float32 no longer tells which way an angle points
@@ -198,7 +198,7 @@ def _batches(
 
 
 def score_bodies(
-    fitter: Fitter, people: Annotations, groups: list[np.ndarray], given: _Given, *, ignore_3d: bool = False
+    fitter: BatchFitter, people: Annotations, groups: list[np.ndarray], given: _Given, *, ignore_3d: bool = False
 ) -> tuple[Fits, np.ndarray]:
     """Records of the bodies as they are, and verdicts; every row is scored with all views of its pose, as fits are."""
     fits, verdicts = Fits.empty(len(people)), np.zeros(len(people), np.int64)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from jaxtyping import Int
     from torch import Tensor
 
-    from spin.fitting.fitter import FitResult, Fitter, PosedBody
+    from spin.fitting.fitter import BatchFitter, FitResult, PosedBody
     from spin.fitting.observations import Observations
 
 SOLVERS = {"lm": Solver.LM, "adam": Solver.ADAM}
@@ -52,7 +52,7 @@ def records_of(
 
 
 def records_of_view(
-    fitter: Fitter, result: FitResult, observations: Observations, view: int, source: Source, solver: Solver
+    fitter: BatchFitter, result: FitResult, observations: Observations, view: int, source: Source, solver: Solver
 ) -> Fits:
     """Return one view's records: the body in that view's camera, and how well it meets that view's keypoints."""
     if observations.keypoints_px.shape[1] == 1:

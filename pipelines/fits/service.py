@@ -172,9 +172,7 @@ class FitService:
     def metrics(self) -> dict[str, float]:
         """Counts of records offered, accepted, written and refused, score gained, records pending, segments; and for every
         kind of call p50 and p99 of its newest latencies in ms."""
-        found = {
-            name: self._counts[name] for name in ("offered", "accepted", "written", "refused", "score_gained")
-        }
+        found = {name: self._counts[name] for name in ("offered", "accepted", "written", "refused", "score_gained")}
         found |= {"pending": self.store.pending, "segments": self.store.segments}
         for kind, seconds in list(self._latency.items()):
             for rank in (50, 99):
@@ -235,9 +233,7 @@ class FitService:
         self._latency[kind].append(time.perf_counter() - begin)
 
 
-def start_service(
-    path: Path | str, samples: int, fingerprint: Fingerprint, writer: str, run: str = ""
-) -> Any:
+def start_service(path: Path | str, samples: int, fingerprint: Fingerprint, writer: str, run: str = "") -> Any:
     """The actor's handle, once it is open. Raises what opening the store raises."""
     import ray
 

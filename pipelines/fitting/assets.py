@@ -11,7 +11,7 @@ import torch
 from pipelines.fits.open import annotations_part
 from pipelines.folders import DataFolder
 from spin.body import CompactBody, load_body
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.lifter import load_lifter
 from spin.fitting.prior import load_pose_prior
 from store.fits.fingerprint import Fingerprint
@@ -35,11 +35,11 @@ class FittingFiles:
         needed = config.objective.is_anchored or "lifter" in config.init
         return cls(data.body.resolve(), data.prior.resolve(), data.lifter.resolve() if needed else None)
 
-    def fitter(self, config: FitConfig, device: torch.device | None = None) -> Fitter:
+    def fitter(self, config: FitConfig, device: torch.device | None = None) -> BatchFitter:
         device = device or torch.device("cpu")
         body = load_body(self.body)
         lifter = None if self.lifter is None else load_lifter(self.lifter, body.fingerprint).to(device)
-        return Fitter(CompactBody(body).to(device), load_pose_prior(self.prior).to(device), config, lifter)
+        return BatchFitter(CompactBody(body).to(device), load_pose_prior(self.prior).to(device), config, lifter)
 
     def fingerprint(self, objective: Objective, annotations: Annotations) -> Fingerprint:
         """What must agree for two fits of one sample to be compared.

@@ -38,7 +38,7 @@ from store.fits.records import Fits, Source
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
 
-    from spin.fitting.fitter import Fitter
+    from spin.fitting.fitter import BatchFitter
     from spin.fitting.observations import PreparedObservations
     from spin.fitting.starts import Start
 
@@ -102,7 +102,7 @@ class StaticFitter:
     def __init__(self, files: FittingFiles, config: FitConfig, ignore_3d: bool, device: str = "cpu") -> None:
         torch.set_num_threads(1)
         self.ignore_3d = ignore_3d
-        self.fitter: Fitter = files.fitter(config, torch.device(device))
+        self.fitter: BatchFitter = files.fitter(config, torch.device(device))
 
     def fit(self, work: Work) -> FittedBatch:
         fits, solver = Fits.empty(len(work.ids)), SOLVERS[self.fitter.config.solver]
@@ -169,9 +169,7 @@ def fit_static(
 
         if address is not None:
             require_seen(data.annotations(dataset), files.body)
-        service = start_service(
-            data.fits(dataset), len(annotations), fingerprint, "fit-static", run="fit-static"
-        )
+        service = start_service(data.fits(dataset), len(annotations), fingerprint, "fit-static", run="fit-static")
         records = ray.get(service.get.remote(np.arange(len(annotations))))
         stored, epoch = records.source != Source.NONE, records.epoch.copy()
         ledger.drop(stored)

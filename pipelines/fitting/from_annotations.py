@@ -37,9 +37,7 @@ def crops_of(annotations: Annotations) -> Views:
     )
 
 
-def observations_of(
-    annotations: Annotations, rows: Int[np.ndarray, "n v"], *, ignore_3d: bool = False
-) -> Observations:
+def observations_of(annotations: Annotations, rows: Int[np.ndarray, "n v"], *, ignore_3d: bool = False) -> Observations:
     """Observations of groups of v rows each. A group of one is fitted in its camera's frame, several in the world's."""
     a = annotations
     count, views = rows.shape

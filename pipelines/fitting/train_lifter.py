@@ -59,11 +59,7 @@ def train_lifter(
     more = None if poses is None else read_poses(poses)
     compact, prior = CompactBody(body), load_pose_prior(data.prior)
     source = PoseSource(prior, more)
-    words = (
-        data.prior.name
-        if poses is None or more is None
-        else f"{data.prior.name}, {len(more)} of {poses.name}"
-    )
+    words = data.prior.name if poses is None or more is None else f"{data.prior.name}, {len(more)} of {poses.name}"
     info = LifterInfo(body.fingerprint, steps, seed, words, WIDTH, BLOCKS)
     with progress(steps, "train-lifter", "step") as bar:
 
@@ -102,10 +98,6 @@ def read_poses(path: Path) -> Float[np.ndarray, "N 69"]:
                     out[:, 63:] = 0
                 out = out[(np.abs(out) <= _LARGEST_RAD).all(1)]  # false for what is not a number
                 if not len(out):
-                    raise UsageError(
-                        f"--poses {path}: none of its {len(array)} poses is one of finite angles (rad)"
-                    )
+                    raise UsageError(f"--poses {path}: none of its {len(array)} poses is one of finite angles (rad)")
                 return out
-    raise UsageError(
-        f"--poses {path}: has {sorted(content)}; expected 'poses' or 'pose' of shape (N, 72) or (N, 69)"
-    )
+    raise UsageError(f"--poses {path}: has {sorted(content)}; expected 'poses' or 'pose' of shape (N, 72) or (N, 69)")

@@ -62,9 +62,7 @@ def _guarded(name: str, step: Callable[[], Check]) -> Check:
 def _python() -> Check:
     needed = metadata.metadata("spin-pipe")["Requires-Python"] or ">=3.11"
     ok = sys.version_info[:2] >= _version(needed)[:2]
-    return Check(
-        "Python", ok, f"{platform.python_version()} (needed: {needed})", "install a newer Python", True
-    )
+    return Check("Python", ok, f"{platform.python_version()} (needed: {needed})", "install a newer Python", True)
 
 
 def _packages() -> Check:
@@ -97,9 +95,7 @@ def own_package(name: str) -> Check:
     spec = find_spec(name)
     origin = Path(spec.origin).parent if spec and spec.origin else None
     if origin is None or not _is_ours(origin):
-        return Check(
-            name, False, f"another package of this name is imported: {origin}", OWN_ENVIRONMENT, True
-        )
+        return Check(name, False, f"another package of this name is imported: {origin}", OWN_ENVIRONMENT, True)
     for entry in sys.path:
         other = Path(entry or ".").resolve() / name
         if (other / "__init__.py").exists() and not _is_ours(other):
@@ -110,8 +106,7 @@ def own_package(name: str) -> Check:
 def _is_ours(package: Path) -> bool:
     """Whether the folder is part of this project, be it another copy: the three packages are in one folder."""
     return package.parent.resolve() == ROOT or (
-        (package.parent / "pipelines" / "inspection" / "doctor.py").exists()
-        and (package.parent / "spin" / "fitting").is_dir()
+        (package.parent / "pipelines" / "inspection" / "doctor.py").exists() and (package.parent / "spin" / "fitting").is_dir()
     )
 
 
@@ -153,9 +148,7 @@ def _solver() -> Check:
     found = next((folder for folder in folders if any(folder.rglob("*.nbi"))), None)
     if found:
         return Check("solver", True, f"compiled, in {found}")
-    return Check(
-        "solver", False, "not compiled yet", "run any fit: the first one compiles it, in half a minute"
-    )
+    return Check("solver", False, "not compiled yet", "run any fit: the first one compiles it, in half a minute")
 
 
 def _ray() -> Check:

@@ -224,8 +224,7 @@ def dataset_lines(d: DatasetInfo) -> list[str]:
     missing = "" if d.image_root_exists else " (no such folder: its images can't be read)"
     lines = [
         f"{d.name}: {d.people} people in {d.images} images, {d.rejected} rejected",
-        "  "
-        + (", ".join(f"{count} {what}" for what, count in known.items() if count) or "2D keypoints alone"),
+        "  " + (", ".join(f"{count} {what}" for what, count in known.items() if count) or "2D keypoints alone"),
         f"  images: {d.image_root}{missing}",
         f"  read by {d.reader}; content {d.content_hash[:12]}",
     ]
@@ -268,9 +267,7 @@ def sample_text(content: dict[str, Any]) -> str:
         if isinstance(value, dict):
             value = ", ".join(f"{k} {v}" for k, v in value.items())
         lines.append(f"  {key}: {', '.join(value) or 'none' if isinstance(value, list) else value}")
-    lines += [
-        f"    {joint:24} {x:9.2f} {y:9.2f} {c:6.2f}" for joint, (x, y, c) in content["keypoints_px"].items()
-    ]
+    lines += [f"    {joint:24} {x:9.2f} {y:9.2f} {c:6.2f}" for joint, (x, y, c) in content["keypoints_px"].items()]
     return "\n".join(lines)
 
 

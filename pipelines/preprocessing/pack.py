@@ -111,9 +111,7 @@ class _Packer:
         jpeg = cv2.imencode(".jpg", cv2.cvtColor(cut.image, cv2.COLOR_RGB2BGR), options)[1]
         return CropRow(jpeg.tobytes(), cut.from_image)
 
-    def _difference(
-        self, whole: Encoded, row: CropRow, center: np.ndarray, scale: float, at: int
-    ) -> np.ndarray:
+    def _difference(self, whole: Encoded, row: CropRow, center: np.ndarray, scale: float, at: int) -> np.ndarray:
         """Return how far this row's crop of the first epoch differs between packed crop and image, in grey levels."""
         a = sample_augmentations(0, 0, [f"{self.dataset}:{at}"], self.config.augmentation)
         packed = Encoded.of(row.jpeg or b"", "packed")
@@ -144,9 +142,7 @@ def pack(
             totals = {"unreadable": 0, "bytes": 0}
             absolute, squared, problem = [], [], ""
             root = Path(annotations.image_root)
-            for done in ordered_map(
-                packer, _tasks(annotations), workers=workers, address=address, seen=[root]
-            ):
+            for done in ordered_map(packer, _tasks(annotations), workers=workers, address=address, seen=[root]):
                 yield done.rows
                 bar.update(len(done.rows))
                 sizes |= done.image_bytes
@@ -156,9 +152,7 @@ def pack(
                 totals["bytes"] += sum(len(r.jpeg or b"") for r in done.rows)
                 problem = problem or next((r.problem for r in done.rows if r.problem), "")
             if totals["unreadable"] == len(annotations):
-                raise StageError(
-                    f"{name}: no image of its {len(annotations)} rows could be read; first: {problem}"
-                )
+                raise StageError(f"{name}: no image of its {len(annotations)} rows could be read; first: {problem}")
             error = float(np.mean(squared)) if squared else 0.0
             summary.update(
                 totals,

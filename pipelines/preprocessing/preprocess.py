@@ -105,9 +105,7 @@ def preprocess(
     if not gathered.people:
         # Not in place of an earlier result's list, which stays with it.
         listing = write_rejections(data.failed(name), [asdict(r) for r in gathered.rejected])
-        raise StageError(
-            f"{root}: no usable person among {gathered.read}; {_why(gathered.rejected, listing)}"
-        )
+        raise StageError(f"{root}: no usable person among {gathered.read}; {_why(gathered.rejected, listing)}")
     annotations = gathered.annotations(name, root)
     annotations.write(data.annotations(name), provenance=_provenance(dataset, options))
     listing = write_rejections(data.rejected(name), [asdict(r) for r in gathered.rejected])
@@ -206,10 +204,7 @@ def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
             out.append(image.problem)
         elif not boxed[row]:
             out.append("its box has no area, or is not a number")
-        elif (
-            np.abs(box[row, :2] - np.array(image.size_px) / 2)
-            >= 100 * box[row, 2] + np.array(image.size_px) / 2
-        ).any():
+        elif (np.abs(box[row, :2] - np.array(image.size_px) / 2) >= 100 * box[row, 2] + np.array(image.size_px) / 2).any():
             out.append(f"its box is outside the image ({image.size_px[0]} × {image.size_px[1]} px)")
         elif not numbers[row]:
             out.append("a keypoint is not a number")
@@ -226,9 +221,7 @@ def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
 
 def _columns(people: list[Person], bodies: frozenset[str]) -> dict[str, Any]:
     """Return people as columns. `bodies`: poses and betas of other bodies mean something else, and are dropped."""
-    out: dict[str, Any] = {
-        key: np.zeros((len(people), *column.shape), column.dtype) for key, column in ARRAYS.items()
-    }
+    out: dict[str, Any] = {key: np.zeros((len(people), *column.shape), column.dtype) for key, column in ARRAYS.items()}
     out |= {key: [""] * len(people) for key in TEXTS}
     for row, person in enumerate(people):
         for key in ("center_px", "scale", "keypoints_px"):

@@ -95,9 +95,7 @@ def _people(image: str, rows: list[Row], openpose: Path | None) -> Iterator[Pers
         seen = _annotated(row)
         keypoints[place, MPII_KEYPOINTS, :2] = np.where(seen[:, None], row.joints_px, 0)
         keypoints[place, MPII_KEYPOINTS, 2] = seen
-    matches = match_image(
-        openpose, image, keypoints[:, JOINTS.superset], np.array([200 * row.scale for row in rows])
-    )
+    matches = match_image(openpose, image, keypoints[:, JOINTS.superset], np.array([200 * row.scale for row in rows]))
     for place, (row, match) in enumerate(zip(rows, matches)):
         keypoints[place, JOINTS.openpose] = match.keypoints_px
         yield Person(
@@ -143,9 +141,7 @@ def _annotations(root: Path, options: ReaderOptions) -> Path:
     for path in places:
         if path.is_file():
             return path
-    raise StageError(
-        f"mpii: no {' or '.join(map(str, places))}; `spin-pipe preprocess mpii --help` says where to obtain it"
-    )
+    raise StageError(f"mpii: no {' or '.join(map(str, places))}; `spin-pipe preprocess mpii --help` says where to obtain it")
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -165,9 +161,7 @@ def _load(path: Path) -> dict[str, Any]:
                 if file[key].shape != shape or not 0 < people <= _MOST_PEOPLE:
                     raise ValueError(f"'{key}' is {file[key].shape}, expected {shape}")
             names = file["imgname"][()]
-            return {"imgname": names} | {
-                key: np.asarray(file[key][()], np.float64) for key in ("center", "scale", "part")
-            }
+            return {"imgname": names} | {key: np.asarray(file[key][()], np.float64) for key in ("center", "scale", "part")}
     except Exception as error:  # a damaged file can make h5py raise nearly anything
         text = " ".join(str(error).split())[:200]
         raise StageError(

@@ -55,9 +55,7 @@ def match_image(
     reason = NO_FILE
     if folder is not None:
         try:
-            return match_people(
-                keypoints_px, box_side_px, _read(folder / f"{Path(image).stem}_keypoints.json")
-            )
+            return match_people(keypoints_px, box_side_px, _read(folder / f"{Path(image).stem}_keypoints.json"))
         except (FileNotFoundError, NotADirectoryError):
             pass
         except StageError as error:
@@ -78,13 +76,9 @@ def _read(path: Path) -> Float[np.ndarray, "D 25 3"]:
         people = load_json(path)["people"]
         with np.errstate(over="ignore"):  # what is too large becomes infinite, and counts as not seen
             given = [p["pose_keypoints_2d"] for p in people]
-            given = [
-                numbers for numbers in given if numbers
-            ]  # OpenPose writes an empty list for a person without a body
+            given = [numbers for numbers in given if numbers]  # OpenPose writes an empty list for a person without a body
             if any(len(numbers) == 54 for numbers in given):
-                raise ValueError(
-                    "18 joints a person, those of its COCO model; make them with BODY_25, its default"
-                )
+                raise ValueError("18 joints a person, those of its COCO model; make them with BODY_25, its default")
             out = np.array(given, np.float32).reshape(len(given), 25, 3)
     except (FileNotFoundError, NotADirectoryError):
         raise

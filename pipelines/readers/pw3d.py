@@ -62,9 +62,7 @@ def parts(root: Path, options: ReaderOptions) -> list[str]:
     folder = root / "sequenceFiles" / "test"
     files = sorted(path.name for path in folder.glob("*.pkl"))
     if not files:
-        raise StageError(
-            f"{folder}: no .pkl files; `spin-pipe preprocess 3dpw --help` shows the layout expected"
-        )
+        raise StageError(f"{folder}: no .pkl files; `spin-pipe preprocess 3dpw --help` shows the layout expected")
     return files
 
 
@@ -107,9 +105,7 @@ def _problem(actor: Actor, frame: int, rotation: np.ndarray) -> str:
     if not (np.abs([*actor.pose_aa[frame], *actor.betas]) < _LARGEST).all():
         return "its body is not a number"
     # Entries of a rotation are at most 1; larger ones would overflow in the product.
-    if not (np.abs(rotation) <= 1 + _ORTHONORMAL).all() or (
-        np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHONORMAL
-    ):
+    if not (np.abs(rotation) <= 1 + _ORTHONORMAL).all() or (np.abs(rotation @ rotation.T - np.eye(3)).max() > _ORTHONORMAL):
         return "its camera's pose is not a rotation"
     return ""
 
@@ -177,18 +173,14 @@ def _actor(file: Path, content: dict[str, Any], number: int, frames: int) -> Act
     )
 
 
-def _array(
-    file: Path, key: str, content: dict[str, Any], shape: tuple[int, ...], number: int | None = None
-) -> np.ndarray:
+def _array(file: Path, key: str, content: dict[str, Any], shape: tuple[int, ...], number: int | None = None) -> np.ndarray:
     """Return numbers under a key, of one person if `number` says whose; -1 in `shape` is any length."""
     of_whom = "" if number is None else f" of person {number}"
     try:
         value = content[key] if number is None else content[key][number]
         array = np.asarray(value, np.float64)
     except Exception as error:  # numbers of any kind may stand there, of objects or of texts
-        raise StageError(
-            f"{file}: {key!r}{of_whom} is not an array of numbers ({type(error).__name__})"
-        ) from error
+        raise StageError(f"{file}: {key!r}{of_whom} is not an array of numbers ({type(error).__name__})") from error
     fits = array.ndim == len(shape) and all(n in (-1, m) for n, m in zip(shape, array.shape))
     if not fits:
         expected = ", ".join("any" if n == -1 else str(n) for n in shape)
@@ -199,10 +191,6 @@ def _array(
 def _camera(intrinsics: Float[np.ndarray, "3 3"]) -> Camera | None:
     """Return the pinhole camera; None if the numbers can't be a camera's: people are usable without."""
     focal, principal = (intrinsics[0, 0] + intrinsics[1, 1]) / 2, intrinsics[:2, 2]
-    if not (
-        np.isfinite(intrinsics).all()
-        and 0 < focal < _FARTHEST_PX
-        and (np.abs(principal) < _FARTHEST_PX).all()
-    ):
+    if not (np.isfinite(intrinsics).all() and 0 < focal < _FARTHEST_PX and (np.abs(principal) < _FARTHEST_PX).all()):
         return None
     return Camera(float(focal), principal.astype(np.float32))

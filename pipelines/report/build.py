@@ -68,9 +68,7 @@ def build_report(
     image that can't be read is shown as such.
     """
     if output.suffix == ".png":
-        raise UsageError(
-            f"{output}: the page is HTML, and a picture of that name is put beside it; name it .html"
-        )
+        raise UsageError(f"{output}: the page is HTML, and a picture of that name is put beside it; name it .html")
     names = list(dict.fromkeys(datasets or _default_datasets(data, run)))
     body = load_body(data.body)
     sets = [load_dataset(data, name, body, before) for name in names]
@@ -118,9 +116,7 @@ def _explorer(content: dict[str, Any], pictured: Pictured) -> dict[str, Any]:
     """What the page's script reads, and what stands in the page about it."""
     from markupsafe import Markup
 
-    pictures = [
-        (f"pictures-{index}-{row}", Markup(as_json(images))) for (index, row), images in pictured.fits.items()
-    ]
+    pictures = [(f"pictures-{index}-{row}", Markup(as_json(images))) for (index, row), images in pictured.fits.items()]
     return {
         "data": Markup(as_json(content)),
         "pictures": pictures,

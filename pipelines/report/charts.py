@@ -37,18 +37,14 @@ class Chart:
     text: str
 
 
-def loss_histogram(
-    dataset: str, before_px2: Float[np.ndarray, " n"] | None, now_px2: Float[np.ndarray, " m"]
-) -> Chart:
+def loss_histogram(dataset: str, before_px2: Float[np.ndarray, " n"] | None, now_px2: Float[np.ndarray, " m"]) -> Chart:
     """How the losses of a data set's fits are spread; a fit on the dashed line or beyond is not believed in training."""
     shown = [a for a in (before_px2, now_px2) if a is not None and len(a)]
     low, high = min(a.min() for a in shown), max(a.max() for a in shown)
     bins = np.geomspace(max(low, 1e-3) * 0.9, max(high, 120.0) * 1.1, 41).tolist()
     with _axes() as (axes, result):
         if before_px2 is not None and len(before_px2):
-            axes.hist(
-                np.maximum(before_px2, bins[0]), bins, color=_BEFORE, alpha=0.55, label="before training"
-            )
+            axes.hist(np.maximum(before_px2, bins[0]), bins, color=_BEFORE, alpha=0.55, label="before training")
         label = "now" if before_px2 is not None else "static and loop fits"
         axes.hist(np.maximum(now_px2, bins[0]), bins, color=_NOW, histtype="step", linewidth=1.8, label=label)
         axes.axvline(100.0, color=_INK, linestyle="--", linewidth=1)
@@ -108,9 +104,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
     """Numbers by name, in the order of steps. A run resumed from an older checkpoint repeats steps: the later line counts."""
     latest = {row["step"]: row for row in rows if isinstance(row.get("step"), int)}
     ordered = [latest[step] for step in sorted(latest)]
-    names = dict.fromkeys(
-        name for row in ordered for name, value in row.items() if isinstance(value, (int, float))
-    )
+    names = dict.fromkeys(name for row in ordered for name, value in row.items() if isinstance(value, (int, float)))
     return {name: np.array([row.get(name, np.nan) for row in ordered], float) for name in names}
 
 
@@ -128,9 +122,7 @@ def _thinned(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def _named(columns: dict[str, np.ndarray], prefix: str, but: str = "") -> dict[str, str]:
     """Label -> column of every column of that prefix that is not zero throughout."""
     found = {name.removeprefix(prefix): name for name in columns if name.startswith(prefix)}
-    return {
-        label: name for label, name in found.items() if label != but and np.nan_to_num(columns[name]).any()
-    }
+    return {label: name for label, name in found.items() if label != but and np.nan_to_num(columns[name]).any()}
 
 
 def _lines(
@@ -168,9 +160,7 @@ def _lines(
         axes.set_ylabel(unit)
         if len(names) > 1 or share or unit == "mm":
             axes.legend()
-    ends = "; ".join(
-        f"{label} {columns[name][0]:.3g} to {columns[name][-1]:.3g}" for label, name in names.items()
-    )
+    ends = "; ".join(f"{label} {columns[name][0]:.3g} to {columns[name][-1]:.3g}" for label, name in names.items())
     return Chart(title, result[0], f"{title} by step: {ends}")
 
 

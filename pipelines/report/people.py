@@ -75,18 +75,14 @@ def _for_the_sheet(item: DatasetFits, rows: list[int], count: int) -> set[int]:
     return {rows[place] for place in better[places]}
 
 
-def _images_of_rows(
-    drawing: Drawing, item: DatasetFits, rows: list[int]
-) -> Iterator[dict[str, UInt8[np.ndarray, "P P 3"]]]:
+def _images_of_rows(drawing: Drawing, item: DatasetFits, rows: list[int]) -> Iterator[dict[str, UInt8[np.ndarray, "P P 3"]]]:
     now = _vertices(drawing, item, rows, earlier=False)
     before = _vertices(drawing, item, rows, earlier=True)
     for i, row in enumerate(rows):
         yield _images(drawing, item, row, before[i], now[i])
 
 
-def _vertices(
-    drawing: Drawing, item: DatasetFits, rows: list[int], *, earlier: bool
-) -> list[Float[np.ndarray, "V 3"] | None]:
+def _vertices(drawing: Drawing, item: DatasetFits, rows: list[int], *, earlier: bool) -> list[Float[np.ndarray, "V 3"] | None]:
     """Bodies of these rows, posed together; None where there is no fit."""
     fits = item.before if earlier else item.now
     if fits is None or not rows:

@@ -175,7 +175,5 @@ def one_of_each(reasons: list[str], count: int) -> list[int]:
     for place, reason in enumerate(reasons):
         turns.setdefault(reason, []).append(place)
     groups = sorted(turns.values(), key=len, reverse=True)
-    rounds = [
-        (turn, rank, place) for rank, group in enumerate(groups) for turn, place in enumerate(group[:count])
-    ]
+    rounds = [(turn, rank, place) for rank, group in enumerate(groups) for turn, place in enumerate(group[:count])]
     return [place for _, _, place in sorted(rounds)[:count]]

@@ -15,9 +15,7 @@ _GAP_PX = 6
 def contact_sheet(panels: list[UInt8[np.ndarray, "h w 3"]], columns: int) -> UInt8[np.ndarray, "H W 3"]:
     """Panels row by row on white, each in the middle of a cell as large as the largest. ValueError without panels."""
     if not panels or columns < 1:
-        raise ValueError(
-            f"contact sheet of {len(panels)} panels in {columns} columns; expected at least 1 of each"
-        )
+        raise ValueError(f"contact sheet of {len(panels)} panels in {columns} columns; expected at least 1 of each")
     height, width = (max(p.shape[axis] for p in panels) for axis in (0, 1))
     rows = -(-len(panels) // columns)
     step_y, step_x = height + _GAP_PX, width + _GAP_PX

@@ -151,18 +151,14 @@ def _timing(entry: dict[str, Any]) -> Timing:
         if name != "seconds" and isinstance(value, (int, float)) and not isinstance(value, bool)
     }
     about = entry.get("dataset") or entry.get("name") or ""
-    return Timing(
-        str(entry["stage"]), str(about), str(entry.get("started", "")), float(entry["seconds"]), counts
-    )
+    return Timing(str(entry["stage"]), str(about), str(entry.get("started", "")), float(entry["seconds"]), counts)
 
 
 def rejection_reasons(item: DatasetFits) -> list[tuple[str, str, int]]:
     """(stage, reason, count) of all people without a fit, the most frequent first."""
     by_reason = Counter(("preprocess", person.reason) for person in item.rejected)
     if item.now is not None:
-        by_reason.update(
-            ("fit-static", item.reason_without_fit(int(row))) for row in np.flatnonzero(~has_fit(item.now))
-        )
+        by_reason.update(("fit-static", item.reason_without_fit(int(row))) for row in np.flatnonzero(~has_fit(item.now)))
     return [(stage, reason, count) for (stage, reason), count in by_reason.most_common()]
 
 

@@ -26,9 +26,7 @@ _PERSON = {
 }
 
 
-def document(
-    images: list[dict[str, Any]], annotations: list[dict[str, Any]], description: str, version: int
-) -> dict[str, Any]:
+def document(images: list[dict[str, Any]], annotations: list[dict[str, Any]], description: str, version: int) -> dict[str, Any]:
     """Return a whole annotation file."""
     return {
         "info": {"description": description, "version": str(version)},

@@ -63,14 +63,8 @@ class Settings:
     world: int = WORLD_VERSION
 
     def __post_init__(self) -> None:
-        if not (
-            0 <= self.people < _FIRST_PICTURE[VAL]
-            and self.test_people >= 0
-            and self.people + self.test_people
-        ):
-            raise UsageError(
-                f"synth: {self.people} people, {self.test_people} test people; expected 0 or more, not both 0"
-            )
+        if not (0 <= self.people < _FIRST_PICTURE[VAL] and self.test_people >= 0 and self.people + self.test_people):
+            raise UsageError(f"synth: {self.people} people, {self.test_people} test people; expected 0 or more, not both 0")
         if self.seed < 0:
             raise UsageError(f"synth: seed {self.seed}; expected 0 or more")
         if not 0 <= self.truth_share <= 1:
@@ -164,23 +158,17 @@ def _claim(out: Path, settings: Settings) -> bool:
         _write_settings(out, settings, complete=False)
         return False
     if not marker.is_file():
-        raise StageError(
-            f"{out}: not empty, and has no synth.json, so another program wrote it; choose another folder (--out)"
-        )
+        raise StageError(f"{out}: not empty, and has no synth.json, so another program wrote it; choose another folder (--out)")
     try:
         found = json.loads(marker.read_text())
         theirs, complete = found["settings"], bool(found["complete"])
     except (ValueError, KeyError, TypeError) as error:
-        raise StageError(
-            f"{marker}: unreadable ({type(error).__name__}); remove {out} or choose another"
-        ) from error
+        raise StageError(f"{marker}: unreadable ({type(error).__name__}); remove {out} or choose another") from error
     ours = asdict(settings)
     differing = [k for k in ours if theirs.get(k) != ours[k]]
     if differing:
         what = ", ".join(f"{k} {theirs.get(k)} there, {ours[k]} asked for" for k in differing)
-        raise StageError(
-            f"{out}: holds another synthetic data set ({what}); choose another folder or remove it"
-        )
+        raise StageError(f"{out}: holds another synthetic data set ({what}); choose another folder or remove it")
     return complete
 
 
@@ -261,14 +249,10 @@ def _write_split(out: Path, split: str, parts: list[_Written], settings: Setting
     annotations = [a for part in parts for a in part.annotations]
     truth = [t for part in parts for t in part.truth]
     images = [i for part in parts for i in part.images]
-    content = document(
-        images, annotations, f"spin-pipe's synthetic people, seed {settings.seed}", settings.world
-    )
+    content = document(images, annotations, f"spin-pipe's synthetic people, seed {settings.seed}", settings.world)
     _write_json(out / "annotations" / f"person_keypoints_{split}.json", content)
     shapes = {"pose": (72,), "betas": (10,), "joints17_m": (17, 3), "S": (24, 4)}
-    arrays = {
-        k: np.array([t[k] for t in truth], np.float32).reshape(-1, *shape) for k, shape in shapes.items()
-    }
+    arrays = {k: np.array([t[k] for t in truth], np.float32).reshape(-1, *shape) for k, shape in shapes.items()}
     handle = BytesIO()
     arrays["annotation_id"] = np.array([a["id"] for a in annotations], np.int64)
     arrays["given"] = _given(split, len(annotations), settings)

@@ -48,9 +48,7 @@ def synthesize_layout(out: Path, name: str, *, people: int, seed: int) -> bool:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StageError(f"{out}: not an empty folder, and not synth's; choose another folder (--out)")
     if people < 1 or seed < 0:
-        raise UsageError(
-            f"synth: {people} people, seed {seed}; expected 1 or more people, a seed of 0 or more"
-        )
+        raise UsageError(f"synth: {people} people, seed {seed}; expected 1 or more people, a seed of 0 or more")
     out.mkdir(parents=True, exist_ok=True)
     _mark(marker, settings, complete=False)
     layout(name).write(out, World(body, BodyMesh(body), load_pose_prior()), people, seed)

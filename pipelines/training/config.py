@@ -98,9 +98,7 @@ class TrainConfig:
         try:
             return cls.from_json(json.loads(path.read_text()))
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise StageError(
-                f"{path}: not a training configuration ({error}); it lies in a run's folder"
-            ) from error
+            raise StageError(f"{path}: not a training configuration ({error}); it lies in a run's folder") from error
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> TrainConfig:

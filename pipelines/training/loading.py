@@ -63,9 +63,7 @@ class TrainingData:
         self.ignore_3d = ignore_3d
         self.dataset = np.concatenate([np.full(len(a), i) for i, a in enumerate(sets)])
         self.row = np.concatenate([np.arange(len(a)) for a in sets])
-        self.keypoints = np.concatenate(
-            [keypoints_to_crop(a.keypoints_px, a.center_px, a.scale) for a in sets]
-        )
+        self.keypoints = np.concatenate([keypoints_to_crop(a.keypoints_px, a.center_px, a.scale) for a in sets])
         crops = [crops_of(a) for a in sets]
         self.crops = Views(*(torch.cat([getattr(c, f.name) for c in crops]) for f in fields(Views)))
         self.threads = threads
@@ -101,18 +99,14 @@ class TrainingData:
             joints_known=torch.from_numpy(joints_known),
         )
         unreadable = tuple(c for c in cuts if isinstance(c, str))
-        return LoadedBatch(
-            place, batch, indices, self.dataset[indices], self.row[indices], readable, unreadable
-        )
+        return LoadedBatch(place, batch, indices, self.dataset[indices], self.row[indices], readable, unreadable)
 
     def crop(self, sample: int) -> Float32[np.ndarray, "3 H W"]:
         """A sample's crop as the network sees it, not augmented; black if its image can't be read."""
         cut = self._cut(sample, False, 0.0, 1.0, np.ones(3, np.float32))
         return np.zeros((3, self.img_res, self.img_res), np.float32) if isinstance(cut, str) else cut
 
-    def _cut(
-        self, index: int, flip: bool, rotation_deg: float, scale: float, gain: np.ndarray
-    ) -> np.ndarray | str:
+    def _cut(self, index: int, flip: bool, rotation_deg: float, scale: float, gain: np.ndarray) -> np.ndarray | str:
         annotations, row = self.sets[self.dataset[index]], int(self.row[index])
         packed, from_image = self.packed[self.dataset[index]], None
         try:

@@ -55,9 +55,7 @@ class LoopFits:
         """The batch as the network may see it, and the truth that it is measured by. As published, none is kept from it."""
         return withhold(batch) if self.loop.weighs else (batch, nothing_of(batch.truth))
 
-    def of_batch(
-        self, views: Views, truth: GroundTruth
-    ) -> Callable[[Tensor, Tensor, Tensor, Tensor], NewFits]:
+    def of_batch(self, views: Views, truth: GroundTruth) -> Callable[[Tensor, Tensor, Tensor, Tensor], NewFits]:
         """The function by which `train_step` fits this batch, each sample in its own crop's camera.
 
         `truth`: what was withheld.

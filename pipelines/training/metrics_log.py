@@ -30,9 +30,7 @@ class MetricsLog:
         self.images = 0
         self.begun = time.perf_counter()
 
-    def add(
-        self, step: int, item: LoadedBatch, result: StepResult, seconds: dict[str, float], *, images: int
-    ) -> None:
+    def add(self, step: int, item: LoadedBatch, result: StepResult, seconds: dict[str, float], *, images: int) -> None:
         """Notes a step; `seconds` are its parts, `images` those of all workers."""
         row = {f"loss/{name}": value for name, value in result.losses.items()}
         row |= {"fits/improved": result.share_improved, "fits/valid": result.share_valid}

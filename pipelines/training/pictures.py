@@ -38,9 +38,7 @@ class Pictures:
     @classmethod
     def of(cls, data: TrainingData, mesh: BodyMesh) -> Pictures:
         """People spread over all data sets."""
-        return cls(
-            data, mesh, np.linspace(0, len(data) - 1, min(PEOPLE, len(data))).round().astype(int).tolist()
-        )
+        return cls(data, mesh, np.linspace(0, len(data) - 1, min(PEOPLE, len(data))).round().astype(int).tolist())
 
     def draw(self, network: HMR, fits: FitsClient, device: torch.device) -> UInt8[np.ndarray, "h w 3"]:
         """A row of panels for each person. The network is left as it was."""

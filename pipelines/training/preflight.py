@@ -39,9 +39,7 @@ def run_lock(run: RunFolder) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(
-                f"run {run.root}: another training is at it; wait for its end, or give another --run"
-            ) from error
+            raise UsageError(f"run {run.root}: another training is at it; wait for its end, or give another --run") from error
         except OSError:
             pass  # a file system that locks no folders
         yield

@@ -44,9 +44,7 @@ class _Rendezvous(Backend):
             gpu = worker_group.get_resources_per_worker().get("GPU", 0) > 0
             ray.get(
                 [
-                    worker_group.execute_single_async(
-                        rank, _join, url, rank, world, "nccl" if gpu else "gloo"
-                    )
+                    worker_group.execute_single_async(rank, _join, url, rank, world, "nccl" if gpu else "gloo")
                     for rank in range(world)
                 ]
             )

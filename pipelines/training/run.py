@@ -100,9 +100,7 @@ def train(
         require_tags(run, services)
         # Other nodes' processes work in other folders.
         with live_table(run, steps), validation_loop(data, RunFolder(run.root.absolute()), config):
-            run_workers(
-                data, run, config, services, fingerprints, address=address, in_process=in_process, begun=begun
-            )
+            run_workers(data, run, config, services, fingerprints, address=address, in_process=in_process, begun=begun)
         prune(run, services, config.keep, config.eval_datasets)  # all is measured now
         _flush(services)
     checkpoint = run.latest_checkpoint()
@@ -119,9 +117,7 @@ def _require_new(run: RunFolder) -> None:
     """Refuses to start over what has come somewhere; what ended before its first checkpoint is cleared away."""
     newest = run.latest_checkpoint()
     if newest is not None and newest != run.checkpoint(0):
-        raise UsageError(
-            f"run {run.root} exists already; --resume goes on with it, another --run starts anew"
-        )
+        raise UsageError(f"run {run.root} exists already; --resume goes on with it, another --run starts anew")
     for leftover in (run.checkpoint(0), run.metrics, run.skipped, run.validation, run.best):
         leftover.unlink(missing_ok=True)
     for folder in (run.tensorboard, run.to_validate):

@@ -75,9 +75,7 @@ def run_worker(message: dict[str, Any]) -> None:
     if settings.failure.exists():
         raise StageError(settings.failure.read_text())
     try:
-        Trainer(
-            settings, ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
-        ).run()
+        Trainer(settings, ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()).run()
     except EXPECTED as error:
         settings.failure.write_text(str(cause(error)))
         raise

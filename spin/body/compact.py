@@ -71,9 +71,7 @@ class CompactBody(nn.Module):
         super().__init__()
         self.parents = body.parents
         self.levels, self.in_order = _levels(body.parents)
-        regressor = np.concatenate(
-            [np.eye(len(body.v_template))[body.keypoint_vertices], body.extra_regressor]
-        )
+        regressor = np.concatenate([np.eye(len(body.v_template))[body.keypoint_vertices], body.extra_regressor])
         weighted = np.einsum("rv,vj->rjv", regressor, body.skin_weights)
         self.points = 24 + len(regressor)
         row, bone = np.nonzero(np.abs(weighted).max(-1) > _NEGLIGIBLE)
@@ -95,15 +93,11 @@ class CompactBody(nn.Module):
 
     # ---- points -----------------------------------------------------------------------------------------------------
 
-    def forward(
-        self, pose_aa: Float[Tensor, "B 72"], betas: Float[Tensor, "B 10"]
-    ) -> Float[Tensor, "B 44 3"]:
+    def forward(self, pose_aa: Float[Tensor, "B 72"], betas: Float[Tensor, "B 10"]) -> Float[Tensor, "B 44 3"]:
         """The points in the body's own frame; differentiable."""
         return self.from_rotations(axis_angle_to_matrix(pose_aa.reshape(-1, 24, 3)), betas)
 
-    def from_rotations(
-        self, rotations: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
-    ) -> Float[Tensor, "B 44 3"]:
+    def from_rotations(self, rotations: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]) -> Float[Tensor, "B 44 3"]:
         posed = self._pose(rotations, betas)
         return torch.cat([posed.joints, self.gather @ posed.pairs], 1)
 
@@ -147,9 +141,7 @@ class CompactBody(nn.Module):
             feature = (rotations[:, 1:] - eye).reshape(-1, 207)
             pair_rest = pair_rest + torch.einsum("ncf,bf->bnc", self.pair_rest_by_feature, feature)
         lever = pair_rest - self.pair_weight[:, None] * rest[:, self.pair_bone]
-        pairs = (
-            _turn(turned[:, self.pair_bone], lever) + self.pair_weight[:, None] * joints[:, self.pair_bone]
-        )
+        pairs = _turn(turned[:, self.pair_bone], lever) + self.pair_weight[:, None] * joints[:, self.pair_bone]
         return _Posed(joints, turned, pairs)
 
     # ---- derivatives ------------------------------------------------------------------------------------------------
@@ -172,9 +164,7 @@ class CompactBody(nn.Module):
         weight, moved = self._share_below(posed, chosen)
         lever = moved - weight[..., None] * posed.joints[:, None]  # (B, P, 24, 3)
         # ω × lever, for each of a joint's three parameters
-        by_pose = torch.linalg.cross(
-            axes.transpose(-1, -2)[:, None], lever[:, :, :, None], dim=-1
-        )  # (B,P,24,3,xyz)
+        by_pose = torch.linalg.cross(axes.transpose(-1, -2)[:, None], lever[:, :, :, None], dim=-1)  # (B,P,24,3,xyz)
         by_pose = by_pose.permute(0, 1, 4, 2, 3).reshape(len(pose_aa), len(chosen), 3, 72)
         if self.has_pose_blend:
             by_pose = by_pose + self._by_pose_blend(rotations, left, posed, chosen)
@@ -201,9 +191,7 @@ class CompactBody(nn.Module):
             joints.append(joints[p] + posed.global_rotations[:, p] @ (shape[j] - shape[p]))
         by_joint = torch.stack(joints, 1)
         w = self.pair_weight[:, None, None]
-        pairs = posed.global_rotations[:, self.pair_bone] @ (
-            self.pair_rest_by_betas - w * shape[self.pair_bone]
-        )
+        pairs = posed.global_rotations[:, self.pair_bone] @ (self.pair_rest_by_betas - w * shape[self.pair_bone])
         pairs = pairs + w * by_joint[:, self.pair_bone]
         return torch.cat([by_joint, torch.einsum("rn,bnck->brck", self.gather, pairs)], 1)[:, chosen]
 

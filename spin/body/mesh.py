@@ -68,9 +68,7 @@ class BodyMesh(nn.Module):
     def forward(self, pose_aa: Float[Tensor, "B 72"], betas: Float[Tensor, "B 10"]) -> MeshOutput:
         return self.forward_rotations(axis_angle_to_matrix(pose_aa.view(-1, 24, 3)), betas)
 
-    def forward_rotations(
-        self, rotations: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]
-    ) -> MeshOutput:
+    def forward_rotations(self, rotations: Float[Tensor, "B 24 3 3"], betas: Float[Tensor, "B 10"]) -> MeshOutput:
         posed = self.smpl(betas=betas, global_orient=rotations[:, :1], body_pose=rotations[:, 1:])
         vertices = posed.vertices
         # The first 35 of smplx's joints are the kinematic ones, then face and feet.

@@ -69,9 +69,7 @@ def _fingerprint(body: BodyData) -> str:
     for item in fields(body):
         value = getattr(body, item.name)
         if isinstance(value, np.ndarray):
-            digest.update(
-                item.name.encode() + str(value.shape).encode() + np.ascontiguousarray(value).tobytes()
-            )
+            digest.update(item.name.encode() + str(value.shape).encode() + np.ascontiguousarray(value).tobytes())
     return f"{body.name}:{digest.hexdigest()[:12]}"
 
 
@@ -144,13 +142,9 @@ def _from_arrays(file: Path, raw: Mapping[str, Any]) -> BodyData:
     vertices = len(raw["v_template"])
     parents = tuple(int(p) for p in np.asarray(raw["kintree_table"])[0].astype(np.int64))
     if len(parents) != len(SMPL_NAMES):
-        raise BodyFileError(
-            f"{file}: has {len(parents)} joints, expected {len(SMPL_NAMES)}; SMPL-H and SMPL-X don't fit"
-        )
+        raise BodyFileError(f"{file}: has {len(parents)} joints, expected {len(SMPL_NAMES)}; SMPL-H and SMPL-X don't fit")
     if any(not 0 <= parent < joint for joint, parent in enumerate(parents) if joint):
-        raise BodyFileError(
-            f"{file}: kintree_table is no tree with each parent before its children: {parents}"
-        )
+        raise BodyFileError(f"{file}: kintree_table is no tree with each parent before its children: {parents}")
     shapedirs = np.asarray(raw["shapedirs"], np.float64)[..., :10]
     posedirs = raw.get("posedirs")
     if "vertex_ids" in raw:

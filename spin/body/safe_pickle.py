@@ -95,9 +95,7 @@ class _Unpickler(pickle._Unpickler):
         try:
             return self.allowed[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(
-                f"names {module}.{name}, which a file of arrays has no use for"
-            ) from None
+            raise pickle.UnpicklingError(f"names {module}.{name}, which a file of arrays has no use for") from None
 
     def persistent_load(self, pid: object) -> Any:
         raise pickle.UnpicklingError("asks for a persistent object")

@@ -29,9 +29,7 @@ class SurfaceParts(Protocol):
 
     source: str  # for protocol cards
 
-    def labels(
-        self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]
-    ) -> UInt8[np.ndarray, " n"]:
+    def labels(self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, " n"]:
         """Return labels 1 to 6, and 0 where the surface has no part. `barycentric`: the weights of each face's corners."""
         ...
 
@@ -45,9 +43,7 @@ class SkinnedParts:
         label = np.array([1 + PARTS.index(name) for name in body.part_names], np.uint8)
         self._of_corner = label[body.vertex_part][np.asarray(body.faces)]
 
-    def labels(
-        self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]
-    ) -> UInt8[np.ndarray, " n"]:
+    def labels(self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, " n"]:
         return self._of_corner[face, barycentric.argmax(1)]
 
 
@@ -63,9 +59,7 @@ class TexturedParts:
     def __init__(self, texture: Float[np.ndarray, "F T T T 3"], cube: UInt8[np.ndarray, "C C C"]) -> None:
         self._texture, self._cube = np.asarray(texture, np.float32), np.asarray(cube, np.uint8)
 
-    def labels(
-        self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]
-    ) -> UInt8[np.ndarray, " n"]:
+    def labels(self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, " n"]:
         last = self._texture.shape[1] - 1
         position = np.clip(np.asarray(barycentric, np.float32) * last, 0, last)
         low = np.minimum(position.astype(int), max(last - 1, 0))
@@ -86,9 +80,7 @@ def surface_parts(body: BodyData, folder: Path | None) -> SurfaceParts:
         return SkinnedParts(body)
     if len(present) == 1:
         missing = next(file for file in files if file not in present)
-        raise BodyFileError(
-            f"{present[0]} exists, but {missing} does not; body parts need both files, or neither"
-        )
+        raise BodyFileError(f"{present[0]} exists, but {missing} does not; body parts need both files, or neither")
     texture, cube = (_read(file) for file in files)
     texture = texture[0] if texture.ndim == 6 and len(texture) == 1 else texture
     side = texture.shape[1] if texture.ndim == 5 else 0

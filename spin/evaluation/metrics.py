@@ -21,31 +21,23 @@ PCK_MM = 150.0
 AUC_STEP_MM = 5.0
 
 
-def mpjpe_mm(
-    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
-) -> Float[np.ndarray, " N"]:
+def mpjpe_mm(predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]) -> Float[np.ndarray, " N"]:
     """Return the mean distance over the joints of each sample, without alignment: centre them first (see `protocols`)."""
     return joint_errors_mm(predicted_m, true_m).mean(1)
 
 
-def joint_errors_mm(
-    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
-) -> Float[np.ndarray, "N J"]:
+def joint_errors_mm(predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]) -> Float[np.ndarray, "N J"]:
     """Return the distance of each joint, without alignment."""
     predicted, true = _checked(predicted_m, true_m, 3)
     return MM_PER_M * np.linalg.norm(predicted - true, axis=-1)
 
 
-def pa_mpjpe_mm(
-    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
-) -> Float[np.ndarray, " N"]:
+def pa_mpjpe_mm(predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]) -> Float[np.ndarray, " N"]:
     """Return the mean distance over the joints of each sample after its best similarity ("reconstruction error")."""
     return mpjpe_mm(procrustes_align(predicted_m, true_m), true_m)
 
 
-def per_vertex_error_mm(
-    predicted_m: Float[np.ndarray, "N V 3"], true_m: Float[np.ndarray, "N V 3"]
-) -> Float[np.ndarray, " N"]:
+def per_vertex_error_mm(predicted_m: Float[np.ndarray, "N V 3"], true_m: Float[np.ndarray, "N V 3"]) -> Float[np.ndarray, " N"]:
     """Return the mean distance over the vertices of each sample, without alignment."""
     return mpjpe_mm(predicted_m, true_m)
 
@@ -74,18 +66,14 @@ def error_2d_px(
     """
     weight = np.asarray(confidence, np.float64)
     if weight.shape != np.shape(true_px)[:2] or not np.isfinite(weight).all() or (weight < 0).any():
-        raise KeypointError(
-            f"confidences have shape {weight.shape}: expected {np.shape(true_px)[:2]}, finite and at least 0"
-        )
+        raise KeypointError(f"confidences have shape {weight.shape}: expected {np.shape(true_px)[:2]}, finite and at least 0")
     predicted, true = _checked(predicted_px, np.where(weight[..., None] > 0, true_px, 0.0), 2)
     total = weight.sum(1)
     distance = (weight * np.linalg.norm(predicted - true, axis=-1)).sum(1)
     return np.divide(distance, total, out=np.full(len(total), np.nan), where=total > 0)
 
 
-def procrustes_align(
-    predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]
-) -> Float[np.ndarray, "N J 3"]:
+def procrustes_align(predicted_m: Float[np.ndarray, "N J 3"], true_m: Float[np.ndarray, "N J 3"]) -> Float[np.ndarray, "N J 3"]:
     """Move each predicted set by the rotation, scale and translation that bring it closest to the true one.
 
     Least squares (Umeyama, PAMI 1991); reflections are excluded. Points that coincide move to the true centre.

@@ -65,9 +65,7 @@ def _columns(points_m: Float[Tensor, "N J 3"]) -> Float[Tensor, "3 J N"]:
     return points_m.permute(2, 1, 0).contiguous()
 
 
-def _best(
-    p: Float[Tensor, "3 J N"], t: Float[Tensor, "3 J N"]
-) -> tuple[Float[Tensor, " N"], Float[Tensor, "3 3 N"]]:
+def _best(p: Float[Tensor, "3 J N"], t: Float[Tensor, "3 J N"]) -> tuple[Float[Tensor, " N"], Float[Tensor, "3 3 N"]]:
     """Return scale and rotation of centred points."""
     b = torch.stack([(row * column).sum(0) for row in t for column in p]).view(3, 3, -1)
     spread = p.square().sum((0, 1))

@@ -35,9 +35,7 @@ class Protocol:
     def __post_init__(self) -> None:
         wrong = [i for i in (*self.joints, self.pelvis) if not 0 <= i < len(H36M_NAMES)]
         if wrong or not self.joints:
-            raise KeypointError(
-                f"protocol {self.name}: joints {wrong} are not among Human3.6M's 17 (0 to 16)"
-            )
+            raise KeypointError(f"protocol {self.name}: joints {wrong} are not among Human3.6M's 17 (0 to 16)")
 
     @property
     def joint_names(self) -> tuple[str, ...]:
@@ -106,7 +104,5 @@ def pose_errors(
 def _centred(joints17_m: object, protocol: Protocol) -> Float[np.ndarray, "N J 3"]:
     joints = np.asarray(joints17_m, np.float64)
     if joints.ndim != 3 or joints.shape[1:] != (len(H36M_NAMES), 3):
-        raise KeypointError(
-            f"protocol {protocol.name}: joints have shape {joints.shape}, expected (N, 17, 3)"
-        )
+        raise KeypointError(f"protocol {protocol.name}: joints have shape {joints.shape}, expected (N, 17, 3)")
     return joints[:, protocol.joints] - joints[:, protocol.pelvis, None]

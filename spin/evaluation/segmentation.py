@@ -28,17 +28,13 @@ class PixelCounts:
     all: Int[np.ndarray, " N"]
 
 
-def count_pixels(
-    predicted: UInt8[np.ndarray, "H W"], true: UInt8[np.ndarray, "H W"], classes: int
-) -> PixelCounts:
+def count_pixels(predicted: UInt8[np.ndarray, "H W"], true: UInt8[np.ndarray, "H W"], classes: int) -> PixelCounts:
     """Return one sample's counts; 0 is the background. KeypointError if the pictures differ in size or hold other labels.
 
     Where the truth is `UNDECIDED` no class counts anything; for `right` and `all` such a pixel is background, as published.
     """
     if predicted.shape != true.shape:
-        raise KeypointError(
-            f"labels of {predicted.shape} pixels and true ones of {true.shape}: expected the same"
-        )
+        raise KeypointError(f"labels of {predicted.shape} pixels and true ones of {true.shape}: expected the same")
     if predicted.size and predicted.max() >= classes:
         raise KeypointError(f"predicted labels go up to {predicted.max()}, expected 0 to {classes - 1}")
     of_true = np.full(256, -1)

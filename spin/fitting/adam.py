@@ -39,21 +39,15 @@ def solve(
         optimiser = torch.optim.Adam([pose, betas], lr=STEP_SIZE)
         for _ in range(iterations):
             optimiser.zero_grad()
-            total_cost(
-                body, prior, objective, pose, betas, camera, observations, start.anchor
-            ).sum().backward()
+            total_cost(body, prior, objective, pose, betas, camera, observations, start.anchor).sum().backward()
             optimiser.step()
     with torch.no_grad():
         cost = total_cost(body, prior, objective, pose, betas, camera, observations, start.anchor)
     used = torch.full_like(cost, 2 * iterations, dtype=torch.int64)
-    return Solution(
-        pose.detach(), betas.detach(), camera, cost, used, torch.ones_like(used, dtype=torch.bool)
-    )
+    return Solution(pose.detach(), betas.detach(), camera, cost, used, torch.ones_like(used, dtype=torch.bool))
 
 
-def _fit_camera(
-    body: CompactBody, start: Start, observations: Observations, iterations: int
-) -> tuple[Tensor, Tensor]:
+def _fit_camera(body: CompactBody, start: Start, observations: Observations, iterations: int) -> tuple[Tensor, Tensor]:
     """Stage one: orientation and translation, from hips and shoulders, weighted by confidence.
 
     The published code uses the four OpenPose joints if all are there, else the four annotated ones, unweighted.

@@ -40,9 +40,7 @@ if TYPE_CHECKING:
     from spin.fitting.scorer import FitScorer, ScoreBasis
 
 Solver = Literal["lm", "adam"]
-Observed: TypeAlias = (
-    "PreparedObservations | Observations | Tensor"  # a tensor: keypoints (B, 49, 3) of one crop
-)
+Observed: TypeAlias = "PreparedObservations | Observations | Tensor"  # a tensor: keypoints (B, 49, 3) of one crop
 PLACES_SEEN = 29  # how many places the body term can see: of the 34 named, five are hips and OpenPose's neck
 _KEPT_STARTS = 2  # of the many that are screened for a multistart
 
@@ -53,7 +51,7 @@ class FitConfig:
 
     `iterations` of the solver for each start, at most (Adam: of each of its two stages, exactly). `tolerance`: the share of
     its cost that a step must gain for the next one to be made. `init`: the starts to choose from, by kind; those of the
-    kinds 'store', 'file' and 'network' come from outside (`Fitter.given`).
+    kinds 'store', 'file' and 'network' come from outside (`BatchFitter.given`).
     """
 
     solver: Solver = "lm"
@@ -109,16 +107,14 @@ class FitResult:
         return FitResult(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
-class Fitter:
+class BatchFitter:
     """Fits a body to observations. Holds no state between calls; inputs are never changed.
 
     On the CPU solvers run as machine code, on as many threads as torch does; elsewhere as torch operations.
     An anchored objective needs a lifter: it is the default start, and with it the scorer that scores fits.
     """
 
-    def __init__(
-        self, body: CompactBody, prior: PosePrior, config: FitConfig, lifter: Lifter | None = None
-    ) -> None:
+    def __init__(self, body: CompactBody, prior: PosePrior, config: FitConfig, lifter: Lifter | None = None) -> None:
         if lifter is None and (config.objective.is_anchored or "lifter" in config.init):
             raise ValueError("an anchored objective, and the start 'lifter', need a lifter: none was given")
         self.body, self.prior, self.config, self.lifter = body, prior, config, lifter
@@ -142,9 +138,7 @@ class Fitter:
         if isinstance(observations, PreparedObservations):
             return observations
         if isinstance(observations, torch.Tensor):
-            observations = Observations.of(
-                observations if observations.is_floating_point() else observations.to(self.dtype)
-            )
+            observations = Observations.of(observations if observations.is_floating_point() else observations.to(self.dtype))
         with torch.no_grad():
             verdict = verdict_of_observations(observations)
             usable = observations.without(verdict != VALID).centred()
@@ -165,9 +159,7 @@ class Fitter:
             every = [start.to(self.device, self.dtype) for start in every]
             for start in every:
                 if len(start.pose_aa) != len(observations):
-                    raise ValueError(
-                        f"a start of {len(start.pose_aa)} bodies for {len(observations)} samples"
-                    )
+                    raise ValueError(f"a start of {len(start.pose_aa)} bodies for {len(observations)} samples")
             solutions = [self._solve(start, observations, self.config.iterations) for start in every]
             return self._best(every, solutions, observations, verdict)
 
@@ -281,17 +273,13 @@ class Fitter:
         """What each start costs as it is."""
         return torch.stack([self._solve(start, observations, 0).cost for start in starts])
 
-    def _solve(
-        self, start: Start, observations: Observations, iterations: int
-    ) -> levenberg_marquardt.Solution:
+    def _solve(self, start: Start, observations: Observations, iterations: int) -> levenberg_marquardt.Solution:
         config = self.config
         if not config.objective.is_anchored and start.anchor is not None:
             start = replace(start, anchor=None)
         if config.solver == "adam":
             if self._compiled is None:
-                return adam.solve(
-                    self.body, self.prior, config.objective, start, observations, iterations=iterations
-                )
+                return adam.solve(self.body, self.prior, config.objective, start, observations, iterations=iterations)
             from spin.fitting.compiled import descend
 
             return descend.solve(
@@ -349,9 +337,7 @@ class Fitter:
             verdict=verdict_of_fit(observations_verdict, best, loss, score, depth),
         )
 
-    def _scored(
-        self, solution: levenberg_marquardt.Solution, observations: Observations, basis: ScoreBasis | None
-    ) -> _Scored:
+    def _scored(self, solution: levenberg_marquardt.Solution, observations: Observations, basis: ScoreBasis | None) -> _Scored:
         points = self.body(solution.pose_aa, solution.betas)
         keypoints = self.body.keypoints(points)
         loss = reprojection_loss(self.config.objective, keypoints, solution.camera_m, observations)

@@ -128,18 +128,14 @@ class _System:
         self.member = self._membership(self.seen)
 
     def _membership(self, keypoints: list[int]) -> Tensor:
-        member = torch.zeros(
-            len(self.select), len(keypoints), dtype=self.weights.dtype, device=self.weights.device
-        )
+        member = torch.zeros(len(self.select), len(keypoints), dtype=self.weights.dtype, device=self.weights.device)
         for column, keypoint in enumerate(keypoints):
             member[self.select.index(KEYPOINT_TO_MODEL[keypoint]), column] = 1
         return member
 
     def cost(self, x: Tensor) -> Tensor:
         pose, betas, camera = x[:, POSE], x[:, BETAS], x[:, CAMERA]
-        total = total_cost(
-            self.body, self.prior, self.objective, pose, betas, camera, self.observations, self.anchor
-        )
+        total = total_cost(self.body, self.prior, self.objective, pose, betas, camera, self.observations, self.anchor)
         keypoints = self.body.keypoints(self.body(pose, betas)) + camera[:, None]
         near = (self.observations.views.place(keypoints)[..., 2] < NEAREST_M) & (self.weights > 0)
         return torch.where(near.flatten(1).any(1), torch.inf, total)
@@ -160,9 +156,7 @@ class _System:
         self._add_priors(x, curvature, gradient)
         return curvature, gradient
 
-    def _add_view(
-        self, view: int, points_m: Tensor, by_all: Tensor, curvature: Tensor, gradient: Tensor
-    ) -> None:
+    def _add_view(self, view: int, points_m: Tensor, by_all: Tensor, curvature: Tensor, gradient: Tensor) -> None:
         views = self.observations.views
         rotation = views.rotation[:, view]
         p = points_m @ rotation.transpose(-1, -2) + views.translation_m[:, view, None]

@@ -195,9 +195,7 @@ def find_lifter(data_dir: Path | None, body_path: Path) -> Path:
 
 def save_lifter(handle: BinaryIO, lifter: Lifter) -> None:
     """Writes an .npz: each matrix as 8-bit integers with a scale a row, vectors as float16, and what it belongs to."""
-    arrays: dict[str, np.ndarray] = {
-        f"info_{name}": np.array(value) for name, value in asdict(lifter.info).items()
-    }
+    arrays: dict[str, np.ndarray] = {f"info_{name}": np.array(value) for name, value in asdict(lifter.info).items()}
     for name, tensor in lifter.state_dict().items():
         value = tensor.detach().cpu().numpy().astype(np.float32)
         if value.ndim == 2:
@@ -233,9 +231,7 @@ def load_lifter(path: Path, body_fingerprint: str) -> Lifter:
                 raise ValueError(f"{name} is not calibrated")
             state[name] = torch.from_numpy(value)
     except (KeyError, ValueError, TypeError, IndexError) as error:
-        raise ModelFileError(
-            f"{path}: not a lifter ({error}); make one with `spin-pipe train-lifter --overwrite`"
-        ) from error
+        raise ModelFileError(f"{path}: not a lifter ({error}); make one with `spin-pipe train-lifter --overwrite`") from error
     if info.body != body_fingerprint:
         raise ModelFileError(
             f"{path}: a lifter of the body {info.body}, this body is {body_fingerprint}; train one with "

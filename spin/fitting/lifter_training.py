@@ -86,9 +86,7 @@ def _follow(average: Lifter, lifter: Lifter, keep: float) -> None:
         torch._foreach_lerp_(list(average.parameters()), list(lifter.parameters()), 1 - keep)
 
 
-def _loss(
-    body: CompactBody, raw: Tensor, people: People, *, with_error: bool
-) -> tuple[Tensor, dict[str, Tensor]]:
+def _loss(body: CompactBody, raw: Tensor, people: People, *, with_error: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """Rotations, points about the pelvis, betas; and how likely the errors are under the sigmas that are claimed.
 
     Claims are judged on errors as they are (detached): being honest must not make the answer worse.

@@ -132,9 +132,7 @@ def _reprojection(
     return weights**2 * geman_mcclure(residual, objective.sigma_px).sum(-1)
 
 
-def joints3d_cost(
-    keypoints_m: Float[Tensor, "B 49 3"], joints3d_m: Float[Tensor, "B 24 4"]
-) -> Float[Tensor, " B"]:
+def joints3d_cost(keypoints_m: Float[Tensor, "B 49 3"], joints3d_m: Float[Tensor, "B 24 4"]) -> Float[Tensor, " B"]:
     """Squared distances (m²) to 3D joints, weighted by confidence squared, both sets about their weighted centres."""
     weight = joints3d_m[..., 3:] ** 2
     away = keypoints_m[:, JOINTS.superset] - joints3d_m[..., :3]

@@ -70,9 +70,7 @@ class Observations:
         for item in fields(Views):
             found = tuple(getattr(self.views, item.name).shape)
             if found[:2] != shape[:2]:
-                raise KeypointError(
-                    f"the views' {item.name} has shape {found}, expected {shape[:2]} first: samples and views"
-                )
+                raise KeypointError(f"the views' {item.name} has shape {found}, expected {shape[:2]} first: samples and views")
         joints = self.joints3d_m
         if joints is not None and tuple(joints.shape) != (shape[0], 24, 4):
             raise KeypointError(f"3D joints have shape {tuple(joints.shape)}, expected ({shape[0]}, 24, 4)")
@@ -123,9 +121,7 @@ class Observations:
         if self.joints3d_m is None:
             return self
         weight = self.joints3d_m[..., 3:]
-        mean = (weight * self.joints3d_m[..., :3]).sum(1, keepdim=True) / weight.sum(
-            1, keepdim=True
-        ).clamp_min(1e-6)
+        mean = (weight * self.joints3d_m[..., :3]).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1e-6)
         places = torch.where(weight > 0, self.joints3d_m[..., :3] - mean, 0.0)
         return replace(self, joints3d_m=torch.cat([places, weight], -1))
 
@@ -136,21 +132,17 @@ class Observations:
             safe = Views.crops(self.keypoints_px)
             views = Views(
                 *(
-                    torch.where(
-                        _like(refused, getattr(views, f.name)), getattr(safe, f.name), getattr(views, f.name)
-                    )
+                    torch.where(_like(refused, getattr(views, f.name)), getattr(safe, f.name), getattr(views, f.name))
                     for f in fields(Views)
                 )
             )
         joints = None if self.joints3d_m is None else _cleared(self.joints3d_m, refused)
-        return replace(
-            self, keypoints_px=_cleared(self.keypoints_px, refused), views=views, joints3d_m=joints
-        )
+        return replace(self, keypoints_px=_cleared(self.keypoints_px, refused), views=views, joints3d_m=joints)
 
 
 @dataclass(frozen=True)
 class PreparedObservations:
-    """Observations that are safe to compute with, on a fitter's device: what `Fitter.prepare` returns.
+    """Observations that are safe to compute with, on a fitter's device: what `BatchFitter.prepare` returns.
 
     They show nothing of a sample that can't be fitted; `verdict` has the reason, an index of VERDICTS.
     """

@@ -37,9 +37,7 @@ def place_body(
     cost = _cost(keypoints_m, camera, observations, objective, weights)
     for _ in range(_ITERATIONS):
         placed = observations.views.place(keypoints_m + camera[:, None])
-        residual = (
-            observations.views.project(keypoints_m + camera[:, None]) - observations.keypoints_px[..., :2]
-        )
+        residual = observations.views.project(keypoints_m + camera[:, None]) - observations.keypoints_px[..., :2]
         depth = placed[..., 2].clamp_min(NEAREST_M)
         # d pixel / d placed, then back to the fit's axes: the rows of R are the camera's axes there.
         across = focal / depth

@@ -32,13 +32,9 @@ class PosePrior(nn.Module):
     whiten: Tensor  # (M, 69, 69) upper Cholesky factors of the precisions
     offset: Tensor  # (M,)
 
-    def __init__(
-        self, means: np.ndarray, covars: np.ndarray, weights: np.ndarray, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, means: np.ndarray, covars: np.ndarray, weights: np.ndarray, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.means_np, self.covars_np, self.weights_np = (
-            np.asarray(a, np.float64) for a in (means, covars, weights)
-        )
+        self.means_np, self.covars_np, self.weights_np = (np.asarray(a, np.float64) for a in (means, covars, weights))
         precision = np.linalg.inv(self.covars_np)
         log_det = np.linalg.slogdet(self.covars_np)[1]
         offset = -np.log(self.weights_np) + 0.5 * (log_det - log_det.min()) + 69 / 2 * np.log(2 * np.pi)
@@ -73,9 +69,7 @@ class PosePrior(nn.Module):
         return (self.weights_np[:, None] * self.means_np).sum(0).astype(np.float32)
 
     def sample(self, count: int, generator: np.random.Generator) -> Float[np.ndarray, "N 69"]:
-        component = generator.choice(
-            len(self.weights_np), size=count, p=self.weights_np / self.weights_np.sum()
-        )
+        component = generator.choice(len(self.weights_np), size=count, p=self.weights_np / self.weights_np.sum())
         factor = np.linalg.cholesky(self.covars_np)[component]
         noise = generator.standard_normal((count, 69, 1))
         return (self.means_np[component] + (factor @ noise)[..., 0]).astype(np.float32)
@@ -96,12 +90,8 @@ def load_pose_prior(path: Path | None = None, dtype: torch.dtype = torch.float32
     try:
         means, covars, weights = (np.asarray(raw[k], np.float64) for k in ("means", "covars", "weights"))
     except KeyError as missing:
-        raise ModelFileError(
-            f"{file}: has no {missing}; expected a pose prior with means, covars, weights"
-        ) from None
+        raise ModelFileError(f"{file}: has no {missing}; expected a pose prior with means, covars, weights") from None
     count = len(weights)
     if means.shape != (count, 69) or covars.shape != (count, 69, 69):
-        raise ModelFileError(
-            f"{file}: means {means.shape} and covars {covars.shape} don't belong to 69 pose angles"
-        )
+        raise ModelFileError(f"{file}: means {means.shape} and covars {covars.shape} don't belong to 69 pose angles")
     return PosePrior(means, covars, weights, dtype)

@@ -59,9 +59,7 @@ class PoseSource:
         self.means = torch.from_numpy(prior.means_np).float()
         self.factors = torch.from_numpy(np.linalg.cholesky(prior.covars_np)).float()
         self.weights = torch.from_numpy(prior.weights_np / prior.weights_np.sum()).float()
-        self.poses = (
-            None if poses is None or not len(poses) else torch.from_numpy(np.asarray(poses, np.float32))
-        )
+        self.poses = None if poses is None or not len(poses) else torch.from_numpy(np.asarray(poses, np.float32))
 
     def draw(self, count: int, generator: torch.Generator) -> Float[Tensor, "B 69"]:
         component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
@@ -69,9 +67,7 @@ class PoseSource:
         drawn = self.means[component] + (self.factors[component] @ noise)[..., 0]
         if self.poses is None:
             return drawn
-        first, second = (
-            self.poses[torch.randint(len(self.poses), (count,), generator=generator)] for _ in range(2)
-        )
+        first, second = (self.poses[torch.randint(len(self.poses), (count,), generator=generator)] for _ in range(2))
         upper = torch.zeros(23, dtype=torch.bool)
         upper[[2, 5, 8, *range(11, 23)]] = True  # spine and all that hangs on it
         mixed = torch.where(upper.repeat_interleave(3), first, second)
@@ -102,9 +98,7 @@ def look_at(
     yaw = 2 * np.pi * torch.rand(count, generator=generator)
     pitch = np.pi + torch.where(wild, normal(60.0), normal(10.0))
     roll = torch.where(wild, normal(60.0), normal(6.0))
-    turns = (
-        torch.stack(angles, -1) for angles in ((zero, zero, roll), (pitch, zero, zero), (zero, yaw, zero))
-    )
+    turns = (torch.stack(angles, -1) for angles in ((zero, zero, roll), (pitch, zero, zero), (zero, yaw, zero)))
     about_z, about_x, about_y = (axis_angle_to_matrix(t.double()) for t in turns)
     root = matrix_to_axis_angle(about_z @ about_x @ about_y).float()
     pose = torch.cat([root, body_pose], 1)
@@ -190,18 +184,12 @@ def detect(pixels: Float[Tensor, "B 49 2"], generator: torch.Generator) -> Float
     hips = [j for j, name in enumerate(JOINTS.names) if name.endswith("hip")]
     bias = 3.0 * torch.randn(count, 1, 2, generator=generator) * (rand(count, 1, 1) < 0.4)
     noisy[:, hips] += bias
-    confidence = torch.where(
-        rand(count, 1) < 0.7, torch.ones(count, JOINTS.count), 0.3 + 0.7 * rand(count, JOINTS.count)
-    )
+    confidence = torch.where(rand(count, 1) < 0.7, torch.ones(count, JOINTS.count), 0.3 + 0.7 * rand(count, JOINTS.count))
     return torch.cat([noisy * visible[..., None], (confidence * visible)[..., None]], -1)
 
 
 def _named(parts: tuple[str, ...], side: str = "") -> list[int]:
-    return [
-        j
-        for j, name in enumerate(JOINTS.names)
-        if side in name and any(name.endswith(part) for part in parts)
-    ]
+    return [j for j, name in enumerate(JOINTS.names) if side in name and any(name.endswith(part) for part in parts)]
 
 
 def _drop(visible: Tensor, rand: Callable[..., Tensor]) -> Tensor:

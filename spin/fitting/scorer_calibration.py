@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.lifter import JUDGE_NUMBERS
 from spin.fitting.objective import OBJECTIVES
 from spin.fitting.observations import Observations
@@ -35,9 +35,7 @@ if TYPE_CHECKING:
 PEOPLE = 2048
 
 
-def calibrate(
-    body: CompactBody, prior: PosePrior, lifter: Lifter, source: PoseSource, seed: int, people: int = PEOPLE
-) -> None:
+def calibrate(body: CompactBody, prior: PosePrior, lifter: Lifter, source: PoseSource, seed: int, people: int = PEOPLE) -> None:
     """Fills the lifter's `judge_*` numbers, in place. The same seed gives the same numbers."""
     generator = torch.Generator().manual_seed(seed)
     scorer = FitScorer(body, lifter)
@@ -48,9 +46,7 @@ def calibrate(
         numbers = {
             "single": _weights("single", scorer, drawn, single, made_fits(scorer, prior, single)),
             "views": _weights("views", scorer, drawn, *_fits_of_views(scorer, prior, drawn, generator)),
-            "joints3d": _weights(
-                "joints3d", scorer, drawn, *_fits_to_joints3d(scorer, prior, drawn, single, generator)
-            ),
+            "joints3d": _weights("joints3d", scorer, drawn, *_fits_to_joints3d(scorer, prior, drawn, single, generator)),
             "expects": np.array([float(lift.error_mm.mean())]),
         }
         for name in JUDGE_NUMBERS:
@@ -60,8 +56,8 @@ def calibrate(
 def made_fits(scorer: FitScorer, prior: PosePrior, observations: Observations) -> Iterator[Bodies]:
     """Fits of one view from different starts and objectives."""
     body, lifter = scorer.body, scorer.lifter
-    anchored = Fitter(body, prior, FitConfig(), lifter)
-    published = Fitter(body, prior, FitConfig(objective=OBJECTIVES["published"], init=("multistart",)))
+    anchored = BatchFitter(body, prior, FitConfig(), lifter)
+    published = BatchFitter(body, prior, FitConfig(objective=OBJECTIVES["published"], init=("multistart",)))
     lifted = lifter_start(body, lifter, observations)
     yield lifted.pose_aa, lifted.betas, lifted.camera_m
     for fitter, starts in ((anchored, [lifted]), (published, [lifted]), (published, None)):
@@ -104,7 +100,7 @@ def _fits_to_joints3d(
 def _plain_fits(scorer: FitScorer, prior: PosePrior, observations: Observations) -> Iterator[Bodies]:
     """Fits cut short, and whole ones."""
     for iterations in (3, 20):
-        fitter = Fitter(scorer.body, prior, FitConfig(iterations=iterations), scorer.lifter)
+        fitter = BatchFitter(scorer.body, prior, FitConfig(iterations=iterations), scorer.lifter)
         fit = fitter.fit(observations)
         yield fit.pose_aa, fit.betas, fit.camera_m
 

@@ -128,9 +128,7 @@ def _by_spread(points_m: Tensor, observations: Observations) -> Tensor:
     body_centre, body_spread = centre_and_spread(turned[..., :2], turned[..., :2].mean(1))
     image_centre, image_spread = centre_and_spread(keypoints[..., :2], views.principal_px[:, 0])
     # Points that coincide have no spread: a person as large as the crop is then as good a guess as any.
-    px_per_m = torch.where(
-        image_spread > 1.0, image_spread / body_spread.clamp_min(1e-3), image_spread.new_tensor(CROP_PX / 2)
-    )
+    px_per_m = torch.where(image_spread > 1.0, image_spread / body_spread.clamp_min(1e-3), image_spread.new_tensor(CROP_PX / 2))
     xy = (image_centre - views.principal_px[:, 0]) / px_per_m[:, None] - body_centre
     placed = torch.cat([xy, (focal / px_per_m)[:, None]], 1)
     return ((placed - views.translation_m[:, 0])[:, None] @ rotation)[:, 0]
@@ -140,9 +138,7 @@ def _by_intersection(points_m: Tensor, observations: Observations) -> Tensor:
     """Each keypoint (u, v) says (r_x - u r_z) · (X + T) + t_x - u t_z = 0, and the same for v: linear in T."""
     views, keypoints = observations.views, observations.keypoints_px
     ray = (keypoints[..., :2] - views.principal_px[:, :, None]) / views.focal_px[:, :, None, None]
-    rows = (
-        views.rotation[:, :, None, :2] - ray[..., None] * views.rotation[:, :, None, 2:]
-    )  # (B, V, 49, 2, 3)
+    rows = views.rotation[:, :, None, :2] - ray[..., None] * views.rotation[:, :, None, 2:]  # (B, V, 49, 2, 3)
     known = views.translation_m[:, :, None, :2] - ray * views.translation_m[:, :, None, 2:]
     known = known + (rows @ points_m[:, None, :, :, None])[..., 0]
     weight = keypoints[..., 2].clamp_min(0)[..., None, None]
@@ -177,9 +173,7 @@ def _upright_starts(
     count, dtype, device = len(keypoints), keypoints.dtype, keypoints.device
     back = observations.views.rotation[:, 0].transpose(-1, -2)
     if torch.equal(back, back[:1].expand_as(back)):
-        back = back[
-            :1
-        ]  # as in every single view: all samples start from the same bodies, which are posed once
+        back = back[:1]  # as in every single view: all samples start from the same bodies, which are posed once
     betas = torch.zeros(len(back), 10, dtype=dtype, device=device)
     starts = []
     for yaw in yaws_deg:

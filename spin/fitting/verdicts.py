@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
 BETA_LIMIT = 3.0  # fits of a shape beyond this are not believed (SPIN)
 _LEAST_SPREAD_PX = 1.0
-_OUTSIDE_PX = float(
-    CROP_PX
-)  # from the crop's edge; half a body may be out of the picture, but not a crop away
+_OUTSIDE_PX = float(CROP_PX)  # from the crop's edge; half a body may be out of the picture, but not a crop away
 
 # Kept as small numbers so that they can be tensors and columns; VERDICTS[i] is the text. Never renumbered.
 (

@@ -127,9 +127,7 @@ class ResNetFeatures(nn.Module):
 def identify_backbone(names: Iterable[str]) -> str | None:
     """Return the name in BACKBONES that these parameter names belong to; None if there is none."""
     parts = [name.split(".") for name in names]
-    counts = tuple(
-        len({p[1] for p in parts if len(p) > 2 and p[0] == f"layer{stage}"}) for stage in (1, 2, 3, 4)
-    )
+    counts = tuple(len({p[1] for p in parts if len(p) > 2 and p[0] == f"layer{stage}"}) for stage in (1, 2, 3, 4))
     block = Bottleneck if any(p[0] == "layer1" and "conv3" in p for p in parts) else BasicBlock
     for backbone, description in BACKBONES.items():
         if description == (block, counts):

@@ -74,8 +74,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     content = _read(path)
     if not isinstance(content, Mapping) or not isinstance(content.get("model"), Mapping):
         raise ModelFileError(
-            f"checkpoint {path}: expected a dict with 'model', found {_describe(content)}; "
-            "is it a file of weights alone?"
+            f"checkpoint {path}: expected a dict with 'model', found {_describe(content)}; is it a file of weights alone?"
         )
     known = {item.name: content[item.name] for item in fields(Checkpoint) if item.name in content}
     if "step" not in known and "total_step_count" in content:
@@ -125,9 +124,7 @@ def apply_weights(network: nn.Module, state: StateDict, source: str, *, only_bac
 def network_from_checkpoint(checkpoint: Checkpoint, source: str) -> HMR:
     """Return the network that a checkpoint describes, with its weights loaded."""
     if checkpoint.backbone is None:
-        raise ModelFileError(
-            f"checkpoint {source}: its parameters are of no known backbone ({', '.join(BACKBONES)})"
-        )
+        raise ModelFileError(f"checkpoint {source}: its parameters are of no known backbone ({', '.join(BACKBONES)})")
     # The mean is a buffer that the weights replace, so any value will do here.
     network = HMR(checkpoint.backbone, mean=MeanParameters.from_body_pose(torch.zeros(69)))
     apply_weights(network, checkpoint.model, source)
@@ -143,9 +140,7 @@ def _read(path: str | Path) -> Any:
     except Exception as error:  # a damaged file can raise nearly any exception, with one meaning
         message = str(error).strip().splitlines()
         # Other exceptions describe the format's internals, for example a KeyError of a byte.
-        reason = (
-            message[0] if message and isinstance(error, OSError | RuntimeError) else "it is no torch file"
-        )
+        reason = message[0] if message and isinstance(error, OSError | RuntimeError) else "it is no torch file"
         if message and "Weights only load failed" in message[0]:
             reason = "it asks for code to be run, or is no torch file"
         raise ModelFileError(f"checkpoint {file}: refused, {reason}; expected a file of tensors") from error

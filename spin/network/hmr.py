@@ -65,18 +65,14 @@ class MeanParameters:
             with np.load(path, allow_pickle=False) as data:
                 arrays = {name: np.asarray(data[name], np.float32).ravel() for name in expected}
         except FileNotFoundError as error:
-            raise ModelFileError(
-                f"mean parameters {path}: no such file; put smpl_mean_params.npz there"
-            ) from error
+            raise ModelFileError(f"mean parameters {path}: no such file; put smpl_mean_params.npz there") from error
         except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
             raise ModelFileError(
                 f"mean parameters {path}: expected an .npz with pose, shape and cam, found: {error}"
             ) from error
         for name, size in expected.items():
             if arrays[name].size != size or not np.isfinite(arrays[name]).all():
-                raise ModelFileError(
-                    f"mean parameters {path}: {name} has {arrays[name].size} numbers; expected {size}, finite"
-                )
+                raise ModelFileError(f"mean parameters {path}: {name} has {arrays[name].size} numbers; expected {size}, finite")
         pose_6d, betas, weak_camera = (torch.from_numpy(arrays[name]) for name in expected)
         return cls(pose_6d=pose_6d, betas=betas, weak_camera=weak_camera)
 

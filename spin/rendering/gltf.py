@@ -73,9 +73,7 @@ def glb(body: BodyData, people: Sequence[PosedPerson]) -> bytes:
 def animated_glb(body: BodyData, motion: Motion) -> bytes:
     """A person who moves: keyframes of every joint's rotation and of the place. MeshFileError without frames."""
     if not len(motion.pose_aa) or not motion.fps > 0:
-        raise MeshFileError(
-            f"motion {motion.name}: {len(motion.pose_aa)} frames at {motion.fps} a second; expected some"
-        )
+        raise MeshFileError(f"motion {motion.name}: {len(motion.pose_aa)} frames at {motion.fps} a second; expected some")
     file, turns = _File(body), _quaternions(motion.pose_aa)
     # The shorter way from frame to frame: q and -q are one rotation.
     for i in range(1, len(turns)):
@@ -85,9 +83,7 @@ def animated_glb(body: BodyData, motion: Motion) -> bytes:
     return file.to_bytes()
 
 
-def obj(
-    vertices_m: Sequence[Float[np.ndarray, "V 3"]], faces: Int[np.ndarray, "F 3"], names: Sequence[str]
-) -> bytes:
+def obj(vertices_m: Sequence[Float[np.ndarray, "V 3"]], faces: Int[np.ndarray, "F 3"], names: Sequence[str]) -> bytes:
     """Posed vertices (m, in a camera's frame) of several people, as objects of one .obj file."""
     lines, first = ["# metres, y up"], 1
     for vertices, name in zip(vertices_m, names):
@@ -111,9 +107,7 @@ def skin_of(body: BodyData) -> tuple[Int[np.ndarray, "V 4"], Float[np.ndarray, "
     return joints, weights / weights.sum(1, keepdims=True)
 
 
-def rest_of(
-    body: BodyData, betas: Float[np.ndarray, "10"]
-) -> tuple[Float[np.ndarray, "V 3"], Float[np.ndarray, "24 3"]]:
+def rest_of(body: BodyData, betas: Float[np.ndarray, "10"]) -> tuple[Float[np.ndarray, "V 3"], Float[np.ndarray, "24 3"]]:
     """A person's rest mesh and joints (m)."""
     vertices = body.v_template + body.shapedirs @ np.asarray(betas, np.float64)
     return vertices, body.joint_regressor @ vertices
@@ -201,8 +195,7 @@ class _File:
                     for _, _, values, kind in tracks
                 ],
                 "channels": [
-                    {"sampler": i, "target": {"node": node, "path": path}}
-                    for i, (node, path, _, _) in enumerate(tracks)
+                    {"sampler": i, "target": {"node": node, "path": path}} for i, (node, path, _, _) in enumerate(tracks)
                 ],
             }
         ]

@@ -62,6 +62,4 @@ def side_view(
     turn = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     turned = (v - centre) @ turn.T + centre
     white = np.full((height, width, 3), 255, np.uint8)
-    return overlay(
-        white, [turned], faces, focal_px=focal_px, center_px=center_px, colours=(colour,), alpha=1.0
-    )
+    return overlay(white, [turned], faces, focal_px=focal_px, center_px=center_px, colours=(colour,), alpha=1.0)

@@ -95,9 +95,7 @@ class Mesh:
         if v.ndim != 2 or v.shape[1] != 3 or f.ndim != 2 or f.shape[1] != 3:
             raise MeshError(f"mesh: vertices {v.shape} and faces {f.shape}; expected (V, 3) and (F, 3)")
         if not np.isfinite(v).all():
-            raise MeshError(
-                f"mesh: {int((~np.isfinite(v)).any(1).sum())} of {len(v)} vertices are not finite numbers"
-            )
+            raise MeshError(f"mesh: {int((~np.isfinite(v)).any(1).sum())} of {len(v)} vertices are not finite numbers")
         if f.size and (f.min() < 0 or f.max() >= len(v)):
             raise MeshError(f"mesh: faces name vertices {f.min()} to {f.max()}; expected 0 to {len(v) - 1}")
 
@@ -169,9 +167,7 @@ class Scene:
         count = int(np.prod(shape))
         if not self._geometries or not count:
             none = np.full(shape, -1, np.int32)
-            return Hits(
-                none, none.copy(), np.full(shape, np.inf, np.float32), np.zeros((*shape, 3), np.float32)
-            )
+            return Hits(none, none.copy(), np.full(shape, np.inf, np.float32), np.zeros((*shape, 3), np.float32))
         out = self._embree.run(*_rays(origins_m, directions), output=True)
         face = out["primID"].astype(np.int32)
         met = np.flatnonzero(face >= 0)
@@ -182,13 +178,9 @@ class Scene:
         barycentric = np.zeros((count, 3), np.float32)
         u, v = out["u"][met], out["v"][met]
         barycentric[met] = np.stack([1 - u - v, u, v], -1)
-        return Hits(
-            mesh.reshape(shape), face.reshape(shape), depth.reshape(shape), barycentric.reshape(*shape, 3)
-        )
+        return Hits(mesh.reshape(shape), face.reshape(shape), depth.reshape(shape), barycentric.reshape(*shape, 3))
 
-    def blocked(
-        self, origins_m: Float[np.ndarray, "*n 3"], directions: Float[np.ndarray, "*n 3"]
-    ) -> Bool[np.ndarray, "*n"]:
+    def blocked(self, origins_m: Float[np.ndarray, "*n 3"], directions: Float[np.ndarray, "*n 3"]) -> Bool[np.ndarray, "*n"]:
         """Whether anything lies along each ray, however far: shadows."""
         shape = directions.shape[:-1]
         if not self._geometries or not int(np.prod(shape)):

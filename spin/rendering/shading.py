@@ -71,9 +71,7 @@ def _outlines(hits: Hits) -> Bool[np.ndarray, "h w"]:
     return changes[1:-1, 1:-1] | (step > _OUTLINE_STEP_M)
 
 
-def render(
-    scene: Scene, camera: Pinhole, shade: Callable[[Hits], Float[np.ndarray, "n 3"]], *, samples: int = 3
-) -> Render:
+def render(scene: Scene, camera: Pinhole, shade: Callable[[Hits], Float[np.ndarray, "n 3"]], *, samples: int = 3) -> Render:
     """A scene coloured by `shade`, anti-aliased.
 
     `shade` gives the colour of every hit (a row for every True of `hits.any`). Outlines get

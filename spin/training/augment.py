@@ -48,9 +48,7 @@ class Augmentations:
         return cls(flip, torch.zeros(count), torch.ones(count), torch.ones(count, 3))
 
 
-def sample_augmentations(
-    seed: int, epoch: int, sample_ids: Sequence[str], config: AugmentationConfig
-) -> Augmentations:
+def sample_augmentations(seed: int, epoch: int, sample_ids: Sequence[str], config: AugmentationConfig) -> Augmentations:
     """Each sample's augmentation, a function of (seed, epoch, its id) alone: no batch or worker matters.
 
     Distributions as published: for two samples in five a turn from N(0, rotation²) cut at two standard
@@ -79,9 +77,7 @@ def reach(config: AugmentationConfig) -> float:
     return float((1 + config.scale) * (np.cos(turn) + np.sin(turn)))
 
 
-def augment_keypoints(
-    keypoints_crop_px: Float[Tensor, "B 49 3"], augmentations: Augmentations
-) -> Float[Tensor, "B 49 3"]:
+def augment_keypoints(keypoints_crop_px: Float[Tensor, "B 49 3"], augmentations: Augmentations) -> Float[Tensor, "B 49 3"]:
     """Keypoints (x, y, confidence) of the canonical crop, in the augmented one; mirrors swap sides."""
     centre = CROP_PX / 2
     turn = in_plane(augmentations.rotation_deg)[:, :2, :2] / augmentations.scale[:, None, None]
@@ -92,9 +88,7 @@ def augment_keypoints(
     return torch.where(augmentations.flip[:, None, None], mirrored, turned)
 
 
-def augment_joints(
-    joints_m: Float[Tensor, "B 24 4"], augmentations: Augmentations
-) -> Float[Tensor, "B 24 4"]:
+def augment_joints(joints_m: Float[Tensor, "B 24 4"], augmentations: Augmentations) -> Float[Tensor, "B 24 4"]:
     """3D joints (x, y, z in metres, camera axes; confidence) of the superset, in the augmented frame."""
     xyz = joints_m[..., :3] @ in_plane(augmentations.rotation_deg).transpose(1, 2)
     turned = torch.cat([xyz, joints_m[..., 3:]], -1)

@@ -32,9 +32,7 @@ def to_device(record: Record, device: torch.device | str) -> Record:
     """A copy of a dataclass (`Batch`, `StoredFits`, …), its tensors, nested ones too, on the device."""
     if not is_dataclass(record) or isinstance(record, type):
         raise TypeError(f"to_device takes a dataclass, found a {type(record).__name__}")
-    moved: Mapping[str, object] = {
-        item.name: _moved(getattr(record, item.name), device) for item in fields(record)
-    }
+    moved: Mapping[str, object] = {item.name: _moved(getattr(record, item.name), device) for item in fields(record)}
     return replace(record, **moved)
 
 

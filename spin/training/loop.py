@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
-    from spin.fitting.fitter import FitResult, Fitter
+    from spin.fitting.fitter import BatchFitter, FitResult
     from spin.fitting.observations import Observations, PreparedObservations
     from spin.training.step import Batch
     from spin.training.targets import GroundTruth
@@ -33,7 +33,7 @@ class LoopFitter:
     `trust` is all that it remembers; whoever runs the loop updates it, at the same step on every rank.
     """
 
-    def __init__(self, fitter: Fitter) -> None:
+    def __init__(self, fitter: BatchFitter) -> None:
         self.fitter, self.trust = fitter, Trust.none()
 
     @property
@@ -53,9 +53,7 @@ class LoopFitter:
         `camera_m`, where known, places a prediction that is not weighed; else keypoints do.
         """
         if not self.weighs:
-            return self.fitter.refine(
-                prediction.pose_aa, prediction.betas, observations, camera_m
-            ), Trust.none()
+            return self.fitter.refine(prediction.pose_aa, prediction.betas, observations, camera_m), Trust.none()
         with torch.no_grad():
             prediction = Guesses(prediction.pose_aa, prediction.betas.clamp(-_BETAS_LIMIT, _BETAS_LIMIT))
             prepared = self.fitter.prepare(observations)
@@ -71,9 +69,7 @@ class LoopFitter:
         """The lifter's answer, moved as far to the prediction as that is trusted."""
         turn, betas = way(self.fitter.body, Guesses(lift.pose_aa, lift.betas), prediction)
         share = self.trust.share.to(turn)
-        return moved(
-            self.fitter.body, Guesses(lift.pose_aa, lift.betas), share[:-1, None] * turn, share[-1] * betas
-        )
+        return moved(self.fitter.body, Guesses(lift.pose_aa, lift.betas), share[:-1, None] * turn, share[-1] * betas)
 
     def start(self, lifted: Start, believed: Guesses, observations: Observations) -> Start:
         """Where the fit begins, how firmly it is held there, and what the scorer is to think of it."""
@@ -142,9 +138,7 @@ def withhold(batch: Batch) -> tuple[Batch, GroundTruth]:
     """The batch with the truth of some samples hidden, which are then taught by fits as those without truth; and that truth."""
     kept = batch.truth.known & withheld(batch.sample_ids).to(batch.truth.known.device)
     shown = replace(batch.truth, known=batch.truth.known & ~kept)
-    return replace(batch, truth=shown, joints_known=batch.joints_known & ~kept), replace(
-        batch.truth, known=kept
-    )
+    return replace(batch, truth=shown, joints_known=batch.joints_known & ~kept), replace(batch.truth, known=kept)
 
 
 def nothing_of(truth: GroundTruth) -> GroundTruth:

@@ -54,9 +54,7 @@ def keypoint_loss(
     return (weight * _known(difference, weight > 0) ** 2).mean()
 
 
-def joint_loss(
-    keypoints_m: Float[Tensor, "B 49 3"], joints_m: Float[Tensor, "B 24 4"], known: Bool[Tensor, " B"]
-) -> Tensor:
+def joint_loss(keypoints_m: Float[Tensor, "B 49 3"], joints_m: Float[Tensor, "B 24 4"], known: Bool[Tensor, " B"]) -> Tensor:
     """Squared distance (m²) to the 3D joints of the superset, both centred at mid-hip, by confidence.
 
     The mean over joints and axes of the samples whose 3D joints, hips among them, are known.
@@ -70,23 +68,17 @@ def joint_loss(
     return _mean_over(error, known)
 
 
-def pose_loss(
-    rotations: Float[Tensor, "B 24 3 3"], target: Float[Tensor, "B 24 3 3"], valid: Bool[Tensor, " B"]
-) -> Tensor:
+def pose_loss(rotations: Float[Tensor, "B 24 3 3"], target: Float[Tensor, "B 24 3 3"], valid: Bool[Tensor, " B"]) -> Tensor:
     """Mean squared difference of rotation matrices, over valid samples."""
     return _mean_over(_known(rotations - target, valid) ** 2, valid)
 
 
-def betas_loss(
-    betas: Float[Tensor, "B 10"], target: Float[Tensor, "B 10"], valid: Bool[Tensor, " B"]
-) -> Tensor:
+def betas_loss(betas: Float[Tensor, "B 10"], target: Float[Tensor, "B 10"], valid: Bool[Tensor, " B"]) -> Tensor:
     """Mean squared difference of shape coefficients, over valid samples."""
     return _mean_over(_known(betas - target, valid) ** 2, valid)
 
 
-def shape_loss(
-    vertices_m: Float[Tensor, "B V 3"], target_m: Float[Tensor, "B V 3"], valid: Bool[Tensor, " B"]
-) -> Tensor:
+def shape_loss(vertices_m: Float[Tensor, "B V 3"], target_m: Float[Tensor, "B V 3"], valid: Bool[Tensor, " B"]) -> Tensor:
     """Mean absolute difference (m) of vertices, over valid samples."""
     return _mean_over(_known(vertices_m - target_m, valid).abs(), valid)
 

@@ -115,9 +115,7 @@ def train_step(
     loss or a gradient is not a number.
     """
     if not batch.sample_ids:
-        raise TrainingError(
-            f"step {step}: the batch is empty; a data set smaller than the batch, or all skipped?"
-        )
+        raise TrainingError(f"step {step}: the batch is empty; a data set smaller than the batch, or all skipped?")
     clock = _Clock(batch.images.device)
     network.train()
     with _averaged_when_complete(network, accumulation):
@@ -131,9 +129,7 @@ def train_step(
         clock.lap("fit")
 
         losses = step_losses(body, prediction, points_m, targets, batch, config, mesh)
-        gradient_norm = _descend(
-            network, optimiser, losses, batch.sample_ids, step, accumulation, config.clip_norm
-        )
+        gradient_norm = _descend(network, optimiser, losses, batch.sample_ids, step, accumulation, config.clip_norm)
         clock.lap("backward")
     return StepResult(
         losses=losses.as_floats(),
@@ -170,19 +166,13 @@ def step_losses(
     shape = points_m.new_zeros(())
     if weights.shape > 0:
         if mesh is None:
-            raise TrainingError(
-                f"LossWeights.shape is {weights.shape}: the per-vertex loss needs the full mesh"
-            )
+            raise TrainingError(f"LossWeights.shape is {weights.shape}: the per-vertex loss needs the full mesh")
         predicted = mesh.forward_rotations(prediction.rotations, prediction.betas).vertices_m
         target = mesh.forward_rotations(target_rotations, targets.betas).vertices_m
         shape = terms.shape_loss(predicted, target, targets.valid)
     return terms.total_loss(
-        keypoints=terms.keypoint_loss(
-            projected, augment_keypoints(batch.keypoints_crop_px, batch.augmentations), weights
-        ),
-        joints=terms.joint_loss(
-            keypoints_m, augment_joints(batch.joints_m, batch.augmentations), batch.joints_known
-        ),
+        keypoints=terms.keypoint_loss(projected, augment_keypoints(batch.keypoints_crop_px, batch.augmentations), weights),
+        joints=terms.joint_loss(keypoints_m, augment_joints(batch.joints_m, batch.augmentations), batch.joints_known),
         pose=terms.pose_loss(prediction.rotations, target_rotations, targets.valid),
         betas=terms.betas_loss(prediction.betas, targets.betas, targets.valid),
         shape=shape,
@@ -191,9 +181,7 @@ def step_losses(
     )
 
 
-def _fit_prediction(
-    fitter: FitFunction, prediction: Prediction, points_m: Float[Tensor, "B 44 3"], batch: Batch
-) -> FitBatch:
+def _fit_prediction(fitter: FitFunction, prediction: Prediction, points_m: Float[Tensor, "B 44 3"], batch: Batch) -> FitBatch:
     """The fits that start from the predicted bodies, taken to the canonical frame."""
     pose_aa, camera_m = to_canonical(
         matrix_to_axis_angle(prediction.rotations.detach()).flatten(1),
@@ -216,9 +204,7 @@ def _descend(
     """Backward, and at the last batch of several one optimiser step; the norm of the gradient so far, before it is clipped."""
     if not torch.isfinite(losses.total):
         wrong = [f"{name} {value}" for name, value in losses.as_floats().items() if not math.isfinite(value)]
-        raise TrainingError(
-            f"step {step}: loss is not a number ({', '.join(wrong)}); samples {_some(sample_ids)}"
-        )
+        raise TrainingError(f"step {step}: loss is not a number ({', '.join(wrong)}); samples {_some(sample_ids)}")
     if accumulation.is_first:
         optimiser.zero_grad(set_to_none=True)
     (losses.total / accumulation.count).backward()

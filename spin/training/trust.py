@@ -37,9 +37,7 @@ WITHHELD_SHARE = 1 / 8
 
 def withheld(sample_ids: Sequence[str], share: float = WITHHELD_SHARE) -> Bool[Tensor, " B"]:
     """Whose truth is kept from the network, to measure it by: a function of the sample's name alone."""
-    digests = (
-        hashlib.blake2b(name.encode(), digest_size=8, person=b"withheld").digest() for name in sample_ids
-    )
+    digests = (hashlib.blake2b(name.encode(), digest_size=8, person=b"withheld").digest() for name in sample_ids)
     return torch.tensor([int.from_bytes(d, "little") / 2**64 < share for d in digests], dtype=torch.bool)
 
 
@@ -54,17 +52,13 @@ class Guesses:
         return Guesses(self.pose_aa[rows], self.betas[rows])
 
 
-def way(
-    body: CompactBody, start: Guesses, end: Guesses
-) -> tuple[Float[Tensor, "B 24 3"], Float[Tensor, "B 10"]]:
+def way(body: CompactBody, start: Guesses, end: Guesses) -> tuple[Float[Tensor, "B 24 3"], Float[Tensor, "B 10"]]:
     """From one body to another: each limb's turn in the body's frame (rad), which is what an image shows, and the betas'."""
     first, second = (_turned(body, guess.pose_aa) for guess in (start, end))
     return matrix_to_axis_angle(first.transpose(-1, -2) @ second), end.betas - start.betas
 
 
-def moved(
-    body: CompactBody, start: Guesses, turn: Float[Tensor, "B 24 3"], betas: Float[Tensor, "B 10"]
-) -> Guesses:
+def moved(body: CompactBody, start: Guesses, turn: Float[Tensor, "B 24 3"], betas: Float[Tensor, "B 10"]) -> Guesses:
     """The body at the end of a way."""
     turned = _turned(body, start.pose_aa) @ axis_angle_to_matrix(turn)
     return Guesses(matrix_to_axis_angle(body.local_rotations(turned)).flatten(1), start.betas + betas)

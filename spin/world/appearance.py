@@ -17,12 +17,8 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 # sRGB, from light to dark, by eye; people lie anywhere between neighbours.
-_SKIN = np.array(
-    [[255, 219, 190], [236, 188, 150], [206, 150, 110], [161, 102, 66], [108, 66, 43], [66, 41, 29]]
-)
-_HAIR = np.array(
-    [[24, 19, 17], [46, 30, 21], [88, 56, 33], [138, 92, 48], [205, 170, 112], [150, 145, 142], [120, 48, 24]]
-)
+_SKIN = np.array([[255, 219, 190], [236, 188, 150], [206, 150, 110], [161, 102, 66], [108, 66, 43], [66, 41, 29]])
+_HAIR = np.array([[24, 19, 17], [46, 30, 21], [88, 56, 33], [138, 92, 48], [205, 170, 112], [150, 145, 142], [120, 48, 24]])
 MAPPED = "map"  # the pattern of `mapped_suit`
 
 
@@ -40,9 +36,7 @@ class Landmarks:
     @classmethod
     def of(cls, rest_points_m: np.ndarray, rest_vertices_m: np.ndarray, is_head: np.ndarray) -> Landmarks:
         """From the rest pose's points (44, 3) and vertices (V, 3), and which vertices are the head's."""
-        chin = (
-            0.5 * (rest_points_m[MODEL_POINTS.index("neck")] + rest_points_m[MODEL_POINTS.index("nose")])[1]
-        )
+        chin = 0.5 * (rest_points_m[MODEL_POINTS.index("neck")] + rest_points_m[MODEL_POINTS.index("nose")])[1]
         head = rest_vertices_m[is_head & (rest_vertices_m[:, 1] > chin)]
         return cls(rest_points_m, head.min(0), head.max(0))
 
@@ -80,9 +74,7 @@ def _between(rng: np.random.Generator, table: np.ndarray) -> np.ndarray:
 def cloth_colour(rng: np.random.Generator) -> Float[np.ndarray, " 3"]:
     """A dye: greys and muted colours more often than bright ones (linear RGB)."""
     hue, value = rng.uniform(0, 6), rng.uniform(0.08, 0.95)
-    saturation = rng.choice(
-        [rng.uniform(0, 0.15), rng.uniform(0.2, 0.6), rng.uniform(0.6, 0.95)], p=[0.35, 0.4, 0.25]
-    )
+    saturation = rng.choice([rng.uniform(0, 0.15), rng.uniform(0.2, 0.6), rng.uniform(0.6, 0.95)], p=[0.35, 0.4, 0.25])
     full = np.clip(np.abs((hue + np.array([0, 4, 2])) % 6 - 3) - 1, 0, 1)
     return linear(255 * value * (1 - saturation * (1 - full)))
 
@@ -149,9 +141,7 @@ def paint(outfit: Outfit, rest_m: Float[np.ndarray, "n 3"], marks: Landmarks) ->
     waist = marks["pelvis"][1] + outfit.waist * (marks["spine3"][1] - marks["pelvis"][1])
     collar = marks["neck"][1] - 0.35 * across
     shirt = (up > waist) & (across < shoulder + outfit.sleeve * (wrist - shoulder)) & (up < collar)
-    shirt |= (
-        (up > waist) & (across > 0.6 * shoulder) & (across < shoulder + outfit.sleeve * (wrist - shoulder))
-    )
+    shirt |= (up > waist) & (across > 0.6 * shoulder) & (across < shoulder + outfit.sleeve * (wrist - shoulder))
     colour[shirt] = _shirt(outfit, p[shirt], marks)
     hem = hip + outfit.leg * (ankle - hip)
     colour[(up <= waist) & (up > hem)] = outfit.trousers

@@ -28,9 +28,7 @@ class Lamp:
     at_m: Float[np.ndarray, " 3"]  # camera frame
     full_m: float  # the distance at which it lights a surface that faces it with strength 1
 
-    def on(
-        self, points_m: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"]
-    ) -> Float[np.ndarray, " n"]:
+    def on(self, points_m: Float[np.ndarray, "n 3"], normals: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, " n"]:
         """Light on surfaces: inverse square, half of it from walls and ceiling whichever way they face. It casts no shadow."""
         away = self.at_m - points_m
         distance = np.linalg.norm(away, axis=1)

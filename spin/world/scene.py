@@ -70,9 +70,7 @@ class Picture:
     people: tuple[WorldPerson, ...]
 
     def jpeg(self) -> bytes:
-        return cv2.imencode(".jpg", self.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality])[
-            1
-        ].tobytes()
+        return cv2.imencode(".jpg", self.image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, self.jpeg_quality])[1].tobytes()
 
 
 @dataclass(frozen=True)
@@ -153,9 +151,7 @@ class World:
         lamp = Lamp(np.array([0, 0, away - _LAMP_M]), _LAMP_M) if studio else None
         return self._photograph(rng, camera, bodies, [outfit], lamp)
 
-    def views(
-        self, seed: int, index: int, viewpoints: Sequence[Viewpoint], *, people: int = 1
-    ) -> tuple[Picture, ...]:
+    def views(self, seed: int, index: int, viewpoints: Sequence[Viewpoint], *, people: int = 1) -> tuple[Picture, ...]:
         """Moment `index` of the world `seed` as each viewpoint sees it: the same people in the same place.
 
         They stand side by side around the world's middle. Light and backdrop are each picture's own.
@@ -165,14 +161,10 @@ class World:
         outfits = [random_outfit(rng) for _ in range(people)]
         bodies = self._bodies(pose, betas)
         feet = bodies.vertices_m[..., 1].max(1) - bodies.pelvis_m[:, 1]
-        place = np.stack(
-            [_APART_M * (np.arange(people) - (people - 1) / 2), feet[0] - feet, np.zeros(people)], 1
-        )
+        place = np.stack([_APART_M * (np.arange(people) - (people - 1) / 2), feet[0] - feet, np.zeros(people)], 1)
         bodies = bodies.moved(place + [1, 0, 1] * rng.uniform(-0.2, 0.2, 3) - bodies.pelvis_m)
         return tuple(
-            self._photograph(
-                np.random.default_rng([seed, index, _VIEW, number]), v.camera, bodies.seen_from(v), outfits
-            )
+            self._photograph(np.random.default_rng([seed, index, _VIEW, number]), v.camera, bodies.seen_from(v), outfits)
             for number, v in enumerate(viewpoints)
         )
 
@@ -235,8 +227,7 @@ class World:
     ) -> tuple[Float[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
         """People and their shadows on the backdrop (linear RGB), and whose each pixel is (-1: nobody's)."""
         table = [
-            np.concatenate([self._rest_m, vertex_normals(m), m.vertices_cam_m], 1).astype(np.float32)
-            for m in scene.meshes
+            np.concatenate([self._rest_m, vertex_normals(m), m.vertices_cam_m], 1).astype(np.float32) for m in scene.meshes
         ]
 
         def shade(hits: Hits) -> np.ndarray:
@@ -249,9 +240,7 @@ class World:
                 return colour * source.on(point, normal)[:, None]
             facing = lambert(normal, Light(tuple(source.toward), directional=1, ambient=0))
             # start the shadow ray off the surface, or the surface shadows itself
-            shadow = scene.blocked(
-                point + np.float32(0.015) * normal, np.broadcast_to(source.toward, point.shape)
-            )
+            shadow = scene.blocked(point + np.float32(0.015) * normal, np.broadcast_to(source.toward, point.shape))
             # the floor sends less light up than the sky sends down
             above = 0.8 - 0.2 * normal[:, 1:2]
             return colour * (source.ambient * above + source.direct * (facing * ~shadow)[:, None])

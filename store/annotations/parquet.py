@@ -52,9 +52,7 @@ def write_columns(path: Path, content: Content) -> None:
     table = pa.table(arrays, schema=pa.schema(schema_fields, metadata=metadata))
 
     def fill(handle: BinaryIO) -> str:
-        pq.write_table(
-            table, handle, row_group_size=ROWS_PER_GROUP, compression="zstd", write_page_checksum=True
-        )
+        pq.write_table(table, handle, row_group_size=ROWS_PER_GROUP, compression="zstd", write_page_checksum=True)
         return path.name
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,9 +73,7 @@ def read_columns(path: Path) -> Content:
     metadata = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
     found = (metadata.get("format"), metadata.get("version"))
     if found != (FORMAT, str(VERSION)):
-        raise AnnotationError(
-            f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}; {_REMEDY}"
-        )
+        raise AnnotationError(f"{path}: expected {FORMAT} version {VERSION}, found {found[0]} version {found[1]}; {_REMEDY}")
     present = set(table.schema.names)
     earlier = frozenset[str]().union(*(added for added in ADDED if added.isdisjoint(present)))
     expected = [name for name in (*TEXTS, *ARRAYS) if name not in earlier]

@@ -139,9 +139,7 @@ class Annotations:
         given = {item.name: getattr(self, item.name) for item in fields(self)}
         for name, column in ARRAYS.items():
             if column.flag and given[name].size == 0 and count and given[column.flag].any():
-                raise AnnotationError(
-                    f"{self.name}: {column.flag} is set for some rows, but {name} is missing"
-                )
+                raise AnnotationError(f"{self.name}: {column.flag} is set for some rows, but {name} is missing")
         for name, column in ARRAYS.items():
             optional = bool(column.flag) or column.dtype == "|b1"
             if optional and given[name].size == 0:
@@ -180,9 +178,7 @@ class Annotations:
         unknown = [gender not in GENDERS for gender in self.gender]
         self._require_none(np.array(unknown, bool), "gender must be empty, female, male or neutral")
         self._require_none(self.has_camera & (self.focal_px <= 0), "focal_px must be above 0")
-        self._require_none(
-            self.has_view & ~_are_rotations(self.view_rotation), "view_rotation is no rotation"
-        )
+        self._require_none(self.has_view & ~_are_rotations(self.view_rotation), "view_rotation is no rotation")
         shared = np.array([bool(pose_id) for pose_id in self.pose_id], bool)
         complete = self.has_camera & self.has_view
         self._require_none(shared & ~complete, "a row with a pose_id must have a camera and a view")

@@ -65,8 +65,7 @@ def export_final_fits(path: str | Path, fits: Fits, valid: Bool[np.ndarray, "n"]
     valid = np.asarray(valid)
     if valid.dtype != np.bool_ or valid.shape != (len(fits),):
         raise ExchangeError(
-            f"{path}: valid must be bool of shape ({len(fits)},), "
-            f"found {valid.dtype.name} of shape {valid.shape}"
+            f"{path}: valid must be bool of shape ({len(fits)},), found {valid.dtype.name} of shape {valid.shape}"
         )
     arrays = {"pose": fits.pose, "betas": fits.betas, "valid_fit": valid}
     io.write_npz(Path(path), arrays | _named(body))
@@ -147,25 +146,19 @@ def read_mview(path: Path) -> StaticFits:
     )  # fmt: skip
 
 
-def pose_and_betas(
-    path: Path, arrays: dict[str, np.ndarray], pose: str, betas: str
-) -> tuple[np.ndarray, np.ndarray]:
+def pose_and_betas(path: Path, arrays: dict[str, np.ndarray], pose: str, betas: str) -> tuple[np.ndarray, np.ndarray]:
     """Return two arrays with equal numbers of rows, (n, 72) and (n, 10), float32."""
     count = len(arrays[pose]) if arrays[pose].ndim else 0
     width = arrays[pose].shape[1] if arrays[pose].ndim == 2 else 0
     if width > 72:
-        raise ExchangeError(
-            f"{path}: {pose} has {width} angles a row, as SMPL-X or SMPL-H have; expected SMPL's 72"
-        )
+        raise ExchangeError(f"{path}: {pose} has {width} angles a row, as SMPL-X or SMPL-H have; expected SMPL's 72")
     return (
         io.numbers(path, pose, arrays[pose], (count, 72)),
         io.numbers(path, betas, arrays[betas], (count, 10)),
     )
 
 
-def keys_of(
-    path: Path, arrays: dict[str, np.ndarray], count: int, *, scale_px: float = 1.0
-) -> SampleKeys | None:
+def keys_of(path: Path, arrays: dict[str, np.ndarray], count: int, *, scale_px: float = 1.0) -> SampleKeys | None:
     """Return image and box of each row, where a file has them. `scale_px`: the divisor of its scales."""
     if not {"imgname", "center", "scale"} <= set(arrays):
         return None

@@ -23,9 +23,7 @@ from store.exchange.matching import annotation_ids
 if TYPE_CHECKING:
     from jaxtyping import Float32, Float64, Int64
 
-EXPECTED = (
-    "EFT's JSON: an object with 'data', a list of objects with parm_pose (24, 3, 3) and parm_shape (10)"
-)
+EXPECTED = "EFT's JSON: an object with 'data', a list of objects with parm_pose (24, 3, 3) and parm_shape (10)"
 _VERSION = 0.1
 _ORTHONORMAL = 1e-2
 """How far R Rᵀ of a rotation may be from the identity, in any entry: the published ones are rounded to float32."""
@@ -133,17 +131,13 @@ def _kept(entry: dict[str, Any]) -> Any:
     except (ValueError, TypeError, OverflowError):
         return _unusable("its pose, shape, camera or box is not made of numbers")
     if shapes != ((24, 3, 3), 10, 3, 1, 2):
-        return _unusable(
-            f"expected parm_pose (24, 3, 3), parm_shape 10, parm_cam 3 and bbox_center 2, found {shapes}"
-        )
+        return _unusable(f"expected parm_pose (24, 3, 3), parm_shape 10, parm_cam 3 and bbox_center 2, found {shapes}")
     if not isinstance(image, str):
         return _unusable("imageName is no text")
     if entry.get("smpltype") == "smplx":
         return _unusable("its body is SMPL-X's")
     known = isinstance(annotation, int) and not isinstance(annotation, bool) and 0 < annotation < 2**63
-    return _Person(
-        rotations, np.concatenate(numbers), image, annotation if known else 0, _no_rotation(rotations)
-    )
+    return _Person(rotations, np.concatenate(numbers), image, annotation if known else 0, _no_rotation(rotations))
 
 
 def _no_rotation(matrices: np.ndarray) -> str:

@@ -72,17 +72,13 @@ def _guarded(path: Path, expected: str, read: Callable[[], Any]) -> Any:
         raise unusable(path, f"expected {expected}; it can't be read ({reason})") from error
 
 
-def numbers(
-    path: Path, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str = "<f4"
-) -> np.ndarray:
+def numbers(path: Path, name: str, array: np.ndarray, shape: tuple[int, ...], dtype: str = "<f4") -> np.ndarray:
     """Return the array as `dtype`; what overflows becomes infinite.
 
     Raises ExchangeError unless it holds real numbers in that shape.
     """
     if array.dtype.kind not in "fiub" or array.shape != shape:
-        raise unusable(
-            path, f"{name} should hold numbers of shape {shape}, found {array.dtype} of shape {array.shape}"
-        )
+        raise unusable(path, f"{name} should hold numbers of shape {shape}, found {array.dtype} of shape {array.shape}")
     with np.errstate(over="ignore", invalid="ignore"):
         return array.astype(dtype)
 

@@ -26,9 +26,7 @@ def annotation_ids(annotations: Annotations) -> Int64[np.ndarray, "n"]:
     return np.array([int(match[1]) if match else 0 for match in found], np.int64)
 
 
-def match_samples(
-    keys: SampleKeys, annotations: Annotations
-) -> tuple[Int64[np.ndarray, "k"], dict[int, str]]:
+def match_samples(keys: SampleKeys, annotations: Annotations) -> tuple[Int64[np.ndarray, "k"], dict[int, str]]:
     """Return the sample of each row, -1 where there is none, with the reason. No two rows get the same sample."""
     sample = np.full(len(keys.image), -1, np.int64)
     problems: dict[int, str] = {}
@@ -66,9 +64,7 @@ def _places(annotations: Annotations) -> tuple[dict[str, list[int]], dict[str, l
     return whole, short
 
 
-def _match_image(
-    keys: SampleKeys, annotations: Annotations, rows: list[int], samples: list[int], out: np.ndarray
-) -> None:
+def _match_image(keys: SampleKeys, annotations: Annotations, rows: list[int], samples: list[int], out: np.ndarray) -> None:
     """Return pairs of the nearest boxes in one image, nearest first."""
     if not samples:
         return

@@ -85,10 +85,7 @@ def export_table(
     for name in TABLE_COLUMNS:
         array = _to_arrow(name, np.ascontiguousarray(getattr(fits, name)), {}, without)
         columns.append((name, array, COLUMNS[name].unit, COLUMNS[name].meaning))
-    fields = [
-        pa.field(name, array.type, metadata={"unit": unit, "meaning": meaning})
-        for name, array, unit, meaning in columns
-    ]
+    fields = [pa.field(name, array.type, metadata={"unit": unit, "meaning": meaning}) for name, array, unit, meaning in columns]
     schema = pa.schema(fields, metadata={"spin_pipe_body": body, "dataset": annotations.name})
     table = pa.Table.from_arrays([array for _, array, _, _ in columns], schema=schema)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,9 +100,7 @@ def _write(path: Path, fill: Callable[[BinaryIO], None]) -> None:
     write_named_by_content(path.parent, named)
 
 
-def _npz(
-    handle: BinaryIO, fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]
-) -> None:
+def _npz(handle: BinaryIO, fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]) -> None:
     arrays = {name: getattr(fits, name)[samples] for name in columns}
     if "run" in columns:
         arrays["run_code"] = np.array(list(runs), np.uint64)
@@ -116,9 +111,7 @@ def _npz(
     handle.write(content.getbuffer())
 
 
-def _parquet(
-    handle: BinaryIO, fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]
-) -> None:
+def _parquet(handle: BinaryIO, fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]) -> None:
     _write_parquet(handle, _tables(fits, samples, columns, runs))
 
 
@@ -132,9 +125,7 @@ def _write_parquet(handle: BinaryIO, tables: Iterable[pa.Table]) -> None:
     writer.close()
 
 
-def _csv(
-    handle: BinaryIO, fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]
-) -> None:
+def _csv(handle: BinaryIO, fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]) -> None:
     writer = None
     for table in _tables(fits, samples, columns, runs):
         flat = _without_lists(table)
@@ -145,9 +136,7 @@ def _csv(
     writer.close()
 
 
-def _tables(
-    fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]
-) -> Iterator[pa.Table]:
+def _tables(fits: Fits, samples: np.ndarray, columns: list[str], runs: Mapping[int, str]) -> Iterator[pa.Table]:
     """Yield the rows, some at a time; an empty table if there are none."""
     for start in range(0, max(len(samples), 1), _ROWS_AT_ONCE):
         part = samples[start : start + _ROWS_AT_ONCE]
@@ -157,9 +146,7 @@ def _tables(
         yield pa.table(arrays)
 
 
-def _to_arrow(
-    name: str, numbers: np.ndarray, runs: Mapping[int, str], null: np.ndarray | None = None
-) -> pa.Array:
+def _to_arrow(name: str, numbers: np.ndarray, runs: Mapping[int, str], null: np.ndarray | None = None) -> pa.Array:
     """Return a column as other programs read it, null where `null` is set."""
     if name in CODES:
         words = {int(member): member.name.lower() for member in CODES[name]}
@@ -171,9 +158,7 @@ def _to_arrow(
         return pa.array(numbers, pa.timestamp("ms", "UTC"), mask=numbers == 0)
     if COLUMNS[name].width:
         mask = None if null is None else pa.array(null)
-        return pa.FixedSizeListArray.from_arrays(
-            pa.array(numbers.reshape(-1)), COLUMNS[name].width, mask=mask
-        )
+        return pa.FixedSizeListArray.from_arrays(pa.array(numbers.reshape(-1)), COLUMNS[name].width, mask=mask)
     return pa.array(numbers, mask=null)
 
 

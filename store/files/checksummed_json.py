@@ -36,16 +36,12 @@ def read_sealed(files: Files, name: str, *, format_name: str, version: int) -> d
     try:
         content = json.loads(files.read(name))
     except ValueError as error:
-        raise FormatVersionError(
-            f"{where}: damaged, or not JSON ({error}); restore it from a copy"
-        ) from error
+        raise FormatVersionError(f"{where}: damaged, or not JSON ({error}); restore it from a copy") from error
     if not isinstance(content, dict):
         raise FormatVersionError(f"{where}: expected a JSON object, found {type(content).__name__}")
     found = (content.get("format"), content.get("version"))
     if found != (format_name, version):
-        raise FormatVersionError(
-            f"{where}: expected {format_name} version {version}, found {found[0]} version {found[1]}"
-        )
+        raise FormatVersionError(f"{where}: expected {format_name} version {version}, found {found[0]} version {found[1]}")
     if not is_sealed(content):
         raise FormatVersionError(f"{where}: damaged: its checksum does not match; restore it from a copy")
     return content

@@ -45,9 +45,7 @@ class LocalFiles:
 
     def descendants(self, folder: str) -> list[str]:
         top = self.root / folder
-        found = [
-            Path(parent, name) for parent, _, names in os.walk(top, onerror=_unless_gone) for name in names
-        ]
+        found = [Path(parent, name) for parent, _, names in os.walk(top, onerror=_unless_gone) for name in names]
         return sorted(path.relative_to(top).as_posix() for path in found)
 
     def temporaries(self, folder: str) -> list[str]:
@@ -130,9 +128,7 @@ class LocalFiles:
 
     def leftovers(self, older_than_s: float) -> list[str]:
         """Include segments only if untouched for this long, as their writers hold no lock. The caller holds `exclusive`."""
-        found = [
-            name for folder in ("", "generations", "tags", "fences") for name in self.temporaries(folder)
-        ]
+        found = [name for folder in ("", "generations", "tags", "fences") for name in self.temporaries(folder)]
         before = time.time() - older_than_s
         for folder in self.children("segments"):
             for name in self.temporaries(f"segments/{folder}"):

@@ -141,11 +141,7 @@ class ObjectFiles:
     def stale_claims(self, older_than_s: float) -> list[str]:
         before = time.time() - older_than_s
         there = self._list("generations", deep=False)
-        stems = [
-            n.removesuffix(_CLAIM)
-            for n, modified in there.items()
-            if n.endswith(_CLAIM) and modified <= before
-        ]
+        stems = [n.removesuffix(_CLAIM) for n, modified in there.items() if n.endswith(_CLAIM) and modified <= before]
         return sorted(f"generations/{stem}.zarr" for stem in stems if f"{stem}.json" not in there)
 
     def write_tree(self, tree: str, inventory: str, fill: Callable[[Put], bytes]) -> None:

@@ -93,9 +93,7 @@ class ObjectClient:
         text = str(error)
         code = re.search(r"<Code>(\w+)</Code>", text)
         if "NoSuchBucket" in text:
-            return ObjectStoreError(
-                f"{place}: {_endpoint()} has no bucket {self._bucket!r}; create it, or correct the name"
-            )
+            return ObjectStoreError(f"{place}: {_endpoint()} has no bucket {self._bucket!r}; create it, or correct the name")
         if isinstance(error, FileNotFoundError):
             return FileNotFoundError(2, "no such object", place)
         if "/latest/api/token" in text or "/latest/meta-data" in text:

@@ -49,9 +49,7 @@ class Changes:
 def compare_states(before: Fits, after: Fits) -> Changes:
     """Return what differs between two states. Raises RecordError if their numbers of samples differ."""
     if len(before) != len(after):
-        raise RecordError(
-            f"diff: the states have {len(before)} and {len(after)} samples; compare one data set's"
-        )
+        raise RecordError(f"diff: the states have {len(before)} and {len(after)} samples; compare one data set's")
     differs = np.zeros(len(before), bool)
     for name, column in COLUMNS.items():
         unequal = getattr(before, name) != getattr(after, name)

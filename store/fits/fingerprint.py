@@ -36,9 +36,7 @@ class Fingerprint:
         """Return the fingerprint in a JSON object. Raises FormatVersionError, naming `where`, if a part is missing."""
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or any(not isinstance(value.get(name), str) for name in names):
-            raise FormatVersionError(
-                f"{where}: the fingerprint must have {', '.join(names)}; found {value!r}"
-            )
+            raise FormatVersionError(f"{where}: the fingerprint must have {', '.join(names)}; found {value!r}")
         return cls(**{name: value[name] for name in names})
 
     def to_text(self) -> str:
@@ -46,9 +44,7 @@ class Fingerprint:
 
     def differences(self, other: Fingerprint) -> dict[str, tuple[str, str]]:
         """Return the parts that differ: name -> (this one's value, the other's)."""
-        pairs = {
-            field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
-        }
+        pairs = {field.name: (getattr(self, field.name), getattr(other, field.name)) for field in fields(self)}
         return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
@@ -56,9 +52,7 @@ def require_same(stored: Fingerprint, wanted: Fingerprint, *, where: str) -> Non
     """Raise FingerprintMismatchError with the parts that differ, both values, and what to run, unless all parts are equal."""
     different = stored.differences(wanted)
     if different:
-        parts = "; ".join(
-            f"{_TITLES[name]}: stored {mine!r}, now {theirs!r}" for name, (mine, theirs) in different.items()
-        )
+        parts = "; ".join(f"{_TITLES[name]}: stored {mine!r}, now {theirs!r}" for name, (mine, theirs) in different.items())
         raise FingerprintMismatchError(
             f"{where}: scores were made under other conditions and can't be compared ({parts}); go back "
             "to the stored conditions, or keep both: preprocess under another name, or use another data folder, "

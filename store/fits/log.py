@@ -16,9 +16,7 @@ def entry(operation: str, writer: str, time_ms: int, **more: Any) -> Entry:
     return {"time_ms": time_ms, "operation": operation, "writer": writer, **more}
 
 
-def of_compaction(
-    infos: Mapping[str, tuple[SegmentInfo, int]], writer: str, time_ms: int, generation: int
-) -> list[Entry]:
+def of_compaction(infos: Mapping[str, tuple[SegmentInfo, int]], writer: str, time_ms: int, generation: int) -> list[Entry]:
     """Return a generation's entries for the segments it absorbs: one for each reset, one for all others."""
     merged = [(info, records) for info, records in infos.values() if info.operation != RESET]
     resets = [of_segment(info, records) for info, records in infos.values() if info.operation == RESET]
@@ -43,9 +41,7 @@ def of_segment(info: SegmentInfo, records: int) -> Entry:
     return entry(info.operation, info.writer, info.time_ms, records=records, **more)
 
 
-def of_store(
-    generation: Generation, infos: Mapping[str, tuple[SegmentInfo, int]], tags: Iterable[Tag]
-) -> list[Entry]:
+def of_store(generation: Generation, infos: Mapping[str, tuple[SegmentInfo, int]], tags: Iterable[Tag]) -> list[Entry]:
     """Return all entries, oldest first."""
     entries = [dict(past) for past in generation.history]
     entries += [of_segment(info, records) for info, records in infos.values()]

@@ -163,9 +163,7 @@ def _leads(ids: Int64[np.ndarray, "n"]) -> Bool[np.ndarray, "n"]:
     return leads
 
 
-def _first_of_ties(
-    ids: Int64[np.ndarray, "n"], offered: np.ndarray, places: Int64[np.ndarray, "k"]
-) -> Int64[np.ndarray, "m"]:
+def _first_of_ties(ids: Int64[np.ndarray, "n"], offered: np.ndarray, places: Int64[np.ndarray, "k"]) -> Int64[np.ndarray, "m"]:
     """Of places that share an id, the first by bytes, then by improvements (more first); ids ascending."""
     rows = take_rows(offered, places)
     content = _tie_bytes(rows)

@@ -86,22 +86,17 @@ def _code(column: str, value: str, text: str) -> Any:
         try:
             moment = datetime.fromisoformat(value)
         except ValueError as error:
-            raise ExpressionError(
-                f"--where {text!r}: expected a date such as '2026-01-31', found {value!r}"
-            ) from error
+            raise ExpressionError(f"--where {text!r}: expected a date such as '2026-01-31', found {value!r}") from error
         return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
     names = {member.name.lower(): int(member) for member in _CODES.get(column, ())}
     wanted = value.lower().replace(" ", "_")
     if wanted not in names:
-        raise ExpressionError(
-            f"--where {text!r}: {column} has no {value!r}; it has {', '.join(names) or 'numbers only'}"
-        )
+        raise ExpressionError(f"--where {text!r}: {column} has no {value!r}; it has {', '.join(names) or 'numbers only'}")
     return names[wanted]
 
 
 def _unknown(node: ast.AST, text: str) -> ExpressionError:
     part = ast.get_source_segment(text.strip(), node) or text
     return ExpressionError(
-        f"--where {text!r}: can't use {part!r}; compare {', '.join(NAMES)} with numbers or texts, "
-        "joined by and, or, not"
+        f"--where {text!r}: can't use {part!r}; compare {', '.join(NAMES)} with numbers or texts, joined by and, or, not"
     )

@@ -80,25 +80,19 @@ COLUMNS: dict[str, Column] = {
     "pose": _column("<f4", 72, 0.0, "rad", "SMPL pose: 24 joints, axis-angle"),
     "betas": _column("<f4", 10, 0.0, "1", "SMPL shape coefficients"),
     "camera": _column("<f4", 3, 0.0, "m", "translation of the body in the camera of the sample's crop"),
-    "loss": _column(
-        "<f4", 0, np.inf, "px^2", "mean over 49 joints of the weighted robust reprojection error"
-    ),
+    "loss": _column("<f4", 0, np.inf, "px^2", "mean over 49 joints of the weighted robust reprojection error"),
     "score": _column("<f4", 0, np.inf, "1", "decides between two fits: the lower wins"),
     "source": _column("|u1", 0, 0, "1", "0 none, 1 static, 2 loop, 3 imported"),
     "step": _column("<i8", 0, 0, "1", "training step at which the fit was made"),
     "improvements": _column("<u4", 0, 0, "1", "how often a better fit had replaced the sample's fit"),
-    "start": _column(
-        "|u1", 0, 0, "1", "start that won: 0 unknown, 1 multistart, 2 lifter, 3 store, 4 file, 5 network"
-    ),
+    "start": _column("|u1", 0, 0, "1", "start that won: 0 unknown, 1 multistart, 2 lifter, 3 store, 4 file, 5 network"),
     "verdict": _column("|u1", 0, 0, "1", "0 valid, 8 loss too high, 9 not converged"),
     "iterations": _column("<u2", 0, 0, "1", "solver iterations of the start that won"),
     "coverage": _column("<f4", 0, 0.0, "1", "share (0 to 1) of the places keypoints can name that were seen"),
     "prior_cost": _column("<f4", 0, 0.0, "px^2", "cost of the terms that don't look at the image"),
     "solver": _column("|u1", 0, 0, "1", "0 unknown, 1 lm, 2 adam"),
     "epoch": _column("<u4", 0, 0, "1", "retractions of the sample's fits before this one was begun"),
-    "run": _column(
-        "<u8", 0, 0, "1", "code of the run that made the fit, 0 unknown; names are in the metadata"
-    ),
+    "run": _column("<u8", 0, 0, "1", "code of the run that made the fit, 0 unknown; names are in the metadata"),
     "time": _column("<i8", 0, 0, "ms", "when the store was offered the fit, since 1970 UTC; 0 unknown"),
 }
 """The record's columns, in the order in which files hold them."""
@@ -106,9 +100,7 @@ COLUMNS: dict[str, Column] = {
 ROW = np.dtype(
     [
         (name, column.dtype, (column.width,) if column.width else ())
-        for name, column in sorted(
-            COLUMNS.items(), key=lambda item: (-item[1].dtype.itemsize, item[1].dtype.str)
-        )
+        for name, column in sorted(COLUMNS.items(), key=lambda item: (-item[1].dtype.itemsize, item[1].dtype.str))
     ],
     align=True,
 )
@@ -127,9 +119,7 @@ def _placed(dtype: str) -> slice:
 _FLOATS, _CODES = _placed("<f4"), _placed("|u1")
 _CODE = np.arange(_CODES.stop - _CODES.start)
 _KNOWN = {"source": [*Source][1:], "start": [*StartKind], "verdict": [*Verdict], "solver": [*Solver]}
-_CODE_IS_KNOWN = np.stack(
-    [np.isin(np.arange(256), _KNOWN[name]) for name in COLUMNS if COLUMNS[name].dtype == np.uint8]
-)
+_CODE_IS_KNOWN = np.stack([np.isin(np.arange(256), _KNOWN[name]) for name in COLUMNS if COLUMNS[name].dtype == np.uint8])
 
 _NOT_GIVEN = np.empty(0)
 """Stands for a column that was left out."""
@@ -209,12 +199,7 @@ class Fits:
     @classmethod
     def empty(cls, count: int) -> Fits:
         """Return records of samples that have no fit yet: source NONE, loss and score +inf, all else zero."""
-        return cls(
-            **{
-                name: np.full(column.shape(count), column.empty, column.dtype)
-                for name, column in COLUMNS.items()
-            }
-        )
+        return cls(**{name: np.full(column.shape(count), column.empty, column.dtype) for name, column in COLUMNS.items()})
 
     @classmethod
     def of_rows(cls, rows: np.ndarray) -> Fits:

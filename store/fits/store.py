@@ -64,9 +64,7 @@ class FitStore:
     Made by create, open, open_or_create.
     """
 
-    def __init__(
-        self, layout: Layout, manifest: Manifest, writer: str, clock: Callable[[], int] = now_ms
-    ) -> None:
+    def __init__(self, layout: Layout, manifest: Manifest, writer: str, clock: Callable[[], int] = now_ms) -> None:
         state = load_current(layout, manifest)
         self._replica = Replica(layout, manifest, state, writer, clock)
         self._follower = Follower(self._replica)
@@ -94,9 +92,7 @@ class FitStore:
         try:
             files.write_root(lambda inside: _begin(inside, manifest, clock()))
         except FileExistsError as error:
-            raise FitStoreExistsError(
-                f"{path} is not empty; name a new folder, or open the store that is there"
-            ) from error
+            raise FitStoreExistsError(f"{path} is not empty; name a new folder, or open the store that is there") from error
         return cls.open(path, writer=writer, clock=clock)
 
     @classmethod
@@ -122,9 +118,7 @@ class FitStore:
         return cls(layout, manifest, check_writer(writer or "writer"), clock)
 
     @classmethod
-    def open_or_create(
-        cls, path: str | Path, *, samples: int, fingerprint: Fingerprint, writer: str | None = None
-    ) -> FitStore:
+    def open_or_create(cls, path: str | Path, *, samples: int, fingerprint: Fingerprint, writer: str | None = None) -> FitStore:
         """Open the store, or make it.
 
         Raises the errors of open and create, and RecordError if it holds other samples.

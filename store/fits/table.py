@@ -129,21 +129,16 @@ class FitTable:
             "samples": len(self._rows),
             "sources": {source.name.lower(): int(counts[source]) for source in Source},
             "loss_percentiles_px2": {
-                str(rank): None if value is None else float(value)
-                for rank, value in zip(LOSS_PERCENTILES, values)
+                str(rank): None if value is None else float(value) for rank, value in zip(LOSS_PERCENTILES, values)
             },
         }
 
     def _checked(self, ids: Integer[np.ndarray, "k"]) -> Int64[np.ndarray, "k"]:
         ids = np.asarray(ids)
         if ids.ndim != 1 or (ids.dtype.kind not in "iu" and len(ids)):
-            raise SampleIdError(
-                f"sample numbers must be one row of integers, found {ids.dtype} of shape {ids.shape}"
-            )
+            raise SampleIdError(f"sample numbers must be one row of integers, found {ids.dtype} of shape {ids.shape}")
         ids = ids.astype(np.int64, copy=False)
         # As an unsigned number a negative one is too large, too.
         if len(ids) and ids.view(np.uint64).max() >= len(self._rows):
-            raise SampleIdError(
-                f"sample numbers must be in 0 … {len(self._rows) - 1}, found {ids.min()} … {ids.max()}"
-            )
+            raise SampleIdError(f"sample numbers must be in 0 … {len(self._rows) - 1}, found {ids.min()} … {ids.max()}")
         return ids

@@ -58,9 +58,7 @@ def ray_running(s3_running: S3) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
     """A headless Chromium: $CHROMIUM, the system's, or playwright's own. Of the module, as it keeps an event loop running."""
-    api = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed (see CONTRIBUTING.md)"
-    )
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (see CONTRIBUTING.md)")
     with api.sync_playwright() as playwright:
         own = playwright.chromium.executable_path
         found = [
@@ -70,9 +68,7 @@ def chromium() -> Iterator[Browser]:
         ]
         path = next((p for p in found if p), None)
         if path is None:
-            pytest.skip(
-                "no Chromium on this machine: install one (see CONTRIBUTING.md) or name it in $CHROMIUM"
-            )
+            pytest.skip("no Chromium on this machine: install one (see CONTRIBUTING.md) or name it in $CHROMIUM")
         browser = playwright.chromium.launch(executable_path=path)
         yield browser
         browser.close()

@@ -112,15 +112,11 @@ FILES = {
 
 
 def get(data: Path, name: str, *mirrors: Mirror, **options) -> Fetched:
-    return fetch(
-        data, ARCHIVES[name], tuple(m.url for m in mirrors), lambda done, total: None, pause_s=0, **options
-    )
+    return fetch(data, ARCHIVES[name], tuple(m.url for m in mirrors), lambda done, total: None, pause_s=0, **options)
 
 
 def tree(data: Path) -> set[str]:
-    return {
-        p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file() and ".fetch" not in p.parts
-    }
+    return {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file() and ".fetch" not in p.parts}
 
 
 def command(*arguments: str) -> tuple[int, str]:

@@ -212,9 +212,7 @@ def json_mutations(data: bytes, count: int, seed: int) -> Iterator[tuple[str, by
     yield from byte_mutations(data, count - count // 2, seed)
 
 
-def outcomes_of(
-    reader: Reader, root: Path, options: ReaderOptions, what: str = ""
-) -> list[Person | Rejected] | StageError:
+def outcomes_of(reader: Reader, root: Path, options: ReaderOptions, what: str = "") -> list[Person | Rejected] | StageError:
     """What a reader makes of a damaged tree: people and rejections, or the one error it may end with; nothing else is allowed.
 
     A person must have finite numbers, a box, and confidences within [0, 1].

@@ -42,9 +42,7 @@ class Nodes:
             Cluster,
         )  # not where this file is only imported: Ray reads its settings once
 
-        self.cluster = Cluster(
-            initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False}
-        )
+        self.cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": head, "include_dashboard": False})
         self.others = [self.cluster.add_node(num_cpus=1) for _ in range(others)]
         self.cluster.wait_for_nodes()
         self.killed = 0
@@ -119,9 +117,7 @@ def lose_a_node_while_measuring(data: DataFolder, folder: Path) -> None:
             checkpoint_subject(folder / "net.pt"),
             EvaluationConfig(workers=1, batch=1, log_every=1),
         )
-        return evaluate(
-            data, "world-test", subject, folder / "out.json", config=config, address=address
-        ).metrics
+        return evaluate(data, "world-test", subject, folder / "out.json", config=config, address=address).metrics
 
     def lose(_: str) -> None:
         if not nodes.killed:

@@ -51,9 +51,7 @@ def coco_style(people: list[Someone], *, boxes: bool) -> dict[str, Any]:
     annotations: list[dict[str, Any]] = []
     for p in people:
         keypoints = [v for x, y, c in p.row(PLAIN) for v in (x, y, 2 * c)]
-        annotations.append(
-            {"id": p.number, "image_id": images.index(p.image), "category_id": 3, "keypoints": keypoints}
-        )
+        annotations.append({"id": p.number, "image_id": images.index(p.image), "category_id": 3, "keypoints": keypoints})
         if boxes:
             annotations[-1]["bbox"] = p.bbox
     return {
@@ -63,18 +61,13 @@ def coco_style(people: list[Someone], *, boxes: bool) -> dict[str, Any]:
     }
 
 
-def write_openpose(
-    folder: Path, people: list[Someone], order: tuple[str, ...], confidence: float = 0.75
-) -> None:
+def write_openpose(folder: Path, people: list[Someone], order: tuple[str, ...], confidence: float = 0.75) -> None:
     by_image: dict[str, list[Someone]] = defaultdict(list)
     for p in people:
         by_image[p.image].append(p)
     folder.mkdir(parents=True, exist_ok=True)
     for image, group in by_image.items():
-        found = [
-            {"pose_keypoints_2d": [v for x, y, c in p.row(order) for v in (x, y, c * confidence)]}
-            for p in group
-        ]
+        found = [{"pose_keypoints_2d": [v for x, y, c in p.row(order) for v in (x, y, c * confidence)]} for p in group]
         file = folder / f"{Path(image).stem}_keypoints.json"
         file.write_text(json.dumps({"version": 1.3, "people": found}))
 
@@ -87,9 +80,7 @@ def table_rows(people: list[Someone], *, boxes: bool) -> list[dict[str, Any]]:
         for name in PLAIN:
             seen = p.joints.get(name)
             key = name.replace(" ", "_")
-            row |= {
-                f"{key}_{end}": seen[i] if seen else None for i, end in enumerate(("x", "y", "confidence"))
-            }
+            row |= {f"{key}_{end}": seen[i] if seen else None for i, end in enumerate(("x", "y", "confidence"))}
         if boxes:
             row |= dict(zip(("x", "y", "width", "height"), p.bbox))
         rows.append(row)

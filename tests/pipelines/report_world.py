@@ -21,9 +21,7 @@ from store.fits.records import Fits, Source, Verdict
 from store.fits.store import FitStore
 
 EVIL = "<script>alert('x')</script>"
-LOSSES = np.array(
-    [5.0, 1.0, 40.0, 300.0, 8.0, 2.0], np.float32
-)  # of the fits before training; the last sample has none
+LOSSES = np.array([5.0, 1.0, 40.0, 300.0, 8.0, 2.0], np.float32)  # of the fits before training; the last sample has none
 IMPROVED = 2
 SAMPLES = len(LOSSES) + 1
 
@@ -161,7 +159,5 @@ def make_run(root: Path, data: DataFolder, extra_mm: float = 0.0) -> RunFolder:
         {"stage": "eval", "dataset": "world-test", "checkpoint": "elsewhere/step.pt", "seconds": 1000.0},
         {"stage": "report", "name": "first", "seconds": 1000.0},
     )
-    data.journal.write_text(
-        "".join(json.dumps({"started": "2026-01-02T03:04:05+00:00", **s}) + "\n" for s in stages)
-    )
+    data.journal.write_text("".join(json.dumps({"started": "2026-01-02T03:04:05+00:00", **s}) + "\n" for s in stages))
     return run

@@ -181,9 +181,7 @@ def test_commands_and_options_in_the_text_exist(page: Path) -> None:
         while words and isinstance(command, click.Group) and words[0] in command.commands:
             command = command.commands[words.pop(0)]
         assert command is not cli or not words or words[0].startswith(("-", "NAME")), inline
-        known = {
-            option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)
-        }
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         if not isinstance(command, click.Group):
             for option in (w.partition("=")[0].replace("_", "-") for w in words if w.startswith("--")):
                 assert option in known | {"--help", "--debug"}, f"{page.name}: {inline}: {option}"

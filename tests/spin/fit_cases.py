@@ -34,9 +34,7 @@ def joints3d(problem: Problem) -> torch.Tensor:
     return torch.cat([joints, torch.ones_like(joints[..., :1])], -1)
 
 
-def surround(
-    problem: Problem, count: int, joints: tuple[int, ...] = JOINTS.coco, noise_px: float = 0.0
-) -> Observations:
+def surround(problem: Problem, count: int, joints: tuple[int, ...] = JOINTS.coco, noise_px: float = 0.0) -> Observations:
     """Cameras all round each person, tilted, the first turned too, each of another focal length and principal point."""
     batch = len(problem.pose)
     turn, tilt = torch.zeros(2, count, 3)

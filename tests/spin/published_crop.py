@@ -40,9 +40,7 @@ def published_crop(image: np.ndarray, box: Box, crop_px: int) -> np.ndarray:
     left, top = max(0, box.left), max(0, box.top)
     right, bottom = min(width, box.left + box.side), min(height, box.top + box.side)
     padded = np.zeros((box.side, box.side, 3))
-    padded[top - box.top : bottom - box.top, left - box.left : right - box.left] = image[
-        top:bottom, left:right
-    ]
+    padded[top - box.top : bottom - box.top, left - box.left : right - box.left] = image[top:bottom, left:right]
     weights = triangle_weights(box.side, crop_px)
     return np.einsum("iy,jx,yxc->ijc", weights, weights, padded, optimize=True)
 

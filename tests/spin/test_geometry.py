@@ -47,9 +47,7 @@ def test_joint_tables_are_the_published_ones() -> None:
 
 def random_axis_angles(largest: float, count: int = 500) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
-    axis = torch.nn.functional.normalize(
-        torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=1
-    )
+    axis = torch.nn.functional.normalize(torch.randn(count, 3, generator=generator, dtype=torch.float64), dim=1)
     return axis * torch.linspace(0, largest, count, dtype=torch.float64)[:, None]
 
 
@@ -62,9 +60,7 @@ def test_axis_angle_round_trip_up_to_half_a_turn() -> None:
 
 
 def test_rotations_are_smooth_at_zero_and_across_the_series_switch() -> None:
-    assert torch.autograd.gradcheck(
-        axis_angle_to_matrix, torch.zeros(2, 3, dtype=torch.float64).requires_grad_()
-    )
+    assert torch.autograd.gradcheck(axis_angle_to_matrix, torch.zeros(2, 3, dtype=torch.float64).requires_grad_())
     near = torch.tensor([[0.0099, 0.0, 0.0], [0.0101, 0.0, 0.0]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(axis_angle_to_matrix, near)
     exact = torch.linalg.matrix_exp(skew(near.detach()))
@@ -116,9 +112,7 @@ def test_projection_by_hand() -> None:
     camera = torch.tensor([[0.0, 0.1, 49.0]])
     expected = torch.tensor([[[FOCAL_PX * 0.1 / 50 + 112, FOCAL_PX * -0.1 / 50 + 112]]])
     assert torch.allclose(project(points, camera), expected)
-    assert torch.allclose(
-        weak_to_translation(torch.tensor([[0.5, 0.1, 0.2]])), torch.tensor([[0.1, 0.2, 10000 / 112]])
-    )
+    assert torch.allclose(weak_to_translation(torch.tensor([[0.5, 0.1, 0.2]])), torch.tensor([[0.1, 0.2, 10000 / 112]]))
 
 
 def test_boxes_and_keypoints_in_the_crop() -> None:
@@ -142,9 +136,7 @@ def test_the_crop_shows_a_point_where_the_affine_says(rotation_deg: float, flip:
     at = np.array([size * 0.4, size * 0.55])
     radius = max(2, size // 60)
     # shift: sixteenths of a pixel, so that the disc's centre is exact
-    cv2.circle(
-        image, tuple(np.round((at - 0.5) * 16).astype(int)), radius * 16, (255, 255, 255), -1, cv2.LINE_AA, 4
-    )
+    cv2.circle(image, tuple(np.round((at - 0.5) * 16).astype(int)), radius * 16, (255, 255, 255), -1, cv2.LINE_AA, 4)
     center, scale = np.array([size / 2, size / 2]), size / 200
     crop = crop_image(image, center, scale, rotation_deg=rotation_deg, flip=flip).astype(float)[..., 0]
     expected = crop_affine(center, scale, rotation_deg) @ [*at, 1]

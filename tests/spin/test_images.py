@@ -113,9 +113,7 @@ def test_stopping_at_the_last_row_needed_changes_nothing(noise: Encoded, monkeyp
     for stop in (True, False):
         if not stop:
             whole = images.jpeg_header(noise.data)
-            monkeypatch.setattr(
-                images, "jpeg_header", lambda _, w=whole: type(w)(**{**vars(w), "rows_in_order": False})
-            )
+            monkeypatch.setattr(images, "jpeg_header", lambda _, w=whole: type(w)(**{**vars(w), "rows_in_order": False}))
         crops[stop] = [
             crop_encoded(noise, np.array([700.2, at]), scale, rotation_deg=rotation_deg)
             for at in (100.0, 533.3, 900.0)

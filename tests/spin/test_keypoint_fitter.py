@@ -41,9 +41,7 @@ def test_the_public_interface_is_there_and_importing_it_loads_nothing() -> None:
         spin.Fiter  # noqa: B018
 
 
-def test_bodies_are_near_the_truth_and_meet_their_keypoints(
-    fits: BodyFits, people: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_bodies_are_near_the_truth_and_meet_their_keypoints(fits: BodyFits, people: tuple[np.ndarray, np.ndarray]) -> None:
     keypoints, truth = people
     assert fits.valid.all() and set(fits.status) == {"valid"}
     found = fits.joints()[:, list(JOINTS.coco)]
@@ -55,9 +53,7 @@ def test_bodies_are_near_the_truth_and_meet_their_keypoints(
     assert fits.faces.max() < len(fits.body.v_template)
 
 
-def test_arrays_lists_and_tensors_give_the_same(
-    fitter: Fitter, fits: BodyFits, people: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_arrays_lists_and_tensors_give_the_same(fitter: Fitter, fits: BodyFits, people: tuple[np.ndarray, np.ndarray]) -> None:
     keypoints = people[0]
     before = keypoints.copy()
     for given in (torch.from_numpy(keypoints), keypoints.tolist()):
@@ -97,9 +93,7 @@ def test_a_known_camera_gives_true_depth(fitter: Fitter, people: tuple[np.ndarra
     assert np.linalg.norm(fits.keypoints_px()[:, list(JOINTS.coco)] - keypoints[..., :2], axis=-1).mean() < 4
 
 
-def test_one_bad_person_costs_no_one_else(
-    fitter: Fitter, fits: BodyFits, people: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_one_bad_person_costs_no_one_else(fitter: Fitter, fits: BodyFits, people: tuple[np.ndarray, np.ndarray]) -> None:
     damaged = people[0].copy()
     boxes = np.concatenate([damaged[..., :2].min(1), np.ptp(damaged[..., :2], axis=1)], 1)
     clean = fitter.fit_coco(damaged, boxes)
@@ -132,9 +126,7 @@ def test_no_one_is_a_result_too(fitter: Fitter) -> None:
         (lambda f, k: f.fit_named(["left knee", "LKnee"], k[:, :2]), "left knee appears twice"),
     ],
 )
-def test_wrong_input_is_one_line(
-    fitter: Fitter, people: tuple[np.ndarray, np.ndarray], change, message
-) -> None:  # type: ignore[no-untyped-def]
+def test_wrong_input_is_one_line(fitter: Fitter, people: tuple[np.ndarray, np.ndarray], change, message) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(KeypointError, match=message) as caught:
         change(fitter, people[0])
     assert "\n" not in str(caught.value)

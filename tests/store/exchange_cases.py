@@ -87,9 +87,7 @@ class Payload:
         return open, (str(self.witness), "w")
 
 
-def damaged_arrays(
-    arrays: dict[str, np.ndarray], rng: np.random.Generator, witness: Path
-) -> dict[str, np.ndarray]:
+def damaged_arrays(arrays: dict[str, np.ndarray], rng: np.random.Generator, witness: Path) -> dict[str, np.ndarray]:
     """One array missing, of another shape, type or name, or with values that are none."""
     out = dict(arrays)
     name = sorted(out)[rng.integers(len(out))]

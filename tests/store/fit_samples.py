@@ -7,9 +7,7 @@ import numpy as np
 from store import Fingerprint, Fits, Source, StartKind, Verdict
 from store.fits.records import COLUMNS, Solver
 
-FINGERPRINT = Fingerprint(
-    body="open:1a2b", objective="published:3c4d", score_rule="loss:1", annotations="coco:5e6f"
-)
+FINGERPRINT = Fingerprint(body="open:1a2b", objective="published:3c4d", score_rule="loss:1", annotations="coco:5e6f")
 
 
 def random_fits(count: int, rng: np.random.Generator, *, step: int = 0) -> Fits:

@@ -30,9 +30,7 @@ def rows() -> list[CropRow]:
 
 
 def write(path: Path, parts: list[list[CropRow]], count: int = COUNT) -> None:
-    write_crops(
-        path, parts, SUMMARY, dataset="mine", annotations="abc", rows=count, made_for=MadeFor(224, 0.25, 60.0)
-    )
+    write_crops(path, parts, SUMMARY, dataset="mine", annotations="abc", rows=count, made_for=MadeFor(224, 0.25, 60.0))
 
 
 @pytest.fixture

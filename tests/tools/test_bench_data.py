@@ -42,7 +42,5 @@ def test_its_reference_shows_what_ours_does(tmp_path: Path) -> None:
     for rotation_deg, flip in ((0.0, False), (0.0, True), (20.0, False), (-35.0, True)):
         box = (np.array([200.0, 150.0]), 1.3)
         theirs = data.published_sample(path, *box, rotation_deg, flip, gains).numpy()
-        ours = normalise(
-            crop_image(read_image(path), *box, rotation_deg=rotation_deg, flip=flip), gains.astype(np.float32)
-        )
+        ours = normalise(crop_image(read_image(path), *box, rotation_deg=rotation_deg, flip=flip), gains.astype(np.float32))
         assert np.corrcoef(theirs.ravel(), ours.ravel())[0, 1] > 0.97

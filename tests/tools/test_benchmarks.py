@@ -30,9 +30,7 @@ def test_default_fits_are_nearer_to_the_truth_than_all_others(lab) -> None:
     found = {name: errors.means() for name, errors in by_start(lab, observations, reference=False)}
     anchored = found["anchored"]
     assert anchored["pa_mpjpe_mm"] < 52
-    assert anchored["pa_mpjpe_mm"] < min(
-        found[n]["pa_mpjpe_mm"] for n in ("lifter", "published", "multistart")
-    )
+    assert anchored["pa_mpjpe_mm"] < min(found[n]["pa_mpjpe_mm"] for n in ("lifter", "published", "multistart"))
     assert anchored["error_2d_px"] < found["lifter"]["error_2d_px"]
     everything = by_default(lab, Observations.of(keypoints_of(lab.people, "all", 0.0))).means()
     assert everything["pa_mpjpe_mm"] < 46

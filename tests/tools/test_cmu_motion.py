@@ -48,9 +48,7 @@ def asf_text() -> str:
         bones += [(prefix + b, f"{s}{TILT} {DROP} 0", leg_axis) for b in ("femur", "tibia")]
         bones += [(prefix + b, "0 0 1", leg_axis) for b in ("foot", "toes")]
         bones += [(prefix + b, f"{s}1 0 0", "180 -30 -90" if prefix == "l" else "180 30 90") for b in ARM]
-    blocks = "".join(
-        f"begin\n name {n}\n direction {d}\n axis {a} XYZ\n dof rx ry rz\nend\n" for n, d, a in bones
-    )
+    blocks = "".join(f"begin\n name {n}\n direction {d}\n axis {a} XYZ\n dof rx ry rz\nend\n" for n, d, a in bones)
     tree = "root lfemur rfemur lowerback\nlowerback upperback\nupperback thorax\n"
     tree += "thorax lowerneck lclavicle rclavicle\nlowerneck upperneck\nupperneck head\n"
     for prefix in "lr":
@@ -81,9 +79,7 @@ def joint_aa(pose_aa: np.ndarray, name: str) -> np.ndarray:
 
 def test_amc_hinges_become_smpl_hinges(tmp_path: Path) -> None:
     """Breaks when bone axes, the legs' 20° at rest or the elbows' 30° are not taken out."""
-    write_amc(
-        tmp_path / "02", {"ltibia": "60 0 0", "rtibia": "30 0 0", "lradius": "80 0 0", "root": "0 90 0"}
-    )
+    write_amc(tmp_path / "02", {"ltibia": "60 0 0", "rtibia": "30 0 0", "lradius": "80 0 0", "root": "0 90 0"})
     motion = load_poses(tmp_path, rest_joints_m())
     assert motion.activity.tolist() == ["amc/02"]
     assert motion.pose_aa.dtype == np.float32
@@ -104,8 +100,7 @@ def test_wrist_twist_is_shared_with_the_elbow(tmp_path: Path) -> None:
     write_amc(tmp_path / "03", {}, {"lhand": "0 0 50"})
     pose = load_poses(tmp_path, rest_joints_m()).pose_aa
     whole = [
-        Rotation.from_rotvec(joint_aa(pose, "left elbow")[i])
-        * Rotation.from_rotvec(joint_aa(pose, "left wrist")[i])
+        Rotation.from_rotvec(joint_aa(pose, "left elbow")[i]) * Rotation.from_rotvec(joint_aa(pose, "left wrist")[i])
         for i in range(2)
     ]
     turned = (whole[0].inv() * whole[1]).magnitude()

@@ -73,8 +73,7 @@ def shrink(path: Path) -> None:
     before = load_checkpoint(path)
     optimiser = dict(before.optimizer or {})
     optimiser["state"] = {
-        key: {name: small(name, value) for name, value in state.items()}
-        for key, state in optimiser["state"].items()
+        key: {name: small(name, value) for name, value in state.items()} for key, state in optimiser["state"].items()
     }
     model = {name: small(name, tensor) for name, tensor in before.model.items()}
     save_checkpoint(path, replace(before, model=model, optimizer=optimiser))
@@ -104,13 +103,9 @@ def main(work: Path) -> None:
         if there.name != "make.py":
             shutil.rmtree(there) if there.is_dir() else there.unlink()
     os.chdir(work)
-    command(
-        "synth", "--out", ROOT, "--people", "14", "--test-people", "6", "--seed", "3", "--truth-share", "0.5"
-    )
+    command("synth", "--out", ROOT, "--people", "14", "--test-people", "6", "--seed", "3", "--truth-share", "0.5")
     command("preprocess", "coco", "--root", ROOT, "--name", "world", "--workers", "1")
-    command(
-        "preprocess", "coco", "--root", ROOT, "--split", "val2014", "--name", "world-test", "--workers", "1"
-    )
+    command("preprocess", "coco", "--root", ROOT, "--split", "val2014", "--name", "world-test", "--workers", "1")
     command("pack", "world", "--img-res", "64", "--quality", "50", "--workers", "1")
     command("fit-static", "world", "--workers", "1")
     command(
@@ -190,9 +185,7 @@ def write_answers(out: Path, newest: Path) -> None:
     with torch.no_grad():
         image = torch.linspace(-2, 2, 2 * 3 * 64 * 64).reshape(2, 3, 64, 64).sin()
         predicted = network(image)
-    arrays |= {
-        f"network/{name}": getattr(predicted, name).numpy() for name in ("rotations", "betas", "weak_camera")
-    }
+    arrays |= {f"network/{name}": getattr(predicted, name).numpy() for name in ("rotations", "betas", "weak_camera")}
     arrays |= {f"sums/{name}": t.double().sum().numpy() for name, t in found.model.items()}
     arrays |= {f"loop/{name}": t.numpy() for name, t in found.loop.items()}
     answers["checkpoint"] = {

@@ -144,9 +144,7 @@ def scenes(folder: Path, name: str, count: int) -> Scenes:
     return Scenes(data, annotations, float(bits))
 
 
-def loading(
-    folder: Path, name: str, count: int, runs: int, augmentation: AugmentationConfig
-) -> dict[str, float]:
+def loading(folder: Path, name: str, count: int, runs: int, augmentation: AugmentationConfig) -> dict[str, float]:
     """Samples a second of one image size: the published way, in place, packed; and the ratios."""
     made = scenes(folder, name, count)
     with redirect_stderr(StringIO()):
@@ -159,9 +157,7 @@ def loading(
     def published(row: int) -> torch.Tensor:
         scale = float(ann.scale[row]) * a.scale[row].item()
         turn, flip = a.rotation_deg[row].item(), bool(a.flip[row])
-        return published_sample(
-            ann.image_path(row), ann.center_px[row], scale, turn, flip, a.channel_gain[row].numpy()
-        )
+        return published_sample(ann.image_path(row), ann.center_px[row], scale, turn, flip, a.channel_gain[row].numpy())
 
     with ThreadPoolExecutor(THREADS) as pool:
 
@@ -296,9 +292,7 @@ def measure(images: int, annotations: int, runs: int, augmentation: Augmentation
 
 def main() -> None:
     """Command line: see --help."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=24, help="samples of each size")
     parser.add_argument("--annotations", type=int, default=20_000, help="people in the raw annotations")
     parser.add_argument("--runs", type=int, default=5, help="of which the median counts")
@@ -308,11 +302,7 @@ def main() -> None:
     cv2.setNumThreads(1)  # the loader's threads are the parallel part, on both sides
     augmentation = AugmentationConfig(0.0, 0.0, 0.0, 0.0) if arguments.plain else AugmentationConfig()
     found = measure(arguments.images, arguments.annotations, arguments.runs, augmentation)
-    print(
-        json.dumps(
-            {"threads": THREADS, "plain": arguments.plain, **{k: round(v, 3) for k, v in found.items()}}
-        )
-    )
+    print(json.dumps({"threads": THREADS, "plain": arguments.plain, **{k: round(v, 3) for k, v in found.items()}}))
 
 
 if __name__ == "__main__":

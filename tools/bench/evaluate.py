@@ -101,10 +101,7 @@ class PublishedEvaluation:
     def load(self, rows: np.ndarray) -> torch.Tensor:
         a, still = self.annotations, np.ones(3)
         return torch.stack(
-            [
-                data.published_sample(a.image_path(i), a.center_px[i], float(a.scale[i]), 0.0, False, still)
-                for i in rows
-            ]
+            [data.published_sample(a.image_path(i), a.center_px[i], float(a.scale[i]), 0.0, False, still) for i in rows]
         )
 
     @torch.no_grad()
@@ -125,9 +122,7 @@ class PublishedEvaluation:
             women = torch.tensor([self.annotations.gender[i] == "female" for i in batch])
             true[1][women] = true[2][women]
             seen = self.network(images)
-            mesh = self.neutral(
-                betas=seen.betas, global_orient=seen.rotations[:, :1], body_pose=seen.rotations[:, 1:]
-            )
+            mesh = self.neutral(betas=seen.betas, global_orient=seen.rotations[:, :1], body_pose=seen.rotations[:, 1:])
             regressor = self.regressor.expand(len(batch), -1, -1)
             j, t = (torch.matmul(regressor, vertices) for vertices in (mesh.vertices, true[1]))
             j, t = ((x[:, list(H36M_TO_J14)] - x[:, [0]]) for x in (j, t))
@@ -299,9 +294,7 @@ def measure(images: int, runs: int, backbone: str) -> dict[str, float]:
 
 def main() -> None:
     """Command line: see --help."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=64, help="of each size")
     parser.add_argument("--runs", type=int, default=3, help="of which the median counts")
     parser.add_argument("--backbone", default="resnet50")

@@ -26,7 +26,7 @@ import torch
 
 from spin.body import BodyData, BodyMesh, CompactBody, load_body
 from spin.fitting import adam
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.lifter import OPEN_LIFTER, load_lifter
 from spin.fitting.objective import OBJECTIVES, body_weights, total_cost
 from spin.fitting.observations import Observations
@@ -153,8 +153,8 @@ def measure(people: int, runs: int) -> dict[str, float]:
     lifter = load_lifter(OPEN_LIFTER, data.fingerprint)
     many = problems(body, prior, people, tuple(range(JOINTS.count)))
     coco = problems(body, prior, people, JOINTS.coco)
-    fitter = Fitter(body, prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
-    anchored = Fitter(body, prior, FitConfig(), lifter)
+    fitter = BatchFitter(body, prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
+    anchored = BatchFitter(body, prior, FitConfig(), lifter)
 
     large = many.take(MANY)
     fitter.fit(large.observations, [large.start])
@@ -174,15 +174,11 @@ def measure(people: int, runs: int) -> dict[str, float]:
         "fits_per_s_coco": speed(one_start, coco, people),
         "fits_per_s_batch_64": speed(one_start, many, 64),
         "fits_per_s_batch_256": speed(one_start, many, 256),
-        "fits_per_s_anchored_with_lifter_and_score": speed(
-            lambda p: anchored.fit(p.observations), many, people
-        ),
+        "fits_per_s_anchored_with_lifter_and_score": speed(lambda p: anchored.fit(p.observations), many, people),
         "fits_per_s_multistart": speed(lambda p: fitter.fit(p.observations), many, 512),
         "iterations": result.iterations.double().mean().item(),
         "peak_memory_mb": memory,
-        "floor_share": floor_flops(many.observations, result.iterations.double().mean().item())
-        * ours
-        / peak_flops(),
+        "floor_share": floor_flops(many.observations, result.iterations.double().mean().item()) * ours / peak_flops(),
     }
 
     few = many.take(REFERENCE_BATCH)
@@ -199,9 +195,7 @@ def measure(people: int, runs: int) -> dict[str, float]:
     reference_per_s = REFERENCE_BATCH / (time.perf_counter() - begin)
     mine = fitter.fit(few.observations, [few.start])
     with torch.no_grad():
-        theirs = total_cost(
-            body, prior, PUBLISHED, reference.pose_aa, reference.betas, reference.camera_m, few.observations
-        )
+        theirs = total_cost(body, prior, PUBLISHED, reference.pose_aa, reference.betas, reference.camera_m, few.observations)
     return {
         "reference_fits_per_s": reference_per_s,
         "ratio": ours / reference_per_s,
@@ -217,9 +211,7 @@ def measure(people: int, runs: int) -> dict[str, float]:
 
 def main() -> None:
     """Command line: see --help."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=4096, help="fits in the call that is timed")
     parser.add_argument("--threads", type=int, help="default: as many as torch takes")
     parser.add_argument("--runs", type=int, default=5, help="of which the median counts")

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 
 import torch
 
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.objective import OBJECTIVES
 from spin.fitting.observations import Observations
 from spin.fitting.starts import lifter_start, mean_pose_starts
@@ -39,7 +39,7 @@ PUBLISHED = OBJECTIVES["published"]
 
 def by_default(lab: Lab, observations: Observations) -> Errors:
     """Errors of what `fit-static` makes."""
-    fit = Fitter(lab.body, lab.prior, FitConfig(), lab.lifter).fit(observations)
+    fit = BatchFitter(lab.body, lab.prior, FitConfig(), lab.lifter).fit(observations)
     return errors_of(lab, fit.pose_aa, fit.betas, fit.camera_m, observations)
 
 
@@ -50,8 +50,8 @@ def by_start(lab: Lab, observations: Observations, *, reference: bool) -> Iterat
         mean = mean_pose_starts(lab.body, lab.prior, observations, (0.0,))[0]
     yield "lifter", errors_of(lab, lifted.pose_aa, lifted.betas, lifted.camera_m, observations)
     yield "anchored", by_default(lab, observations)
-    published = Fitter(lab.body, lab.prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
-    adam = Fitter(lab.body, lab.prior, FitConfig("adam", 100, PUBLISHED, init=("multistart",)))
+    published = BatchFitter(lab.body, lab.prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
+    adam = BatchFitter(lab.body, lab.prior, FitConfig("adam", 100, PUBLISHED, init=("multistart",)))
     made = [("published", published, [lifted]), ("multistart", published, None)]
     if reference:
         made += [("adam", adam, [mean]), ("adam_from_lifter", adam, [lifted])]
@@ -62,9 +62,7 @@ def by_start(lab: Lab, observations: Observations, *, reference: bool) -> Iterat
 
 def main() -> None:
     """Command line: see --help."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_clips(parser)
     parser.add_argument("--reference", action="store_true", help="also the published solver (slow)")
     arguments = parser.parse_args()

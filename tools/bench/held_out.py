@@ -56,9 +56,7 @@ class Lab:
 
 
 def add_clips(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--clips", type=Path, default=DEFAULT_CLIPS, help="CMU's clips: a folder or tar archive"
-    )
+    parser.add_argument("--clips", type=Path, default=DEFAULT_CLIPS, help="CMU's clips: a folder or tar archive")
     parser.add_argument("--people", type=int, default=512)
 
 
@@ -108,9 +106,7 @@ def keypoints_of(people: People, name: str, noise_px: float, seed: int = 1) -> F
         limbs = [j for j in joints if JOINTS.names[j].split(" ")[-1] in ("elbow", "wrist", "knee", "ankle")]
         swapped = torch.rand(count, 1, 1, generator=generator) < SIDES_SWAPPED
         pixels = pixels.clone()
-        pixels[:, limbs] = torch.where(
-            swapped, people.pixels[:, [JOINTS.mirror[j] for j in limbs]], pixels[:, limbs]
-        )
+        pixels[:, limbs] = torch.where(swapped, people.pixels[:, [JOINTS.mirror[j] for j in limbs]], pixels[:, limbs])
         seen = (torch.rand(count, len(joints), generator=generator) >= DROPOUT).float()
     noise = noise_px * torch.randn(count, len(joints), 2, generator=generator)
     out = torch.zeros(count, JOINTS.count, 3)
@@ -152,9 +148,7 @@ class Errors:
         return {f.name: round(float(np.mean(getattr(self, f.name))), 2) for f in fields(self)}
 
 
-def errors_of(
-    lab: Lab, pose_aa: Tensor, betas: Tensor, camera_m: Tensor, observations: Observations
-) -> Errors:
+def errors_of(lab: Lab, pose_aa: Tensor, betas: Tensor, camera_m: Tensor, observations: Observations) -> Errors:
     lsp = list(H36M_TO_J14)
     with torch.no_grad():
         found, true = lab.mesh(pose_aa, betas), lab.mesh(lab.people.pose_aa, lab.people.betas)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import torch
 
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.objective import OBJECTIVES, reprojection_loss, total_cost
 from spin.fitting.observations import Observations
 from spin.fitting.scorer import FitScorer
@@ -44,10 +44,8 @@ class Bodies(NamedTuple):
 
 def kinds_of_fit(lab: Lab, observations: Observations) -> dict[str, Bodies]:
     """Fits by name. A network's guess is the truth, disturbed: it sees the image, so it errs otherwise than the lifter."""
-    anchored = Fitter(lab.body, lab.prior, FitConfig(), lab.lifter)
-    published = Fitter(
-        lab.body, lab.prior, FitConfig(objective=OBJECTIVES["published"], init=("multistart",))
-    )
+    anchored = BatchFitter(lab.body, lab.prior, FitConfig(), lab.lifter)
+    published = BatchFitter(lab.body, lab.prior, FitConfig(objective=OBJECTIVES["published"], init=("multistart",)))
     lifted = lifter_start(lab.body, lab.lifter, observations)
     out = {"lifter": Bodies(lifted.pose_aa, lifted.betas, lifted.camera_m)}
     for name, fitter, starts in (
@@ -85,9 +83,7 @@ def scores_of(lab: Lab, observations: Observations, bodies: Bodies) -> dict[str,
 
 def main() -> None:
     """Command line: see --help."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_clips(parser)
     parser.add_argument("--noise", type=float, default=2.0, help="of the keypoints, px")
     parser.add_argument("--markdown", action="store_true", help="tables instead of JSON")
@@ -104,8 +100,7 @@ def main() -> None:
         for a, b in combinations(fits, 2)
     ]
     overall = {
-        rule: {key: float(np.mean([pair[rule][key] for pair in pairs])) for key in ("right", "pa_mpjpe_mm")}
-        for rule in RULES
+        rule: {key: float(np.mean([pair[rule][key] for pair in pairs])) for key in ("right", "pa_mpjpe_mm")} for rule in RULES
     }
     # What a network has had a hand in is corrected by what training measures of it, of which nothing is known here.
     scored_alone = [name for name in fits if "network" not in name]
@@ -131,8 +126,7 @@ def calibration(expected: np.ndarray, true: np.ndarray) -> list[dict[str, float]
     """Means by decile of the expected error."""
     order = np.argsort(expected, kind="stable")
     return [
-        {"expected_mm": float(expected[rows].mean()), "true_mm": float(true[rows].mean())}
-        for rows in np.array_split(order, 10)
+        {"expected_mm": float(expected[rows].mean()), "true_mm": float(true[rows].mean())} for rows in np.array_split(order, 10)
     ]
 
 

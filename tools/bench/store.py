@@ -112,9 +112,7 @@ class Nothing:
         return np.zeros(len(ids), bool)
 
 
-def client(
-    service: Any, samples: int, seconds: float, seed: int, start_at: float
-) -> tuple[list[float], list[float]]:
+def client(service: Any, samples: int, seconds: float, seed: int, start_at: float) -> tuple[list[float], list[float]]:
     """Seconds of every get and every offer; each waits for its answer, as training does."""
     import ray
 
@@ -246,9 +244,7 @@ def of_size(folder: Path, samples: int, seconds: float, *, actor: bool) -> dict[
     pending = measured_apart(opened, place, warm)
     out |= {"open_s": plain["open_s"], "open_with_pending_s": pending["open_s"]}
     out |= {"open_with_pending_cpu_s": pending["open_cpu_s"], "replay_s": pending["open_s"] - plain["open_s"]}
-    out["floor_open_with_pending_s"] = timed(
-        lambda: [p.read_bytes() for p in place.rglob("*") if p.is_file()]
-    )
+    out["floor_open_with_pending_s"] = timed(lambda: [p.read_bytes() for p in place.rglob("*") if p.is_file()])
     out |= {"memory_ratio": plain["memory_ratio"], "memory_ratio_with_pending": pending["memory_ratio"]}
     out["compact_s"] = timed(store.compact)
     out |= sleeping(store, lambda: store.compact(force=True))
@@ -264,9 +260,7 @@ def measure(sizes: list[int], seconds: float, *, actor: bool = True) -> dict[str
     with tempfile.TemporaryDirectory() as temporary:
         found = {n: of_size(Path(temporary), n, seconds, actor=actor) for n in sizes}
     chosen = max((n for n in sizes if n <= MANY), default=min(sizes))
-    top = {
-        name: found[chosen][name] for name in ("inprocess_pairs_per_s", "write_amplification", "memory_ratio")
-    }
+    top = {name: found[chosen][name] for name in ("inprocess_pairs_per_s", "write_amplification", "memory_ratio")}
     if actor:
         top["actor_pairs_per_s_2_clients"] = found[chosen]["actor_pairs_per_s_2_clients"]
     if MANY in found:
@@ -282,9 +276,7 @@ def rounded(value: Any) -> Any:
 
 def main() -> None:
     """Command line: see --help."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, nargs="+", default=[10_000, MANY], help="sizes of stores")
     parser.add_argument("--seconds", type=float, default=3.0, help="of each measurement of pairs")
     parser.add_argument("--no-actor", action="store_true", help="leave out what needs Ray")

@@ -76,8 +76,7 @@ def measure(config: TrainConfig, people: int, folder: Path) -> dict[str, Any]:
     with ray_session():
         fit_static(data, "world", FitConfig())
         one, two = (
-            steps_of(data, folder, TrainConfig(**vars(config) | {"workers": workers, "threads": 1}))
-            for workers in (1, 2)
+            steps_of(data, folder, TrainConfig(**vars(config) | {"workers": workers, "threads": 1})) for workers in (1, 2)
         )
     precision = best_precision(torch.device("cpu")) if config.precision == "auto" else config.precision
     return {
@@ -98,9 +97,7 @@ def measure(config: TrainConfig, people: int, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--backbone", default="resnet50")
     parser.add_argument("--img-res", type=int, default=224)

@@ -54,9 +54,7 @@ def table_of(annotations: list[dict[str, Any]], min_body_joints: int) -> Table:
         elif not boxed[row]:
             problems[row] = f"box {annotations[row]['bbox']} has no area, or is not in pixels"
         elif body[row] < min_body_joints:
-            problems[row] = (
-                f"{body[row]} of 12 body joints annotated, {min_body_joints} asked for (--min-body-joints)"
-            )
+            problems[row] = f"{body[row]} of 12 body joints annotated, {min_body_joints} asked for (--min-body-joints)"
         else:
             problems[row] = "its box is over fifty times as large as its keypoints span"
     keypoints = np.zeros((len(annotations), JOINTS.count, 3), np.float32)

@@ -85,9 +85,7 @@ def _people(
     openpose: Path | None,
     truths: dict[int, Truth],
 ) -> Iterator[Person]:
-    matches = match_image(
-        openpose, image, table.keypoints_px[rows][:, JOINTS.superset], 200 * table.scale[rows]
-    )
+    matches = match_image(openpose, image, table.keypoints_px[rows][:, JOINTS.superset], 200 * table.scale[rows])
     for row, match in zip(rows, matches):
         keypoints = table.keypoints_px[row].copy()
         keypoints[JOINTS.openpose] = match.keypoints_px
@@ -98,9 +96,7 @@ def _people(
             keypoints_px=keypoints,
             source=_name(annotations[row]),
             openpose_match=match.reason,
-            truth=truths.get(number)
-            if isinstance(number := id_of(annotations[row].get("id")), int)
-            else None,
+            truth=truths.get(number) if isinstance(number := id_of(annotations[row].get("id")), int) else None,
         )
 
 
@@ -111,9 +107,7 @@ def _name(annotation: dict[str, Any]) -> str:
 def _load(path: Path) -> dict[str, list[Any]]:
     """Return the file's 'images' and 'annotations'."""
     if not path.is_file():
-        raise StageError(
-            f"{path}: no such file; `spin-pipe preprocess coco --help` shows the layout expected"
-        )
+        raise StageError(f"{path}: no such file; `spin-pipe preprocess coco --help` shows the layout expected")
     try:
         content = parse_json(_OUTLINE.sub(b'"segmentation":[]', path.read_bytes()))
         out = {key: content[key] for key in ("images", "annotations")}
@@ -146,9 +140,7 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
         if image is None or name is None:
             reason = f"names image {annotation.get('image_id')!r}, which 'images' does not list"
         else:
-            reason = (
-                problems[name] or shared.get(image, "") or ("its id stands twice" if number in seen else "")
-            )
+            reason = problems[name] or shared.get(image, "") or ("its id stands twice" if number in seen else "")
         if reason or name is None:
             rejected.append(Rejected(_name(annotation), name or "", reason))
         else:
@@ -170,7 +162,4 @@ def _load_truth(path: Path) -> dict[int, Truth]:
             body = str(z["body"])
     except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise StageError(f"{path}: not a truth file ({error})") from error
-    return {
-        int(ids[i]): Truth(pose[i], betas[i], body, joints3d_m=s[i], joints17_m=joints17[i])
-        for i in np.flatnonzero(given)
-    }
+    return {int(ids[i]): Truth(pose[i], betas[i], body, joints3d_m=s[i], joints17_m=joints17[i]) for i in np.flatnonzero(given)}

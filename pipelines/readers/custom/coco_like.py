@@ -72,11 +72,7 @@ def _load(path: Path) -> dict[str, Any]:
             content = json.load(handle, object_hook=_without_outlines)
     except (OSError, ValueError, RecursionError) as error:
         raise StageError(f"{path}: not a JSON file ({type(error).__name__}: {error})") from error
-    missing = [
-        k
-        for k in ("images", "annotations")
-        if not (isinstance(content, dict) and isinstance(content.get(k), list))
-    ]
+    missing = [k for k in ("images", "annotations") if not (isinstance(content, dict) and isinstance(content.get(k), list))]
     if missing:
         raise StageError(f"{path}: not a COCO-style file: it has no list {missing[0]!r}")
     return content
@@ -102,9 +98,7 @@ def _joints(content: dict[str, Any], renames: Mapping[str, str], where: str) -> 
     if out:
         return out
     lengths = {
-        len(a["keypoints"])
-        for a in content["annotations"]
-        if isinstance(a, dict) and isinstance(a.get("keypoints"), list)
+        len(a["keypoints"]) for a in content["annotations"] if isinstance(a, dict) and isinstance(a.get("keypoints"), list)
     }
     if lengths - {3 * len(COCO_NAMES)}:
         raise StageError(
@@ -147,19 +141,12 @@ def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], li
 
 def _size_px(image: dict[str, Any]) -> tuple[float, float] | None:
     width, height = image.get("width"), image.get("height")
-    if (
-        isinstance(width, int | float)
-        and isinstance(height, int | float)
-        and 0 < width < 1e6
-        and 0 < height < 1e6
-    ):
+    if isinstance(width, int | float) and isinstance(height, int | float) and 0 < width < 1e6 and 0 < height < 1e6:
         return float(width), float(height)
     return None
 
 
-def _seen(
-    image: ImageEntry, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]
-) -> Seen | Rejected:
+def _seen(image: ImageEntry, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]) -> Seen | Rejected:
     """Return an annotation's person. The third number of a keypoint is COCO's visibility (0: not labelled) or a confidence."""
     if annotation.get("iscrowd"):
         return Rejected(source, image.name, "is a crowd, not a person")
@@ -184,9 +171,7 @@ def _seen(
         numbers = _numbers(box, 4)
         if numbers is None or not np.isfinite(numbers).all():
             return Rejected(source, image.name, "'bbox' is not 4 numbers")
-        numbers = (
-            numbers if numbers.any() else None
-        )  # [0, 0, 0, 0] is how many tools write that there is no box
+        numbers = numbers if numbers.any() else None  # [0, 0, 0, 0] is how many tools write that there is no box
     return Seen(image.name, source, keypoints, numbers, image.size_px)
 
 

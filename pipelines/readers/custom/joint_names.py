@@ -43,8 +43,7 @@ def resolve(names: Iterable[str], renames: Mapping[str, str], where: str) -> tup
             continue
         if place != UNUSED and place in owner:
             raise UsageError(
-                f"{where}: {owner[place]!r} and {name!r} are both {JOINTS.names[place]}; leave one out: "
-                f'--joints "{name}="'
+                f'{where}: {owner[place]!r} and {name!r} are both {JOINTS.names[place]}; leave one out: --joints "{name}="'
             )
         owner[place] = name
         out.append(place)

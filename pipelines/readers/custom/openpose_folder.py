@@ -29,10 +29,7 @@ COCO_18 = (
 SUFFIX = "_keypoints.json"
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _FILES_A_PART = 1000
-_ORDERS = {
-    3 * len(order): [JOINTS.index[f"OpenPose {name}"] for name in order]
-    for order in (OPENPOSE_NAMES, COCO_18)
-}
+_ORDERS = {3 * len(order): [JOINTS.index[f"OpenPose {name}"] for name in order] for order in (OPENPOSE_NAMES, COCO_18)}
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,10 @@ def parts(folder: Path, root: Path) -> list[FolderPart]:
         raise StageError(f"--detections {folder}: no such folder")
     names = sorted(p.relative_to(folder).as_posix() for p in folder.rglob(f"*{SUFFIX}"))
     if not names:
-        raise StageError(
-            f"{folder}: no file called NAME{SUFFIX} in it; OpenPose writes them with --write_json"
-        )
+        raise StageError(f"{folder}: no file called NAME{SUFFIX} in it; OpenPose writes them with --write_json")
     images = _Images(root)
     files = [(name, *images.of(name)) for name in names]
-    return [
-        FolderPart(str(folder), files[i : i + _FILES_A_PART]) for i in range(0, len(files), _FILES_A_PART)
-    ]
+    return [FolderPart(str(folder), files[i : i + _FILES_A_PART]) for i in range(0, len(files), _FILES_A_PART)]
 
 
 class _Images:

@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 
 _FARTHEST_PX = 1e6  # no image is larger
 _SMALLEST_PX = 4.0  # a smaller person can't be seen; and coordinates scaled to 0..1 or -1..1 span less
-_SMALLEST_SHARE = (
-    0.02  # of the box's side, that keypoints span at least: a larger box shows nothing of the person
-)
+_SMALLEST_SHARE = 0.02  # of the box's side, that keypoints span at least: a larger box shows nothing of the person
 _LIMBS = np.array([(JOINTS.index[name], JOINTS.index[f"OpenPose {name}"]) for name in COCO_NAMES[5:]])
 
 

@@ -11,9 +11,7 @@ from pipelines.readers.custom import coco_like, openpose_folder, table
 from pipelines.readers.custom.joint_names import parse_renames
 
 ABOUT = "Your own images with 2D keypoints: COCO-style JSON, OpenPose files, or a table"
-OBTAIN = (
-    "your annotators, or OpenPose; docs/own-data.md goes all the way from a file of keypoints to a report"
-)
+OBTAIN = "your annotators, or OpenPose; docs/own-data.md goes all the way from a file of keypoints to a report"
 VERSION = 1
 SPLITS = ("all",)
 OPTIONS = (
@@ -63,9 +61,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterable[Part]:
     renames = parse_renames(options.extra.get("joints"))
     if kind == "detections":
         if options.openpose is not None:
-            raise UsageError(
-                "--openpose belongs to annotations or a table; --detections has the people already"
-            )
+            raise UsageError("--openpose belongs to annotations or a table; --detections has the people already")
         if renames:
             raise UsageError("--joints belongs to annotations or a table; OpenPose's joints have their names")
         return openpose_folder.parts(path, root)
@@ -90,16 +86,12 @@ def _source(root: Path, options: ReaderOptions) -> tuple[str, Path]:
         raise UsageError(f"--{given[0][0]} and --{given[1][0]}: give one of them")
     if given:
         return given[0]
-    found = [
-        (kind, root / name) for kind, names in _FOUND.items() for name in names if (root / name).exists()
-    ]
+    found = [(kind, root / name) for kind, names in _FOUND.items() for name in names if (root / name).exists()]
     if not found:
         raise StageError(
             f"{root}: no annotations.json, detections/ or table.csv in it; say where they are with --annotations FILE, "
             "--detections DIR or --table FILE"
         )
     if len(found) > 1:
-        raise UsageError(
-            f"{root}: holds {found[0][1].name} and {found[1][1].name}; say which to read with --{found[0][0]}"
-        )
+        raise UsageError(f"{root}: holds {found[0][1].name} and {found[1][1].name}; say which to read with --{found[0][0]}")
     return found[0]

@@ -59,13 +59,9 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
     """Return the parts. Raise StageError if the file is missing or not a table, UsageError for an unknown joint name."""
     if not file.is_file():
         raise StageError(f"--table {file}: no such file")
-    columns, rows = (_read_parquet if file.suffix.lower() in (".parquet", ".pq") else _read_csv)(
-        file, renames
-    )
+    columns, rows = (_read_parquet if file.suffix.lower() in (".parquet", ".pq") else _read_csv)(file, renames)
     placed = [place_image(name, root) for name in rows.images]
-    rejected = rows.rejected + [
-        Rejected(person, "", reason) for person, (_, reason) in zip(rows.people, placed) if reason
-    ]
+    rejected = rows.rejected + [Rejected(person, "", reason) for person, (_, reason) in zip(rows.people, placed) if reason]
     if rejected:
         yield TablePart(columns.places, [], [], rows.values[:0], tuple(rejected))
     by_image: dict[str, list[int]] = {}
@@ -98,9 +94,7 @@ def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]
     yield from matched(people, options.openpose)
 
 
-def _seen(
-    places: tuple[int, ...], image: str, source: str, values: Float[np.ndarray, " m"]
-) -> Seen | Rejected:
+def _seen(places: tuple[int, ...], image: str, source: str, values: Float[np.ndarray, " m"]) -> Seen | Rejected:
     """Return a row's person. A joint without x or y was not seen; one without confidence was, with certainty."""
     given, box = values[:-4].reshape(-1, 3).copy(), values[-4:]
     given[np.isnan(given[:, 2]), 2] = 1
@@ -120,16 +114,11 @@ def _columns(header: list[str], renames: Mapping[str, str], file: Path) -> _Colu
         raise StageError(f"{file}: has no column {IMAGE!r}; its columns: {', '.join(header)[:300]}")
     given = [name for name in BOX if name in header]
     if given and len(given) < len(BOX):
-        raise StageError(
-            f"{file}: has the columns {', '.join(given)} of a box; expected all of {', '.join(BOX)}, or none"
-        )
-    names = [
-        c.removesuffix("_x") for c in header if c.endswith("_x") and f"{c.removesuffix('_x')}_y" in header
-    ]
+        raise StageError(f"{file}: has the columns {', '.join(given)} of a box; expected all of {', '.join(BOX)}, or none")
+    names = [c.removesuffix("_x") for c in header if c.endswith("_x") and f"{c.removesuffix('_x')}_y" in header]
     if not names:
         raise StageError(
-            f"{file}: has no columns of keypoints; expected for example left_knee_x, left_knee_y and "
-            "left_knee_confidence"
+            f"{file}: has no columns of keypoints; expected for example left_knee_x, left_knee_y and left_knee_confidence"
         )
     places = resolve(names, renames, str(file))
     out: list[str] = []

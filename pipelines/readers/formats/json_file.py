@@ -48,7 +48,5 @@ def images_by_id(images: list[Any]) -> tuple[dict[Id, dict[str, Any]], dict[Id, 
             continue
         first = entries.setdefault(number, image)["file_name"]
         if first != image["file_name"]:
-            shared[number] = (
-                f"its image's id stands for several images, {first!r:.60} and {image['file_name']!r:.60}"
-            )
+            shared[number] = f"its image's id stands for several images, {first!r:.60} and {image['file_name']!r:.60}"
     return entries, shared

@@ -42,9 +42,7 @@ class Calibration:
         first = _PLACEMENT * (CAMERAS.index(name) * _SUBJECTS + subject - 1)
         angles, place_mm = np.split(self.numbers[first : first + _PLACEMENT], 2)
         rotation = euler_matrix(angles)
-        return View(
-            rotation.astype(np.float32), (-rotation @ place_mm / 1000).astype(np.float32), pose_id=pose_id
-        )
+        return View(rotation.astype(np.float32), (-rotation @ place_mm / 1000).astype(np.float32), pose_id=pose_id)
 
 
 def euler_matrix(angles: Float[np.ndarray, "3"]) -> Float[np.ndarray, "3 3"]:

@@ -99,9 +99,7 @@ def parts(root: Path, options: ReaderOptions) -> list[Part]:
             # _ALL is a file of all actions
             if not match["action"].startswith("_ALL") and _asked_for(match["camera"], options.split)
         ]
-        out += sequences or [
-            Part(subject, missing="has no MyPoseFeatures/D3_Positions_mono/ACTION.CAMERA.cdf")
-        ]
+        out += sequences or [Part(subject, missing="has no MyPoseFeatures/D3_Positions_mono/ACTION.CAMERA.cdf")]
         if sequences and not (features / "D2_Positions").is_dir():
             without_keypoints.append(f"S{subject}")
     hint = "`spin-pipe preprocess h36m --help` shows the layout expected"
@@ -109,14 +107,10 @@ def parts(root: Path, options: ReaderOptions) -> list[Part]:
         subjects = " nor ".join(f"S{part.subject}" for part in out)
         raise StageError(f"{root}: neither {subjects} {out[0].missing}; {hint}")
     if not options.extra.get("extract_images") and not (root / "images").is_dir():
-        raise StageError(
-            f"{root / 'images'}: no such folder; --extract-images makes it from the videos; {hint}"
-        )
+        raise StageError(f"{root / 'images'}: no such folder; --extract-images makes it from the videos; {hint}")
     read_calibration(root / "metadata.xml")  # its damage would reject everyone
     if without_keypoints:
-        say(
-            f"h36m: no MyPoseFeatures/D2_Positions of {', '.join(without_keypoints)}: no 2D keypoints of their people"
-        )
+        say(f"h36m: no MyPoseFeatures/D2_Positions of {', '.join(without_keypoints)}: no 2D keypoints of their people")
     return out
 
 

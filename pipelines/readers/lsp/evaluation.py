@@ -57,9 +57,7 @@ def parts(root: Path, options: ReaderOptions) -> Iterator[Part]:
     path = root / "joints.mat"
     joints = read_joints(path, "lsp")
     if len(joints) <= FIRST:
-        raise StageError(
-            f"{path}: {len(joints)} people; expected over {FIRST}, of whom the test set is the rest"
-        )
+        raise StageError(f"{path}: {len(joints)} people; expected over {FIRST}, of whom the test set is the rest")
     masks = _masks_folder(root, options.extra.get("masks"))
     return (Part(part, masks) for part in samples_in_parts(samples(joints, FIRST, LAST)))
 

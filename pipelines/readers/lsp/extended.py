@@ -12,9 +12,7 @@ from pipelines.errors import StageError
 from pipelines.readers.base import Option, Person, ReaderOptions, Rejected
 from pipelines.readers.lsp.joints_mat import Sample, read_joints, read_samples, samples_in_parts
 
-ABOUT = (
-    "HR-LSPET: Leeds Sports Pose's extended training set in high resolution (Johnson and Everingham, 2011)"
-)
+ABOUT = "HR-LSPET: Leeds Sports Pose's extended training set in high resolution (Johnson and Everingham, 2011)"
 OBTAIN = "datasets.d2.mpi-inf.mpg.de/hr-lspet/hr-lspet.zip, free to download; for research"
 VERSION = 1
 OPTIONS: tuple[Option, ...] = ()
@@ -52,9 +50,7 @@ def _rows(root: Path, people: int) -> dict[int, int]:
     found = (_NAME.fullmatch(path.name) for path in root.iterdir())
     numbers = sorted(int(match[1]) for match in found if match)
     if not numbers:
-        raise StageError(
-            f"{root}: no im00001.png; `spin-pipe preprocess lspet --help` shows the layout expected"
-        )
+        raise StageError(f"{root}: no im00001.png; `spin-pipe preprocess lspet --help` shows the layout expected")
     if len(numbers) == people:
         return {number: row for row, number in enumerate(numbers)}
     if numbers[0] >= 1 and numbers[-1] <= people:

@@ -42,9 +42,7 @@ def read_joints(path: Path, name: str) -> Float[np.ndarray, "N 14 3"]:
     Raise StageError if there is no such file, or it isn't one.
     """
     if not path.is_file():
-        raise StageError(
-            f"{path}: no such file; `spin-pipe preprocess {name} --help` shows the layout expected"
-        )
+        raise StageError(f"{path}: no such file; `spin-pipe preprocess {name} --help` shows the layout expected")
     if path.stat().st_size > _LARGEST_BYTES:
         raise StageError(f"{path}: not a MATLAB 5 file with 'joints' (it is far larger than the data set's)")
     joints = read_mat5_array(path, "joints")
@@ -80,9 +78,7 @@ def read_samples(
         center, scale = box_to_center_scale(np.concatenate([low, high - low]))
         keypoints = np.zeros((JOINTS.count, 3), np.float32)
         keypoints[np.array(JOINTS.lsp)[sample.annotated]] = np.c_[seen, np.ones(len(seen))]
-        match = match_image(
-            openpose, sample.image, keypoints[JOINTS.superset][None], np.array([200 * scale])
-        )[0]
+        match = match_image(openpose, sample.image, keypoints[JOINTS.superset][None], np.array([200 * scale]))[0]
         keypoints[JOINTS.openpose] = match.keypoints_px
         yield Person(
             image=sample.image,

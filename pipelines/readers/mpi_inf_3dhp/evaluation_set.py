@@ -65,9 +65,7 @@ def read(root: Path, part: Part) -> Iterator[Person | Rejected]:
         yield _person(root, image, source, keypoints_px[frame], joints_mm[frame] / 1000)
 
 
-def _person(
-    root: Path, image: str, source: str, keypoints_px: np.ndarray, joints_m: np.ndarray
-) -> Person | Rejected:
+def _person(root: Path, image: str, source: str, keypoints_px: np.ndarray, joints_m: np.ndarray) -> Person | Rejected:
     problem = joints_problem(joints_m, keypoints_px)
     if problem:
         return Rejected(source, image, problem)
@@ -110,7 +108,5 @@ def _annotation(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     valid = arrays["valid_frame"].ravel() != 0
     for name, dimensions in (("annot2", 2), ("univ_annot3", 3)):
         if arrays[name].shape != (len(valid), 1, 17, dimensions):
-            raise StageError(
-                f"{path}: {name!r} has shape {arrays[name].shape}, expected ({len(valid)}, 1, 17, {dimensions})"
-            )
+            raise StageError(f"{path}: {name!r} has shape {arrays[name].shape}, expected ({len(valid)}, 1, 17, {dimensions})")
     return arrays["annot2"][:, 0, OF_SKELETON], arrays["univ_annot3"][:, 0, OF_SKELETON], valid

@@ -82,9 +82,7 @@ def read_calibration(path: Path) -> dict[int, CalibratedCamera]:
 
 def _camera(block: dict[str, list[str]]) -> CalibratedCamera:
     width, height = (int(float(word)) for word in block["size"][:2])
-    intrinsic, extrinsic = (
-        np.array([float(word) for word in block[key]]).reshape(4, 4) for key in ("intrinsic", "extrinsic")
-    )
+    intrinsic, extrinsic = (np.array([float(word) for word in block[key]]).reshape(4, 4) for key in ("intrinsic", "extrinsic"))
     rotation, focal = extrinsic[:3, :3], (intrinsic[0, 0] + intrinsic[1, 1]) / 2
     off = np.abs(rotation @ rotation.T - np.eye(3)).max()
     if not (np.isfinite(intrinsic).all() and np.isfinite(extrinsic).all() and off < _ORTHONORMAL):

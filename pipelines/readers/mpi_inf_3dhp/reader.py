@@ -47,9 +47,7 @@ SPLITS = ("train", "valid")
 VERSION = 1
 OPTIONS = (
     Option("extract_images", "flag", "Write the pictures that are kept from the videos; those there stay."),
-    Option(
-        "fits", "file", f"Published multi-view fits [default: {FITS} in the data folder, if it is there]."
-    ),
+    Option("fits", "file", f"Published multi-view fits [default: {FITS} in the data folder, if it is there]."),
     Option("without_fits", "flag", "Leave published fits aside, and keep the same moments of all cameras."),
 )
 TREE = f"""\
@@ -99,9 +97,7 @@ def _published(root: Path, options: ReaderOptions) -> dict[Sequence, Rows]:
     if options.extra.get("without_fits") or (given is None and not fits.is_file()):
         return {}
     rows = published_rows(root, fits, options.data / ROWS)
-    say(
-        f"mpi-inf-3dhp: keeps the published frames, with the fits of {fits} (--without-fits leaves them aside)"
-    )
+    say(f"mpi-inf-3dhp: keeps the published frames, with the fits of {fits} (--without-fits leaves them aside)")
     return rows
 
 
@@ -126,9 +122,9 @@ def read(root: Path, part: Part | evaluation_set.Part, options: ReaderOptions) -
         yield Rejected(folder, "", f"{error}; its people have no camera and no other views")
     body = SMPL if part.rows is None else body_of(root)
     for video in VIDEOS:
-        yield from _Video(
-            part, video, keypoints_px[video], joints_mm[video] / 1000, cameras.get(video), body
-        ).read(root, options)
+        yield from _Video(part, video, keypoints_px[video], joints_mm[video] / 1000, cameras.get(video), body).read(
+            root, options
+        )
 
 
 @dataclass(frozen=True)

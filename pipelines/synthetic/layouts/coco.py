@@ -33,9 +33,7 @@ def write(out: Path, world: World, people: int, seed: int) -> None:
         write_detections(out / "openpose" / "coco", stem, picture, seed, index)
         images.append(coco_image(picture, index + 1, f"{stem}.jpg"))
         for number, person in enumerate(picture.people):
-            annotation = coco_annotation(
-                np.random.default_rng(0), picture, person, index + 1, number, annotator_px=0
-            )
+            annotation = coco_annotation(np.random.default_rng(0), picture, person, index + 1, number, annotator_px=0)
             annotations.append(annotation)
             truth.append(TruePerson(f"{TRAIN}/{stem}.jpg", annotation["id"], person))
         index += 1

@@ -59,9 +59,7 @@ def _of_subject(viewpoint: Viewpoint, subject: int) -> Viewpoint:
     return replace(viewpoint, rotation=viewpoint.rotation @ turn)
 
 
-def _sequence(
-    out: Path, subject: int, action: str, camera: str, pictures: tuple[Picture, ...]
-) -> list[TruePerson]:
+def _sequence(out: Path, subject: int, action: str, camera: str, pictures: tuple[Picture, ...]) -> list[TruePerson]:
     """Write the files of one action and camera."""
     folder, name = out / f"S{subject}", f"{action}.{camera}"
     joints_m = np.stack([picture.people[0].joints17_cam_m for picture in pictures])

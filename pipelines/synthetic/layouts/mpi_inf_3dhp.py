@@ -18,9 +18,7 @@ from store.files.atomic import write_file
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-ABOUT = (
-    "MPI-INF-3DHP: moments, each held for ten frames, seen by eight cameras; its test set; multi-view fits"
-)
+ABOUT = "MPI-INF-3DHP: moments, each held for ten frames, seen by eight cameras; its test set; multi-view fits"
 VIDEOS = (0, 1, 2, 4, 5, 6, 7, 8)
 _CAMERAS, _JOINTS, _RATE = 14, 28, 25.0
 _MOMENTS, _HELD = 2, 10  # moments at least, and frames of each
@@ -47,10 +45,7 @@ class _Sequence:
     def of(cls, world: World, seed: int, number: int, count: int) -> _Sequence:
         viewpoints = ring(np.random.default_rng([seed, number, _RIG]), _CAMERAS)
         used = [viewpoints[video] for video in VIDEOS]
-        moments = tuple(
-            dict(zip(VIDEOS, world.views(seed, number * _MOMENTS + moment, used)))
-            for moment in range(_MOMENTS)
-        )
+        moments = tuple(dict(zip(VIDEOS, world.views(seed, number * _MOMENTS + moment, used))) for moment in range(_MOMENTS))
         return cls(f"S{number // 2 + 1}/Seq{number % 2 + 1}", viewpoints, moments)
 
     @property

@@ -36,9 +36,7 @@ def write(out: Path, world: World, people: int, seed: int) -> None:
             annotated = number == 0 or index % _BYSTANDER != 0
             if annotated:
                 truth.append(TruePerson(f"images/{name}", len(rows), person))
-            rows.append(
-                _row(person, annotated) | {"imgname": name.encode(), "index": index, "person": number}
-            )
+            rows.append(_row(person, annotated) | {"imgname": name.encode(), "index": index, "person": number})
         index += 1
     with h5py.File(out / "train.h5", "w") as file:
         file.attrs["name"] = "mpii"

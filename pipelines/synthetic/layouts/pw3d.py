@@ -59,9 +59,7 @@ def _sequence(out: Path, world: World, seed: int, number: int) -> list[TruePerso
     ]
 
 
-def _content(
-    name: str, path: tuple[Viewpoint, ...], pictures: tuple[Picture, ...], valid: np.ndarray
-) -> dict[str, Any]:
+def _content(name: str, path: tuple[Viewpoint, ...], pictures: tuple[Picture, ...], valid: np.ndarray) -> dict[str, Any]:
     actors = range(len(valid))
     cam_poses = np.tile(np.eye(4), (len(path), 1, 1))
     for frame, viewpoint in enumerate(path):
@@ -73,9 +71,7 @@ def _content(
         "sequence": name,
         "genders": [("f", "m")[actor % 2] for actor in actors],
         "betas": [pictures[0].people[actor].betas.astype(np.float64) for actor in actors],
-        "poses": [
-            np.stack([_world_pose(p.people[actor], v) for p, v in zip(pictures, path)]) for actor in actors
-        ],
+        "poses": [np.stack([_world_pose(p.people[actor], v) for p, v in zip(pictures, path)]) for actor in actors],
         "poses2d": [np.stack([_detected(p.people[actor]) for p in pictures]) for actor in actors],
         "campose_valid": list(valid),
         "cam_poses": cam_poses,

@@ -48,9 +48,7 @@ def write_mat5(path: Path, variables: Mapping[str, Any]) -> None:
     path.write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64".ljust(_HEADER) + content[_HEADER:])
 
 
-def write_mat73(
-    path: Path, arrays: Mapping[str, np.ndarray], cells: Mapping[str, Iterable[np.ndarray]] = {}
-) -> None:
+def write_mat73(path: Path, arrays: Mapping[str, np.ndarray], cells: Mapping[str, Iterable[np.ndarray]] = {}) -> None:
     """Write a MATLAB file of version 7.3 with arrays and cell columns, as h5py has them: dimensions reversed."""
     import h5py
 

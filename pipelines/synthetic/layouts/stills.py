@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 Subject = tuple[int, "Picture", "WorldPerson"]
 
 
-def subjects(
-    world: World, people: int, seed: int, *, most: int = 2, whole: bool = False
-) -> Iterator[Subject]:
+def subjects(world: World, people: int, seed: int, *, most: int = 2, whole: bool = False) -> Iterator[Subject]:
     """Yield pictures by number, each with the person it is of: the one of whom most is seen. With `whole`, none is cut off."""
     index = found = 0
     while found < people:

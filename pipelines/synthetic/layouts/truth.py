@@ -39,9 +39,7 @@ def write_truth(out: Path, people: list[TruePerson]) -> None:
         "visibility": np.stack([p.visibility for p in world]),
         "pose": np.stack([p.pose_aa for p in world]),
         "betas": np.stack([p.betas for p in world]),
-        "S": np.stack(
-            [np.c_[p.keypoints_cam_m[JOINTS.superset] - p.pelvis_cam_m, np.ones(24)] for p in world]
-        ),
+        "S": np.stack([np.c_[p.keypoints_cam_m[JOINTS.superset] - p.pelvis_cam_m, np.ones(24)] for p in world]),
         "joints17_m": np.stack([p.joints17_cam_m - p.pelvis_cam_m for p in world]),
         "pelvis_cam_m": np.stack([p.pelvis_cam_m for p in world]),
     }

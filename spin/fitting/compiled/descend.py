@@ -33,9 +33,7 @@ _CHUNK = 16  # samples that a thread takes at a time
 
 
 @machine_code
-def pull_of_view(
-    tb: np.record, problem: Problem, v: int, sigma2: float, x: np.ndarray, s: np.record, pull: np.ndarray
-) -> None:
+def pull_of_view(tb: np.record, problem: Problem, v: int, sigma2: float, x: np.ndarray, s: np.record, pull: np.ndarray) -> None:
     """Adds half the gradient of one view's reprojection term by each point to `pull` (44, 3).
 
     `sigma2` 0: squared distances, weighted by confidence, as stage one has them.
@@ -65,9 +63,7 @@ def pull_of_view(
 
 
 @machine_code
-def pull_of_joints3d(
-    tb: np.record, weights: Weights, problem: Problem, s: np.record, pull: np.ndarray
-) -> None:
+def pull_of_joints3d(tb: np.record, weights: Weights, problem: Problem, s: np.record, pull: np.ndarray) -> None:
     """The same of the 3D joints' term, both sets about their centres."""
     mass = s.point.dtype.type(0)
     mean = np.zeros(3, s.point.dtype)
@@ -87,9 +83,7 @@ def pull_of_joints3d(
 
 
 @machine_code
-def gather(
-    tb: np.record, blend: np.ndarray, x: np.ndarray, s: np.record, pull: np.ndarray, moment: np.ndarray
-) -> None:
+def gather(tb: np.record, blend: np.ndarray, x: np.ndarray, s: np.record, pull: np.ndarray, moment: np.ndarray) -> None:
     """Half the gradient by pose, betas and translation, into `s.gradient`, of what pulls at the points."""
     turn_axes(tb, x, s)
     gradient = s.gradient
@@ -262,9 +256,7 @@ def solve(
         scratch = make_scratch(body)
         for first in ranges:
             last = min(first + _CHUNK, count)
-            descend_range(
-                body.tables, body.blend, weights, batch, torso, answer, scratch, first, last, iterations
-            )
+            descend_range(body.tables, body.blend, weights, batch, torso, answer, scratch, first, last, iterations)
 
     starts = list(range(0, count, _CHUNK))
     with ThreadPoolExecutor(max(1, min(threads, len(starts)))) as pool:
@@ -277,6 +269,4 @@ def is_compiled(body: Body) -> bool:
     """As `spin.fitting.compiled.solve.is_compiled`."""
     weights, batch, answer = nothing_to_solve(body)
     scratch, torso = make_scratch(body), batch.keypoints_px
-    return is_at_hand(
-        descend_range, (body.tables, body.blend, weights, batch, torso, answer, scratch, 0, 0, 0)
-    )
+    return is_at_hand(descend_range, (body.tables, body.blend, weights, batch, torso, answer, scratch, 0, 0, 0))

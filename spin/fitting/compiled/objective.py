@@ -37,9 +37,7 @@ def prepare(tb: np.record, problem: Problem, s: np.record) -> None:
 
 
 @machine_code
-def cost(
-    tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, s: np.record
-) -> tuple:
+def cost(tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, s: np.record) -> tuple:
     """Cost at x (85,), and the prior's component that it was taken at; leaves the posed points in `s`."""
     pose_points(tb, blend, x, s)
     total = reprojection(tb, weights, problem, x, s) + joints3d(tb, weights, problem, s)
@@ -70,16 +68,8 @@ def reprojection(tb: np.record, weights: Weights, problem: Problem, x: np.ndarra
             z = r[2, 0] * qx + r[2, 1] * qy + r[2, 2] * qz + t[2]
             if z < NEAREST_M:
                 return x.dtype.type(np.inf)
-            dx = (
-                focal * (r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + t[0]) / z
-                + cx
-                - problem.keypoints_px[v, keypoint, 0]
-            )
-            dy = (
-                focal * (r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + t[1]) / z
-                + cy
-                - problem.keypoints_px[v, keypoint, 1]
-            )
+            dx = focal * (r[0, 0] * qx + r[0, 1] * qy + r[0, 2] * qz + t[0]) / z + cx - problem.keypoints_px[v, keypoint, 0]
+            dy = focal * (r[1, 0] * qx + r[1, 1] * qy + r[1, 2] * qz + t[1]) / z + cy - problem.keypoints_px[v, keypoint, 1]
             sigma2 = weights.sigma2_px2
             robust = sigma2 * dx * dx / (sigma2 + dx * dx) + sigma2 * dy * dy / (sigma2 + dy * dy)
             total += confidence * confidence * robust
@@ -249,9 +239,7 @@ def add_view(
 
 
 @machine_code
-def push_row(
-    ux: float, uy: float, uz: float, moves: bool, pull: float, count: int, filled: int, s: np.record
-) -> int:
+def push_row(ux: float, uy: float, uz: float, moves: bool, pull: float, count: int, filled: int, s: np.record) -> int:
     """A residual whose derivative by the point at hand is u: its row joins those that wait, its pull the gradient."""
     row, d = s.rows[filled], s.by_parameter
     for a in range(STRIDE):
@@ -330,9 +318,7 @@ def take_mean_of_joints3d(weights: Weights, mass: float, s: np.record) -> None:
 
 
 @machine_code
-def pull_feature(
-    tb: np.record, blend: np.ndarray, p: int, ax: float, ay: float, az: float, s: np.record
-) -> None:
+def pull_feature(tb: np.record, blend: np.ndarray, p: int, ax: float, ay: float, az: float, s: np.record) -> None:
     """Carries the gradient by point p on to the pose blend shapes' feature."""
     for n in range(tb.pair_start[p], tb.pair_start[p + 1]):
         if n >= 24:
@@ -369,9 +355,7 @@ def add_pose_blend(x: np.ndarray, s: np.record) -> None:
 
 
 @machine_code
-def add_priors(
-    tb: np.record, weights: Weights, problem: Problem, x: np.ndarray, component: int, s: np.record
-) -> None:
+def add_priors(tb: np.record, weights: Weights, problem: Problem, x: np.ndarray, component: int, s: np.record) -> None:
     half = x.dtype.type(0.5) * problem.pose_prior
     if half > 0:
         precision = tb.prior_precision[component]

@@ -133,17 +133,13 @@ def solve_batch(
     """Minimises every sample from its start (N, 85), which is not changed. The number of threads changes no bit."""
     count = len(start)
     dtype = body.real
-    answer = Answer(
-        np.array(start, dtype), np.zeros(count, dtype), np.zeros(count, np.int64), np.zeros(count, np.bool_)
-    )
+    answer = Answer(np.array(start, dtype), np.zeros(count, dtype), np.zeros(count, np.int64), np.zeros(count, np.bool_))
 
     def work(ranges: list[int]) -> None:
         scratch = make_scratch(body)
         for first in ranges:
             last = min(first + _CHUNK, count)
-            solve_range(
-                body.tables, body.blend, weights, batch, answer, scratch, first, last, iterations, tolerance
-            )
+            solve_range(body.tables, body.blend, weights, batch, answer, scratch, first, last, iterations, tolerance)
 
     starts = list(range(0, count, _CHUNK))
     threads = max(1, min(threads, len(starts)))
@@ -156,9 +152,7 @@ def solve_batch(
     return answer
 
 
-def batch_of(
-    body: Body, objective: Objective, start: Start, observations: Observations
-) -> tuple[Weights, Batch]:
+def batch_of(body: Body, objective: Objective, start: Start, observations: Observations) -> tuple[Weights, Batch]:
     """The problems of a call, in the body's precision."""
     count = len(observations)
     joints = observations.joints3d_m
@@ -215,9 +209,7 @@ def nothing_to_solve(body: Body) -> tuple[Weights, Batch, Answer]:
         np.zeros((1, 1, 2), dtype), np.zeros((1, 0, 4), dtype), np.zeros((1, 82), dtype), np.zeros((1, 82), dtype),
         np.zeros(1, dtype),
     )  # fmt: skip
-    answer = Answer(
-        np.zeros((1, 85), dtype), np.zeros(1, dtype), np.zeros(1, np.int64), np.zeros(1, np.bool_)
-    )
+    answer = Answer(np.zeros((1, 85), dtype), np.zeros(1, dtype), np.zeros(1, np.int64), np.zeros(1, np.bool_))
     return Weights(*(dtype.type(0) for _ in Weights._fields)), batch, answer
 
 

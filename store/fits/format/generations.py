@@ -145,9 +145,7 @@ def _require_today(layout: Layout, number: int) -> None:
         )
 
 
-def load_generation(
-    layout: Layout, number: int, *, samples: int, fingerprint: Fingerprint
-) -> tuple[Generation, np.ndarray]:
+def load_generation(layout: Layout, number: int, *, samples: int, fingerprint: Fingerprint) -> tuple[Generation, np.ndarray]:
     """Return a generation and its records, (n,) of store.fits.records.ROW.
 
     Raises CorruptGenerationError if it is missing or damaged, FingerprintMismatchError if its
@@ -202,9 +200,7 @@ def _chunk_key(name: str, chunk: int) -> str:
     return f"{name}/c/{chunk}/0" if COLUMNS[name].width else f"{name}/c/{chunk}"
 
 
-def _metadata(
-    generation: Generation, samples: int, rows_per_chunk: int, fingerprint: Fingerprint
-) -> dict[str, bytes]:
+def _metadata(generation: Generation, samples: int, rows_per_chunk: int, fingerprint: Fingerprint) -> dict[str, bytes]:
     """Return the group's files except the chunks, as zarr writes them."""
     attributes = {
         "format": FORMAT,

@@ -74,8 +74,7 @@ def check_writer(writer: str) -> str:
     """Return a writer's name, which becomes part of file names. Raises UnusableNameError."""
     if not _WRITER.fullmatch(writer):
         raise UnusableNameError(
-            f"writer {writer!r}: use letters, digits, dots, dashes and underscores, a letter or digit first, "
-            "at most 64"
+            f"writer {writer!r}: use letters, digits, dots, dashes and underscores, a letter or digit first, at most 64"
         )
     return writer
 
@@ -118,9 +117,7 @@ def read_segment(layout: Layout, name: str, *, samples: int, fingerprint: Finger
     where = layout.files.where(f"{SEGMENTS}/{name}")
     expected = checksum_in_name(name)
     if expected is None:
-        raise CorruptSegmentError(
-            f"{where}: the name does not end in the checksum of the content; remove the file"
-        )
+        raise CorruptSegmentError(f"{where}: the name does not end in the checksum of the content; remove the file")
     content = layout.files.read(f"{SEGMENTS}/{name}")
     found = f"{zlib.crc32(content):08x}"
     if found != expected:

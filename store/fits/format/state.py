@@ -125,9 +125,7 @@ def load_tagged(layout: Layout, manifest: Manifest, tag: Tag) -> State:
 
 
 def _load(layout: Layout, manifest: Manifest, number: int) -> State:
-    generation, rows = load_generation(
-        layout, number, samples=manifest.samples, fingerprint=manifest.fingerprint
-    )
+    generation, rows = load_generation(layout, number, samples=manifest.samples, fingerprint=manifest.fingerprint)
     return State(generation, FitTable(rows), set(), runs=dict(generation.runs))
 
 

@@ -39,8 +39,7 @@ def check_tag_name(name: str) -> str:
     """Return the name. Raises UnusableNameError."""
     if not _NAME.fullmatch(name):
         raise UnusableNameError(
-            f"tag {name!r}: use letters, digits, dots, dashes and underscores, a letter or digit first, "
-            "at most 128"
+            f"tag {name!r}: use letters, digits, dots, dashes and underscores, a letter or digit first, at most 128"
         )
     return name
 
@@ -111,13 +110,9 @@ def read_tag_file(layout: Layout, file: str) -> Tag:
     content = read_sealed(layout.files, file, format_name=FORMAT, version=VERSION)
     generation, segments = content.get("generation"), content.get("segments")
     if not isinstance(generation, int) or not isinstance(segments, list):
-        raise FormatVersionError(
-            f"{where}: a tag must have a generation and segments, found {sorted(content)}"
-        )
+        raise FormatVersionError(f"{where}: a tag must have a generation and segments, found {sorted(content)}")
     if any(not is_segment_name(segment) for segment in segments):
-        raise FormatVersionError(
-            f"{where}: expected names of segments, found another name; restore the file from a copy"
-        )
+        raise FormatVersionError(f"{where}: expected names of segments, found another name; restore the file from a copy")
     made, writer = content.get("time_ms", 0), content.get("writer", "")
     name = file.rpartition("/")[2].removesuffix(".json")
     return Tag(name, generation, tuple(segments), int(made), str(writer))

@@ -31,11 +31,7 @@ class Unneeded:
 
     @property
     def names(self) -> list[str]:
-        names = [
-            f"{GENERATIONS}/{number:06d}.{kind}"
-            for number, kinds in self.generations.items()
-            for kind in kinds
-        ]
+        names = [f"{GENERATIONS}/{number:06d}.{kind}" for number, kinds in self.generations.items() for kind in kinds]
         return sorted(names) + [f"{SEGMENTS}/{name}" for name in self.segments]
 
 
@@ -49,9 +45,7 @@ def unneeded(layout: Layout, current: Generation) -> Unneeded:
     kept = {tag.generation for tag in tags}
     pinned = {name for tag in tags for name in tag.segments}
     files = layout.generation_files()
-    old = {
-        number: files[number] for number in sorted(files) if number < current.number and number not in kept
-    }
+    old = {number: files[number] for number in sorted(files) if number < current.number and number not in kept}
     there = set(layout.segment_names(0, current.number))
     superseded = {name for name in there if int(name.partition("/")[0]) < current.line}
     return Unneeded(old, sorted((superseded | (current.absorbed & there)) - pinned))

@@ -80,9 +80,7 @@ class Maintenance:
                     if not write_tag(self._layout, tag):
                         if read_tag(self._layout, name) == tag:
                             return tag
-                        raise TagExistsError(
-                            f"{self._layout.location}: tag {name!r} names another state; choose another name"
-                        )
+                        raise TagExistsError(f"{self._layout.location}: tag {name!r} names another state; choose another name")
                     if still_pinned():
                         return tag
                     self._layout.files.remove(tag_file(name))
@@ -158,9 +156,7 @@ class Maintenance:
         with self._replica.maintenance, self._layout.files.exclusive():
             self._follower.refresh()
             files, generation = self._layout.files, self._replica.state.generation
-            abandoned = [
-                name for name in files.stale_claims(grace_s) if name > generation_name(generation.number)
-            ]
+            abandoned = [name for name in files.stale_claims(grace_s) if name > generation_name(generation.number)]
             if dry_run:
                 return unneeded(self._layout, generation).names + abandoned + files.leftovers(grace_s)
             if abandoned:
@@ -180,9 +176,7 @@ class Maintenance:
             return rows
 
         layout, number, fingerprint = self._layout, generation.number, self._manifest.fingerprint
-        write_generation(
-            layout, generation, samples=self._manifest.samples, fingerprint=fingerprint, rows_of=rows_of
-        )
+        write_generation(layout, generation, samples=self._manifest.samples, fingerprint=fingerprint, rows_of=rows_of)
         if move_current(layout, old, number):
             return True
         current = read_current(layout)

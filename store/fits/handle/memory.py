@@ -28,9 +28,7 @@ class Replica:
     `memory` while records are looked up or changed, and never while waiting for a file.
     """
 
-    def __init__(
-        self, layout: Layout, manifest: Manifest, state: State, writer: str, clock: Callable[[], int]
-    ) -> None:
+    def __init__(self, layout: Layout, manifest: Manifest, state: State, writer: str, clock: Callable[[], int]) -> None:
         self.layout = layout
         self.manifest = manifest
         self.writer = writer

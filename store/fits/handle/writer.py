@@ -65,9 +65,7 @@ class Flusher:
             # Others may have compacted since: segments in earlier folders of the line count, too.
             number = replica.state.generation.number
             try:
-                name = write_segment(
-                    layout, number, fingerprint=replica.manifest.fingerprint, info=info, ids=ids, rows=rows
-                )
+                name = write_segment(layout, number, fingerprint=replica.manifest.fingerprint, info=info, ids=ids, rows=rows)
                 break
             except FileNotFoundError:
                 # A compaction moved on and removed the empty folder of a generation before.

@@ -59,9 +59,7 @@ class Outcome:
     samples: tuple[int, ...] = ()
 
 
-def repair(
-    location: str | Path, *, copy: str | Path | None = None, accept_loss: bool = False
-) -> list[Outcome]:
+def repair(location: str | Path, *, copy: str | Path | None = None, accept_loss: bool = False) -> list[Outcome]:
     """Repair what verify finds. `copy` is a copy of the store, of any age. Writers may go on.
 
     Raises FitStoreNotFoundError; FormatVersionError if store.json can't be repaired, as nothing else can be checked then;
@@ -189,9 +187,7 @@ class _Repair:
         missing = []
         for name, (size, checksum) in inventory.files.items():
             check = has_checksum(checksum, size)
-            if not check(self._bytes(f"{folder}/{name}")) and not self._repair_group_file(
-                number, name, check
-            ):
+            if not check(self._bytes(f"{folder}/{name}")) and not self._repair_group_file(number, name, check):
                 missing.append(name)
         if not missing:
             return

@@ -64,9 +64,7 @@ class Salvaged:
     write: Callable[[], int]
 
 
-def salvage(
-    layout: Layout, manifest: Manifest, inventory: Inventory, missing: list[str], tags: Iterable[Tag]
-) -> Salvaged:
+def salvage(layout: Layout, manifest: Manifest, inventory: Inventory, missing: list[str], tags: Iterable[Tag]) -> Salvaged:
     """Keep the whole records of a generation, and replace each damaged one by the best other record of its sample.
 
     Only records of the same epoch are taken: a retracted fit does not return. Where epochs are lost, the sample has no fit, and

@@ -49,12 +49,8 @@ print(folder)
 def test_a_local_session_listens_on_loopback_only_and_leaves_the_home_alone(tmp_path: Path) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "XDG_", "MPL"))} | {
-        "HOME": str(home)
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120
-    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "XDG_", "MPL"))} | {"HOME": str(home)}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert not Path(done.stdout.strip()).exists()
     assert list(home.rglob("*")) == []

@@ -106,14 +106,10 @@ def _listens(port: int) -> bool:
 
 
 def _submit(environment: dict[str, str], *words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*SPIN_PIPE, "submit", *words], env=environment, cwd=cwd, capture_output=True, text=True, timeout=200
-    )
+    return subprocess.run([*SPIN_PIPE, "submit", *words], env=environment, cwd=cwd, capture_output=True, text=True, timeout=200)
 
 
-def test_a_job_shows_its_log_and_hands_on_its_exit_code(
-    job_server: dict[str, str], preprocessed: Path, tmp_path: Path
-) -> None:
+def test_a_job_shows_its_log_and_hands_on_its_exit_code(job_server: dict[str, str], preprocessed: Path, tmp_path: Path) -> None:
     """fit-static joins the cluster, with its token, and fits there; of another one only the name is printed."""
     shutil.copytree(preprocessed, tmp_path / "data")
     done = _submit(job_server, "fit-static", "world", "--init", "lifter", cwd=tmp_path)
@@ -131,9 +127,7 @@ def test_a_job_shows_its_log_and_hands_on_its_exit_code(
 
 
 def test_a_job_is_stopped(job_server: dict[str, str], tmp_path: Path) -> None:
-    job = _submit(
-        job_server, "--no-wait", "synth", "--people", "50000", "--out", "world", cwd=tmp_path
-    ).stdout.strip()
+    job = _submit(job_server, "--no-wait", "synth", "--people", "50000", "--out", "world", cwd=tmp_path).stdout.strip()
     end = time.monotonic() + 60
     while "running" not in (status := _submit(job_server, "--status", job, cwd=tmp_path)).stdout:
         assert time.monotonic() < end, status.stdout + status.stderr

@@ -20,9 +20,7 @@ def _doctor(before: list[Path], after: list[Path], data: Path) -> tuple[int, dic
         f"sys.argv = ['spin-pipe', 'doctor', '--no-ray', '--json', '--data', {str(data)!r}];"
         "from pipelines.cli import main; main()"
     )
-    ended = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=data
-    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=data)
     assert ended.stdout, ended.stderr
     return ended.returncode, {check["name"]: check for check in json.loads(ended.stdout)}
 

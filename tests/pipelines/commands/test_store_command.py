@@ -33,9 +33,7 @@ def fits(score: np.ndarray | float, run: int = 0) -> Fits:
 
 @pytest.fixture
 def store(tmp_path: Path) -> FitStore:
-    made = FitStore.create(
-        tmp_path / "fits" / "world", samples=SAMPLES, fingerprint=Fingerprint("b:1", "o:1", "s:1", "a:1")
-    )
+    made = FitStore.create(tmp_path / "fits" / "world", samples=SAMPLES, fingerprint=Fingerprint("b:1", "o:1", "s:1", "a:1"))
     made.merge(ALL, fits(np.arange(SAMPLES, dtype=np.float32), made.name_run("first")))
     made.tag("then")
     return made

@@ -26,9 +26,7 @@ ALL = np.arange(SAMPLES)
 @pytest.fixture
 def store(tmp_path: Path) -> FitStore:
     """Two thirds of the samples have fits."""
-    made = FitStore.create(
-        tmp_path / "fits" / "world", samples=SAMPLES, fingerprint=Fingerprint("b:1", "o:1", "s:1", "a:1")
-    )
+    made = FitStore.create(tmp_path / "fits" / "world", samples=SAMPLES, fingerprint=Fingerprint("b:1", "o:1", "s:1", "a:1"))
     rng = np.random.default_rng(0)
     fits = replace(
         Fits.empty(20),
@@ -72,9 +70,7 @@ def test_repair_takes_what_a_copy_holds_and_reports_what_it_did(store: FitStore,
     assert FitStore.open(store.path).get(ALL[:1]).score == -1
 
 
-def test_the_earlier_name_of_repair_is_accepted_and_gives_the_new_one(
-    store: FitStore, tmp_path: Path
-) -> None:
+def test_the_earlier_name_of_repair_is_accepted_and_gives_the_new_one(store: FitStore, tmp_path: Path) -> None:
     shutil.copytree(store.path, tmp_path / "copy")
     next((store.path / "segments" / "000001").iterdir()).write_bytes(b"nothing")
     output = run("verify", store.path, "--repair", "--from", tmp_path / "copy").output
@@ -103,9 +99,7 @@ def test_export_as_parquet_is_read_by_sql_and_by_pyarrow(store: FitStore, tmp_pa
     ).fetchall()
     assert found == [("loop", "first", 10, 1.0), ("static", "first", 10, -1.0)]
     rows = pyarrow.dataset.dataset(out).to_table(filter=pyarrow.dataset.field("score") > 17)
-    assert (
-        rows.column("sample").to_pylist() == [18, 19] and rows.column("verdict").to_pylist() == ["valid"] * 2
-    )
+    assert rows.column("sample").to_pylist() == [18, 19] and rows.column("verdict").to_pylist() == ["valid"] * 2
     poses = rows.column("pose").combine_chunks().flatten().to_numpy().reshape(-1, 72)
     assert np.array_equal(poses, store.get(ALL[18:20]).pose)
 

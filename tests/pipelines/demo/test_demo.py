@@ -58,15 +58,11 @@ def photo(known: Annotations, tmp_path: Path) -> Path:
 
 
 def demo(*arguments: object) -> str:
-    result = CliRunner().invoke(
-        cli, ["demo", *map(str, arguments)], catch_exceptions=False, standalone_mode=False
-    )
+    result = CliRunner().invoke(cli, ["demo", *map(str, arguments)], catch_exceptions=False, standalone_mode=False)
     return result.output
 
 
-def test_detections_are_fitted_and_the_body_lies_on_the_person(
-    photo: Path, known: Annotations, preprocessed: Path
-) -> None:
+def test_detections_are_fitted_and_the_body_lies_on_the_person(photo: Path, known: Annotations, preprocessed: Path) -> None:
     demo(
         "--img",
         photo,
@@ -108,9 +104,7 @@ def test_parameters_give_the_same_pixels_in_every_camera(photo: Path, preprocess
             assert own[:2] / own[2] == pytest.approx(in_image, abs=1e-3)
             full = found["full_translation_m"][i]
             assert found["full_focal_px"][i] == 700
-            assert 700 * full[:2] / full[2] + found["full_principal_px"][i] == pytest.approx(
-                in_image, abs=1e-3
-            )
+            assert 700 * full[:2] / full[2] + found["full_principal_px"][i] == pytest.approx(in_image, abs=1e-3)
             assert 700 / full[2] == pytest.approx(found["image_camera_matrix"][i, 0, 0] / crop_m[2], rel=1e-5)
             s = found["crop_weak_camera"][i, 0]
             assert s * CROP_PX / 2 == pytest.approx(FOCAL_PX / crop_m[2], rel=1e-5)

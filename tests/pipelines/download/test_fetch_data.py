@@ -46,9 +46,7 @@ def test_listing_fetches_nothing_and_says_what_is_there(mirror: Mirror, tmp_path
     assert code == 0
     assert len(mirror.asked) == asked
     states = {
-        line.split()[0]: line.split()[1]
-        for line in said.splitlines()
-        if line.startswith("  ") and not line.startswith("   ")
+        line.split()[0]: line.split()[1] for line in said.splitlines() if line.startswith("  ") and not line.startswith("   ")
     }
     assert states["data"] == "there"
     assert states["static_fits"] == "missing"

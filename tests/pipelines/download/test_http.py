@@ -40,9 +40,7 @@ def test_a_later_run_goes_on_too(mirror: Mirror, tmp_path: Path) -> None:
     assert mirror.asked == ["", "bytes=1000-"]
 
 
-def test_the_beginning_of_another_file_is_not_gone_on_from(
-    mirror: Mirror, second: Mirror, tmp_path: Path
-) -> None:
+def test_the_beginning_of_another_file_is_not_gone_on_from(mirror: Mirror, second: Mirror, tmp_path: Path) -> None:
     """Neither after the file changed, nor from another mirror, nor where the server has no ranges."""
     mirror.ends_after = [1000]
     mirror.files["data.tar.gz"] = packed({"data/old": NOISE})

@@ -26,9 +26,7 @@ def test_results_of_one_protocol_are_compared(results: list[Path]) -> None:
     assert (found.paired, found.resampled, found.differing) == (True, "sequences", {})
     first, second = (read_result(path) for path in results)
     number = found.numbers["mpjpe_mm"]
-    assert number.difference.value == pytest.approx(
-        second.scores.metrics()["mpjpe_mm"] - first.scores.metrics()["mpjpe_mm"]
-    )
+    assert number.difference.value == pytest.approx(second.scores.metrics()["mpjpe_mm"] - first.scores.metrics()["mpjpe_mm"])
     assert number.difference.low <= number.difference.value <= number.difference.high
     content = as_json(found)
     assert json.loads(json.dumps(content)) == content
@@ -42,18 +40,14 @@ def test_results_of_one_protocol_are_compared(results: list[Path]) -> None:
     assert same.numbers["mpjpe_mm"].difference.high == 0
 
 
-def test_a_single_frame_says_nothing_about_chance(
-    results: list[Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_single_frame_says_nothing_about_chance(results: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipelines.evaluation.compare, "read_result", lambda path: _first(read_result(path)))
     with pytest.raises(StageError, match="only one frame to resample; expected at least two"):
         compare_results(*results, draws=200)
 
 
 def _first(result: Result) -> Result:
-    return replace(
-        result, rows=result.rows[:1], images=result.images[:1], scores=result.scores.take(np.array([0]))
-    )
+    return replace(result, rows=result.rows[:1], images=result.images[:1], scores=result.scores.take(np.array([0])))
 
 
 def test_the_npz_may_lie_in_another_folder(data: DataFolder, folder: Path, tmp_path: Path) -> None:
@@ -74,9 +68,7 @@ def test_results_of_two_protocols_are_not_compared_unless_asked(
 ) -> None:
     config = replace(CONFIG, protocol=PROTOCOLS["mpi-inf-3dhp-valid"], limit=4)
     evaluate(data, "3dpw", checkpoint_subject(folder / "net1.pt"), tmp_path / "other.json", config=config)
-    with pytest.raises(
-        StageError, match=r"not comparable.*protocol: 3dpw against.*frames:.*joints:.*--anyway"
-    ) as error:
+    with pytest.raises(StageError, match=r"not comparable.*protocol: 3dpw against.*frames:.*joints:.*--anyway") as error:
         compare_results(results[0], tmp_path / "other.json")
     assert "body" not in str(error.value).split("joints:")[0]
     found = compare_results(results[0], tmp_path / "other.json", anyway=True, draws=200)

@@ -36,9 +36,7 @@ def test_a_perfect_result_is_without_error(data: DataFolder, tmp_path: Path) -> 
     people = read(data, "3dpw")
     subject = result_subject(save_result(tmp_path / "theirs.npz", people), people)
     done = evaluate(data, "3dpw", subject, tmp_path / "out.json", config=CONFIG)
-    assert done.metrics == pytest.approx(
-        {"mpjpe_mm": 0, "pa_mpjpe_mm": 0, "per_vertex_error_mm": 0}, abs=1e-3
-    )
+    assert done.metrics == pytest.approx({"mpjpe_mm": 0, "pa_mpjpe_mm": 0, "per_vertex_error_mm": 0}, abs=1e-3)
     assert subject.about["joints"] == "regressed from pose and betas"
     card = done.result.card
     assert card["true joints"] == {"of the data set": 0, "regressed from the true body": len(people)}
@@ -58,21 +56,15 @@ def test_joints_of_a_result_file_are_used_as_they_are(data: DataFolder, mesh, tm
     assert metrics["pck_14_percent"] == pytest.approx(100 * 13 / 14)
     assert metrics["auc_percent"] == pytest.approx(100 * 16 / 17 * 30 / 31)
     larger = save_result(tmp_path / "larger.npz", people, pred_joints=2 * people.joints17_m)
-    metrics = evaluate(
-        data, people.name, result_subject(larger, people), tmp_path / "larger.json", config=CONFIG
-    ).metrics
+    metrics = evaluate(data, people.name, result_subject(larger, people), tmp_path / "larger.json", config=CONFIG).metrics
     assert metrics["pck_percent"] < 40
     assert metrics["pa_pck_percent"] == 100
     assert metrics["pa_auc_percent"] == pytest.approx(100 * 30 / 31)
 
 
-def test_a_network_is_measured_as_a_loop_over_samples_would(
-    data: DataFolder, folder: Path, mesh, tmp_path: Path
-) -> None:
+def test_a_network_is_measured_as_a_loop_over_samples_would(data: DataFolder, folder: Path, mesh, tmp_path: Path) -> None:
     """The published evaluation, written out for one sample at a time."""
-    done = evaluate(
-        data, "3dpw", checkpoint_subject(folder / "net0.pt"), tmp_path / "out.json", config=CONFIG
-    )
+    done = evaluate(data, "3dpw", checkpoint_subject(folder / "net0.pt"), tmp_path / "out.json", config=CONFIG)
     people, network = read(data, "3dpw"), tiny_network(0).eval()
     with np.load(done.npz_path) as npz:
         predicted = {name: npz[name] for name in ("pred_joints", "pose", "betas", "camera")}
@@ -92,14 +84,10 @@ def test_a_network_is_measured_as_a_loop_over_samples_would(
         assert np.allclose(predicted["camera"][row], body.weak_camera[0], atol=1e-5)
         j, t = (x[list(H36M_TO_J14)] - x[0] for x in (j, t))
         assert done.result.scores.pose is not None
-        assert done.result.scores.pose.mpjpe_mm[row] == pytest.approx(
-            1000 * np.linalg.norm(j - t, axis=1).mean(), abs=1e-2
-        )
+        assert done.result.scores.pose.mpjpe_mm[row] == pytest.approx(1000 * np.linalg.norm(j - t, axis=1).mean(), abs=1e-2)
         u, s, vt = np.linalg.svd((j - j.mean(0)).T @ (t - t.mean(0)))
         flip = np.diag([1, 1, np.sign(np.linalg.det(u @ vt))])
-        aligned = (j - j.mean(0)) @ u @ flip @ vt * np.trace(flip @ np.diag(s)) / (
-            (j - j.mean(0)) ** 2
-        ).sum() + t.mean(0)
+        aligned = (j - j.mean(0)) @ u @ flip @ vt * np.trace(flip @ np.diag(s)) / ((j - j.mean(0)) ** 2).sum() + t.mean(0)
         expected = 1000 * np.linalg.norm(aligned - t, axis=1).mean()
         assert done.result.scores.pose.pa_mpjpe_mm[row] == pytest.approx(expected, abs=1e-2)
     again = result_subject(done.npz_path, people)
@@ -120,9 +108,7 @@ def test_two_workers_find_what_one_does_and_so_does_a_network_in_memory(
     assert not differing(alone.card, done.result.card)
 
 
-def test_masks_and_parts_of_the_true_body_are_nearly_right(
-    data: DataFolder, folder: Path, mesh, tmp_path: Path
-) -> None:
+def test_masks_and_parts_of_the_true_body_are_nearly_right(data: DataFolder, folder: Path, mesh, tmp_path: Path) -> None:
     people, truth = read(data, "lsp"), truth_of(folder / "lsp")
     rows = [truth[image, 0] for image in people.image]
     pose, betas = (np.stack([row[key] for row in rows]) for key in ("pose", "betas"))
@@ -136,9 +122,7 @@ def test_masks_and_parts_of_the_true_body_are_nearly_right(
         cameras.append([s, *(seen.mean(0) / s - xy.mean(0))])
     changes = {"pose": pose, "betas": betas, "camera": np.array(cameras)}
     count = len(people)
-    blank = replace(
-        people, has_smpl=np.ones(count, bool), pose=pose.astype(np.float32), betas=betas.astype(np.float32)
-    )
+    blank = replace(people, has_smpl=np.ones(count, bool), pose=pose.astype(np.float32), betas=betas.astype(np.float32))
     subject = result_subject(save_result(tmp_path / "theirs.npz", blank, **changes), people)
     done = evaluate(data, "lsp", subject, tmp_path / "out.json", config=CONFIG)
     assert set(done.metrics) == {"mask_accuracy", "mask_f1", "part_accuracy", "part_f1"}
@@ -170,16 +154,12 @@ def test_fits_are_measured_where_there_are_some(data: DataFolder, body, tmp_path
     store.tag("half")
     subject = fits_subject(data, people, "half")
     done = evaluate(data, "3dpw", subject, tmp_path / "out.json", config=CONFIG)
-    assert done.metrics == pytest.approx(
-        {"mpjpe_mm": 0, "pa_mpjpe_mm": 0, "per_vertex_error_mm": 0}, abs=1e-3
-    )
+    assert done.metrics == pytest.approx({"mpjpe_mm": 0, "pa_mpjpe_mm": 0, "per_vertex_error_mm": 0}, abs=1e-3)
     assert done.result.rows.tolist() == rows.tolist()
     assert done.result.subject["tag"] == "half"
 
 
-def test_joints_of_an_imported_file_are_those_of_spins_superset(
-    data: DataFolder, mesh, tmp_path: Path
-) -> None:
+def test_joints_of_an_imported_file_are_those_of_spins_superset(data: DataFolder, mesh, tmp_path: Path) -> None:
     """SPIN's data set files have S alone: 24 joints with confidences."""
     people = with_joints(data, mesh, "mine")
     joints3d = np.zeros((len(people), 24, 4), np.float32)
@@ -187,9 +167,7 @@ def test_joints_of_an_imported_file_are_those_of_spins_superset(
     joints3d[:, place, :3], joints3d[:, place, 3] = people.joints17_m, 1
     joints3d[1, place[3], 3] = 0  # without this joint the row's truth is its body
     known = np.ones(len(people), bool)
-    imported = replace(
-        people, has_joints17=~known, joints17_m=people.joints17_m * 0, has_joints3d=known, joints3d_m=joints3d
-    )
+    imported = replace(people, has_joints17=~known, joints17_m=people.joints17_m * 0, has_joints3d=known, joints3d_m=joints3d)
     imported.write(data.annotations("mine"))
     subject = result_subject(save_result(tmp_path / "x.npz", people, pred_joints=people.joints17_m), people)
     done = evaluate(data, "mine", subject, tmp_path / "out.json", config=CONFIG)
@@ -215,9 +193,7 @@ def test_truth_is_put_on_the_body_of_its_gender(data: DataFolder, tmp_path: Path
     assert set(people.gender) == {"female", "male"}
     as_smpl(data, "SMPL_NEUTRAL", 1.0)
     subject = result_subject(save_result(tmp_path / "theirs.npz", people), people)
-    with pytest.raises(
-        StageError, match=r"true bodies are .*put SMPL_(FE)?MALE\.pkl into .*--truth-gender neutral"
-    ):
+    with pytest.raises(StageError, match=r"true bodies are .*put SMPL_(FE)?MALE\.pkl into .*--truth-gender neutral"):
         evaluate(data, "3dpw", subject, tmp_path / "out.json", config=CONFIG)
     neutral = evaluate(data, "3dpw", subject, tmp_path / "n.json", config=replace(CONFIG, neutral_truth=True))
     assert neutral.metrics["mpjpe_mm"] == pytest.approx(0, abs=1e-3)

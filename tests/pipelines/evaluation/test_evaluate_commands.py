@@ -12,9 +12,7 @@ from pipelines.folders import DataFolder
 from tests.pipelines.evaluation.measured import fit_store, read, true_fits, with_joints
 
 
-def test_the_commands_with_their_published_options(
-    run, data: DataFolder, folder: Path, mesh, tmp_path: Path
-) -> None:
+def test_the_commands_with_their_published_options(run, data: DataFolder, folder: Path, mesh, tmp_path: Path) -> None:
     with_joints(data, mesh, "mpi-inf-3dhp-valid")
     common = ("--data", str(data.root), "--workers", "1")
     measured = run(
@@ -30,10 +28,7 @@ def test_the_commands_with_their_published_options(
         "eval", "--result-in", str(tmp_path / "out.npz"), "--dataset", "mpi-inf-3dhp", "--out", str(tmp_path / "b.json"),
         "--json", *common,
     )  # fmt: skip
-    assert (
-        json.loads(again.out)["metrics"].keys()
-        == json.loads((tmp_path / "a.json").read_text())["metrics"].keys()
-    )
+    assert json.loads(again.out)["metrics"].keys() == json.loads((tmp_path / "a.json").read_text())["metrics"].keys()
     compared = run("compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--draws", "100")
     assert compared.code == 0
     assert "the protocol cards agree" in compared.out
@@ -43,9 +38,7 @@ def test_the_commands_with_their_published_options(
     )  # fmt: skip
     assert other.code == 0
     assert run("compare", str(tmp_path / "a.json"), str(tmp_path / "c.json")).code == 1
-    anyway = run(
-        "compare", str(tmp_path / "a.json"), str(tmp_path / "c.json"), "--anyway", "--json", "--draws", "100"
-    )
+    anyway = run("compare", str(tmp_path / "a.json"), str(tmp_path / "c.json"), "--anyway", "--json", "--draws", "100")
     assert json.loads(anyway.out)["comparable"] is False
 
 

@@ -46,9 +46,7 @@ def test_bodies_that_are_no_numbers_are_listed(data: DataFolder, tmp_path: Path)
     pose[1, 5] = np.nan
     subject = result_subject(save_result(tmp_path / "theirs.npz", people, pose=pose), people)
     done = evaluate(data, "3dpw", subject, tmp_path / "out.json", config=CONFIG)
-    assert [(entry["row"], entry["reason"]) for entry in done.result.left_out] == [
-        (1, "its body is not a number")
-    ]
+    assert [(entry["row"], entry["reason"]) for entry in done.result.left_out] == [(1, "its body is not a number")]
     assert done.metrics["mpjpe_mm"] == pytest.approx(0, abs=1e-3)
 
 

@@ -39,9 +39,7 @@ def fill(data: DataFolder, annotations: Annotations, skip: list[int]) -> Fits:
     """Fits of all rows but `skip`, in the store of the data set 'world'."""
     files = FittingFiles.of(data, CONFIG)
     ids = np.arange(len(annotations))
-    done = StaticFitter(files, CONFIG, ignore_3d=False).fit(
-        Work(ids, annotations, groups_of(annotations), ())
-    )
+    done = StaticFitter(files, CONFIG, ignore_3d=False).fit(Work(ids, annotations, groups_of(annotations), ()))
     store = FitStore.create(
         data.fits("world"), samples=len(annotations),
         fingerprint=files.fingerprint(CONFIG.objective, annotations),
@@ -73,9 +71,7 @@ def emptied(data: DataFolder) -> None:
     shutil.rmtree(data.fits("world"))
 
 
-def brought_back(
-    data: DataFolder, tmp_path: Path, format: str
-) -> tuple[Fits, Fits, np.ndarray, ImportSummary]:
+def brought_back(data: DataFolder, tmp_path: Path, format: str) -> tuple[Fits, Fits, np.ndarray, ImportSummary]:
     """Fits before, and as they come back into an empty store; where valid; what was said."""
     before = stored(data)
     path = export_fits(data, "world", tmp_path / f"x{FIT_FORMATS[format].ending}", format=format).path
@@ -93,10 +89,7 @@ def test_what_is_exported_comes_back_to_the_bit(data: DataFolder, tmp_path: Path
     assert (after.source[~expected] == Source.NONE).all()
     assert np.array_equal(after.betas[expected], before.betas[expected])
     if format == "eft":  # matrices: the same rotations, and the same angles up to float32's last digit
-        matrices = [
-            axis_angle_to_matrix(torch.from_numpy(f.pose[expected].reshape(-1, 3)).double())
-            for f in (before, after)
-        ]
+        matrices = [axis_angle_to_matrix(torch.from_numpy(f.pose[expected].reshape(-1, 3)).double()) for f in (before, after)]
         assert (matrices[0] - matrices[1]).abs().max() < 1e-6
     else:
         assert np.array_equal(after.pose[expected], before.pose[expected])
@@ -108,9 +101,7 @@ def test_what_is_exported_comes_back_to_the_bit(data: DataFolder, tmp_path: Path
     assert (after.start[expected] == StartKind.FILE).all()
 
 
-def test_a_camera_that_no_file_holds_is_found_as_good_as_the_fits_own(
-    data: DataFolder, tmp_path: Path
-) -> None:
+def test_a_camera_that_no_file_holds_is_found_as_good_as_the_fits_own(data: DataFolder, tmp_path: Path) -> None:
     before, after, valid, done = brought_back(data, tmp_path, "spin")
     assert done.with_camera == 0
     # The body's best place is where the fit had put it, or better: only the reprojection sees it.
@@ -126,9 +117,7 @@ def test_a_second_round_writes_the_same_bodies(data: DataFolder, tmp_path: Path,
     ending = FIT_FORMATS[format].ending
     first = export_fits(data, "world", tmp_path / f"a{ending}", format=format).path
     emptied(data)
-    import_fits(data, "world", first, same_body=True) if format == "static" else import_fits(
-        data, "world", first
-    )
+    import_fits(data, "world", first, same_body=True) if format == "static" else import_fits(data, "world", first)
     second = export_fits(data, "world", tmp_path / f"b{ending}", format=format).path
     if ending.endswith(".json"):
         a, b = (json.loads(path.read_text())["data"] for path in (first, second))
@@ -205,9 +194,7 @@ def test_smpls_bodies_are_not_taken_for_the_open_bodys(data: DataFolder, tmp_pat
     np.save(tmp_path / "x.npy", np.concatenate([before.pose, before.betas], 1))
     with pytest.raises(UsageError, match=r"taken for SMPL's, and the body in use is open-body.*--same-body"):
         import_fits(data, "world", tmp_path / "x.npy")
-    np.savez(
-        tmp_path / "y.npz", pose=before.pose, shape=before.betas, spin_pipe_body="SMPL_NEUTRAL:0123456789ab"
-    )
+    np.savez(tmp_path / "y.npz", pose=before.pose, shape=before.betas, spin_pipe_body="SMPL_NEUTRAL:0123456789ab")
     with pytest.raises(UsageError, match="its bodies are of SMPL_NEUTRAL:0123456789ab"):
         import_fits(data, "world", tmp_path / "y.npz", same_body=True)
     assert all(np.array_equal(getattr(stored(data), name), getattr(before, name)) for name in COLUMNS)
@@ -277,9 +264,7 @@ def test_annotations_come_back_to_the_bit(data: DataFolder, tmp_path: Path) -> N
     assert after.source[5] == "w.npz: row 5"
 
 
-def test_bodies_of_another_body_are_left_out_and_rows_that_cant_be_used_rejected(
-    data: DataFolder, tmp_path: Path
-) -> None:
+def test_bodies_of_another_body_are_left_out_and_rows_that_cant_be_used_rejected(data: DataFolder, tmp_path: Path) -> None:
     before = Annotations.read(data.annotations("world"))
     path = export_annotations(data, "world", tmp_path / "w.npz").path
     with np.load(path) as content:

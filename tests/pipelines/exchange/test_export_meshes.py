@@ -35,9 +35,7 @@ def data(ray_running: None, preprocessed: Path, tmp_path_factory: pytest.TempPat
         shutil.copy(Path(known.image_root) / old, target)
     keypoints = known.keypoints_px.copy()
     keypoints[2] = 0
-    moved = replace(
-        known, name="walk", image=images, image_root=str(folder.root / "frames"), keypoints_px=keypoints
-    )
+    moved = replace(known, name="walk", image=images, image_root=str(folder.root / "frames"), keypoints_px=keypoints)
     moved.write(folder.annotations("walk"), provenance={"reader": "test"})
     fit_static(folder, "walk", FitConfig("lm", 3), workers=1)
     return folder
@@ -47,11 +45,7 @@ def test_a_sample_stands_where_its_fit_does(data: DataFolder) -> None:
     (done,) = export_glb(data, "walk", samples=[1])
     fits = FitStore.open(data.fits("walk")).get(np.array([1]))
     with torch.no_grad():
-        own = (
-            BodyMesh(load_body(data.body))(torch.from_numpy(fits.pose), torch.from_numpy(fits.betas))
-            .vertices_m[0]
-            .numpy()
-        )
+        own = BodyMesh(load_body(data.body))(torch.from_numpy(fits.pose), torch.from_numpy(fits.betas)).vertices_m[0].numpy()
     found = Reader(done.path.read_bytes()).posed(0) * [1, -1, -1]
     assert np.linalg.norm(found - own - fits.camera[0], axis=1).mean() < 2e-3
     assert done.path == data.exported("walk", "_1.glb")

@@ -35,9 +35,7 @@ def run(*words: str | Path) -> str:
     return result.output
 
 
-def test_fits_in_an_object_store_are_looked_at_and_exported(
-    data: Path, s3: S3, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fits_in_an_object_store_are_looked_at_and_exported(data: Path, s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     """docs/store.md has fit-static make some there; tests/pipelines/test_docs.py runs it."""
     place = "s3://bucket/some/fits"
     folder = DataFolder(data, place)
@@ -59,12 +57,7 @@ def test_fits_in_an_object_store_are_looked_at_and_exported(
     assert json.loads(run("store", "verify", *asked))["findings"] == []
     assert json.loads(run("store", "diff", "world@static", *asked))["changed"] == 0
     monkeypatch.setenv("SPIN_PIPE_FITS", place)
-    assert (
-        json.loads(run("store", "reset", "world", "--where", "sample < 3", "--data", data, "--json"))[
-            "retracted"
-        ]
-        == 3
-    )
+    assert json.loads(run("store", "reset", "world", "--where", "sample < 3", "--data", data, "--json"))["retracted"] == 3
     assert f"{count - 3} of {count} samples" in run("info", "world", "--data", data)
     run("export-fits", "world", "--data", data)
     with np.load(data / "final_fits" / "world.npz") as exported:
@@ -102,9 +95,7 @@ def test_what_is_wrong_with_a_place_is_said_in_one_line_before_anything_begins(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("pipelines.fitting.fit_static.compile_solver", lambda *_: pytest.fail("too late"))
-    monkeypatch.setattr(
-        sys, "argv", ["spin-pipe", "fit-static", "world", "--data", str(data), "--fits", place]
-    )
+    monkeypatch.setattr(sys, "argv", ["spin-pipe", "fit-static", "world", "--data", str(data), "--fits", place])
     with pytest.raises(SystemExit) as ended:
         main()
     lines = capsys.readouterr().err.splitlines()

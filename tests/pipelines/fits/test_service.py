@@ -81,14 +81,10 @@ def test_closing_writes_what_is_pending_and_metrics_count(tmp_path: Path) -> Non
     assert found["offer_p50_ms"] <= found["offer_p99_ms"]
     again = FitStore.open(tmp_path / "a")
     assert again.get(ids).score.tolist() == [3.0, 3.0, 5.0, 5.0]
-    assert {again.runs[int(code)] for code in again.get(ids).run} == {"first"} and again.get(
-        ids
-    ).time.min() > 0
+    assert {again.runs[int(code)] for code in again.get(ids).run} == {"first"} and again.get(ids).time.min() > 0
 
 
-def test_a_failed_write_is_told_to_the_next_offer_and_tried_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_is_told_to_the_next_offer_and_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     service = FitService(tmp_path / "a", 50, FINGERPRINT, "test", flush_seconds=0.01)
     ids = np.arange(4)
 
@@ -130,9 +126,7 @@ def test_offers_of_workers_that_went_before_are_refused(service: FitService) -> 
     assert service.offer(ids, fits(ids, 3.0), "second").all()
 
 
-def test_many_segments_become_a_generation_beside_the_work(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_segments_become_a_generation_beside_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("store.fits.handle.maintenance.WORTH_COMPACTING", 3000)
     service = FitService(tmp_path / "fits", 50, FINGERPRINT, "test", flush_seconds=0.01)
     one = np.array([1])

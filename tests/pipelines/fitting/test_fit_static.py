@@ -62,9 +62,7 @@ def undisturbed(ray_running: None, preprocessed: Path, tmp_path_factory: pytest.
     return stored(data)
 
 
-def test_every_sample_is_fitted_once_and_running_again_does_nothing(
-    data: DataFolder, undisturbed: Fits
-) -> None:
+def test_every_sample_is_fitted_once_and_running_again_does_nothing(data: DataFolder, undisturbed: Fits) -> None:
     first = fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
     assert first.done == 0
     assert first.fitted + len(_rejected(data)) == first.samples
@@ -84,15 +82,11 @@ def test_samples_without_joints_are_rejected_listed_and_not_tried_again(data: Da
     annotations = Annotations.read(data.annotations("world"))
     keypoints = annotations.keypoints_px.copy()
     keypoints[[1, 6], :, 2] = 0
-    replace(annotations, keypoints_px=keypoints).write(
-        data.annotations("world"), provenance={"reader": "test"}
-    )
+    replace(annotations, keypoints_px=keypoints).write(data.annotations("world"), provenance={"reader": "test"})
     # More workers than this Ray has places for: no work waits for those that never start.
     summary = fit_static(data, "world", CONFIG, workers=9, batch=BATCH)
     assert summary.fitted == len(annotations) - 2
-    assert {e["sample"]: e["reason"] for e in _rejected(data)} == dict.fromkeys(
-        (1, 6), "fewer than 4 confident joints"
-    )
+    assert {e["sample"]: e["reason"] for e in _rejected(data)} == dict.fromkeys((1, 6), "fewer than 4 confident joints")
     assert (stored(data).source[[1, 6]] == Source.NONE).all()
     again = fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
     assert again.verdicts == {}
@@ -106,9 +100,7 @@ def test_samples_without_joints_are_rejected_listed_and_not_tried_again(data: Da
 def test_fits_are_not_exported_for_other_people(data: DataFolder) -> None:
     fit_static(data, "world", CONFIG, workers=1, batch=BATCH)
     annotations = Annotations.read(data.annotations("world"))
-    annotations.take(np.arange(len(annotations))[::-1]).write(
-        data.annotations("world"), provenance={"reader": "test"}
-    )
+    annotations.take(np.arange(len(annotations))[::-1]).write(data.annotations("world"), provenance={"reader": "test"})
     with pytest.raises(FingerprintMismatchError, match="annotations: stored"):
         export_fits(data, "world", data.exported("world"))
     with pytest.raises(FingerprintMismatchError, match="preprocess under another name"):
@@ -143,9 +135,7 @@ fit_static(DataFolder(Path(sys.argv[1])), "world", FitConfig("lm", 3), workers=2
 
 
 def start(data: DataFolder) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(data.root)], stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    return subprocess.Popen([sys.executable, "-c", CHILD, str(data.root)], stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def fitted(data: DataFolder) -> int:
@@ -157,9 +147,7 @@ def fitted(data: DataFolder) -> int:
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the processes of a run in /proc")
 @pytest.mark.parametrize("victim", ["driver", "raylet", "fit_batch", "FitService"])
-def test_a_killed_run_started_again_ends_with_the_same_store(
-    data: DataFolder, undisturbed: Fits, victim: str
-) -> None:
+def test_a_killed_run_started_again_ends_with_the_same_store(data: DataFolder, undisturbed: Fits, victim: str) -> None:
     child = start(data)
     try:
         deadline = time.monotonic() + 120
@@ -168,9 +156,7 @@ def test_a_killed_run_started_again_ends_with_the_same_store(
             # A batch may be the last one: its process is killed in the first that is seen.
             if victim == "fit_batch" or fitted(data) > 0:
                 names = processes_of(child.pid)
-                pids = (
-                    [p for p, line in names.items() if victim in line] if victim != "driver" else [child.pid]
-                )
+                pids = [p for p, line in names.items() if victim in line] if victim != "driver" else [child.pid]
                 for pid in random.Random(0).sample(pids, min(1, len(pids))):
                     os.kill(pid, signal.SIGKILL)
                     killed = True

@@ -69,9 +69,7 @@ def studio(compact: CompactBody, people) -> Annotations:
     )
 
 
-def fit_all(
-    annotations: Annotations, given: tuple[GivenBodies, ...] = (), config: FitConfig = CONFIG, **more
-):
+def fit_all(annotations: Annotations, given: tuple[GivenBodies, ...] = (), config: FitConfig = CONFIG, **more):
     data = DataFolder(Path("no such folder"))
     fitter = StaticFitter(FittingFiles.of(data, config), config, ignore_3d=more.get("ignore_3d", False))
     ids = np.arange(len(annotations))
@@ -83,9 +81,7 @@ def error_mm(compact: CompactBody, pose: np.ndarray, betas: np.ndarray, true: to
     return pa_mpjpe_mm(found.numpy(), compact.keypoints(true).numpy())
 
 
-def test_views_of_a_pose_are_fitted_together_and_written_in_each_cameras_frame(
-    studio, people, compact
-) -> None:
+def test_views_of_a_pose_are_fitted_together_and_written_in_each_cameras_frame(studio, people, compact) -> None:
     assert [g.tolist() for g in groups_of(studio)] == [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
     done = fit_all(studio)
     fits = done.fits
@@ -125,9 +121,7 @@ def test_joints_in_3d_are_fitted_unless_they_are_to_be_ignored(studio, people, c
     first = studio.take(np.arange(POSES))
     joints = compact.keypoints(people.points_m)[:, JOINTS.superset]
     joints = (joints @ torch.from_numpy(first.view_rotation).transpose(-1, -2)).numpy()
-    known = np.concatenate([joints + np.array([1.0, 2.0, 3.0]), np.ones((POSES, 24, 1))], -1).astype(
-        np.float32
-    )
+    known = np.concatenate([joints + np.array([1.0, 2.0, 3.0]), np.ones((POSES, 24, 1))], -1).astype(np.float32)
     first = replace(first, pose_id=[""] * POSES, has_joints3d=np.ones(POSES, bool), joints3d_m=known)
     true = people.points_m
     with_joints, without = fit_all(first).fits, fit_all(first, ignore_3d=True).fits

@@ -52,9 +52,7 @@ def fitted(data: DataFolder) -> DataFolder:
 
 
 def run(data: DataFolder, *arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(
-        cli, ["info", *arguments, "--data", str(data.root), "--log-dir", str(data.root / "logs")]
-    )
+    done = CliRunner().invoke(cli, ["info", *arguments, "--data", str(data.root), "--log-dir", str(data.root / "logs")])
     return done.exit_code, f"{done.stdout}{done.exception or ''}"
 
 
@@ -86,9 +84,7 @@ def test_counts_are_those_of_the_annotations_and_fits(fitted: DataFolder, world:
 def test_details_say_how_often_each_joint_is_known(data: DataFolder) -> None:
     a = Annotations.read(data.annotations("world"))
     content = json.loads(run(data, "world", "--json")[1])
-    assert content["joints_known"]["right ankle"] == pytest.approx(
-        (a.keypoints_px[:, 25, 2] > 0).mean(), abs=1e-4
-    )
+    assert content["joints_known"]["right ankle"] == pytest.approx((a.keypoints_px[:, 25, 2] > 0).mean(), abs=1e-4)
     assert content["box_side_px"]["most"] == pytest.approx(200 * a.scale.max(), abs=0.1)
     assert content["provenance"]["reader"] == "coco"
     code, text = run(data, "world")
@@ -130,9 +126,7 @@ def test_what_is_damaged_is_said_and_the_rest_is_told(fitted: DataFolder) -> Non
     assert "world-test.parquet: not a Parquet file" in text
     assert "4 of" in text
     a = Annotations.read(fitted.annotations("world"))
-    replace(a, scale=a.scale * 2).write(
-        fitted.annotations("world")
-    )  # other annotations than the fits were made for
+    replace(a, scale=a.scale * 2).write(fitted.annotations("world"))  # other annotations than the fits were made for
     found = dataset_info(fitted, "world")
     assert found.fitted == 0
     assert "annotations" in found.fits_problem
@@ -159,9 +153,7 @@ def test_nothing_there_and_wrong_questions(data: DataFolder, tmp_path: Path) -> 
 def test_packed_crops_are_told_of_also_when_damaged(data: DataFolder) -> None:
     assert "packed crops: none" in run(data, "world")[1]
     pack(data, "world-test", PackConfig(), workers=1)
-    assert re.search(
-        r"packed crops: \d+ rows, 0 of them unreadable, .* grey levels", run(data, "world-test")[1]
-    )
+    assert re.search(r"packed crops: \d+ rows, 0 of them unreadable, .* grey levels", run(data, "world-test")[1])
     found = json.loads(run(data, "world-test", "--json")[1])["packed_crops"]
     assert found["rows"] == len(Annotations.read(data.annotations("world-test")))
     data.crops("world-test").write_bytes(b"nothing")

@@ -121,10 +121,7 @@ def test_the_table_counts_every_sample_once(world: World) -> None:
 
 
 def test_percentiles_are_those_of_the_samples_with_a_fit(world: World) -> None:
-    found = {
-        line.rsplit(maxsplit=3)[0].strip(): line.split()[-3:]
-        for line in as_text(world.measured()).splitlines()
-    }
+    found = {line.rsplit(maxsplit=3)[0].strip(): line.split()[-3:] for line in as_text(world.measured()).splitlines()}
     fits = make_fits()
     for name, values in {
         "loss (px²)": fits.loss,
@@ -187,9 +184,7 @@ def test_without_fits_the_error_says_what_to_run(store: str, tmp_path: Path) -> 
         write_annotations(data)
     else:
         empty_world(data.root)
-    with pytest.raises(
-        StageError, match=r"data set people: no fits .*`spin-pipe fit-static people`"
-    ) as caught:
+    with pytest.raises(StageError, match=r"data set people: no fits .*`spin-pipe fit-static people`") as caught:
         measure_quality(data, "people")
     assert "\n" not in str(caught.value)
 
@@ -217,9 +212,7 @@ def test_fits_of_other_annotations_are_rejected(world: World) -> None:
         world.measured()
 
 
-def test_the_command(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["spin-pipe", "quality", *arguments, "--data", str(world.data.root)])
         try:

@@ -73,9 +73,7 @@ def test_crops_of_other_annotations_are_rejected_with_what_to_do(data: DataFolde
     pack(data, "world", PackConfig(), workers=1)
     assert not outdated(data, "world")
     changed = annotations.take(np.arange(len(annotations))[::-1])
-    with pytest.raises(
-        CropsError, match=r"packed from other annotations .* run `spin-pipe pack world` again"
-    ):
+    with pytest.raises(CropsError, match=r"packed from other annotations .* run `spin-pipe pack world` again"):
         open_crops(data, "world", changed, needed)
     changed.write(data.annotations("world"))
     assert outdated(data, "world")

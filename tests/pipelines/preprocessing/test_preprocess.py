@@ -123,19 +123,11 @@ def test_entries_that_can_not_be_placed_are_rejected(mine: Path) -> None:
 
 def test_ids_written_as_text_find_their_truth(mine: Path) -> None:
     path, content = edited(mine)
-    known = [
-        o.source
-        for o in read_all(coco, mine, ReaderOptions("train2014", 0))
-        if isinstance(o, Person) and o.truth
-    ]
+    known = [o.source for o in read_all(coco, mine, ReaderOptions("train2014", 0)) if isinstance(o, Person) and o.truth]
     for annotation in content["annotations"]:
         annotation["id"] = str(annotation["id"])
     path.write_text(json.dumps(content))
-    again = [
-        o.source
-        for o in read_all(coco, mine, ReaderOptions("train2014", 0))
-        if isinstance(o, Person) and o.truth
-    ]
+    again = [o.source for o in read_all(coco, mine, ReaderOptions("train2014", 0)) if isinstance(o, Person) and o.truth]
     assert again == known != []
 
 
@@ -207,9 +199,7 @@ def test_each_person_gets_its_own_detection() -> None:
 def test_a_far_detection_is_rejected_in_units_of_the_person() -> None:
     annotated, detected = person_at(100, 100)
     detected[:, 0] += 30
-    near, far = (
-        match_people(annotated[None], np.array([side]), detected[None])[0] for side in (400.0, 100.0)
-    )
+    near, far = (match_people(annotated[None], np.array([side]), detected[None])[0] for side in (400.0, 100.0))
     assert near.reason == ""
     assert "0.30 box sides away" in far.reason
     assert not far.keypoints_px.any()
@@ -235,9 +225,7 @@ def test_too_few_shared_joints_and_no_detection_say_so() -> None:
     annotated, detected = person_at(100, 100)
     detected[3:] = 0  # of those left, nose, neck and right shoulder, one more goes
     detected[0] = 0
-    assert (
-        "no detection shares 3" in match_people(annotated[None], np.array([100.0]), detected[None])[0].reason
-    )
+    assert "no detection shares 3" in match_people(annotated[None], np.array([100.0]), detected[None])[0].reason
     nothing = np.zeros((0, 25, 3), np.float32)
     assert "no detection in the image" in match_people(annotated[None], np.array([100.0]), nothing)[0].reason
 
@@ -268,9 +256,7 @@ def test_a_broken_openpose_file_costs_the_detection_not_the_person(mine: Path) -
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-def test_a_box_outside_its_image_is_rejected_and_one_at_its_edge_is_not(
-    mine: Path, tmp_path: Path, orientation: int
-) -> None:
+def test_a_box_outside_its_image_is_rejected_and_one_at_its_edge_is_not(mine: Path, tmp_path: Path, orientation: int) -> None:
     """Sizes are of the upright image: EXIF's orientation 6 exchanges width and height."""
     path, content = edited(mine)
     file = mine / "train2014" / content["images"][0]["file_name"]
@@ -297,22 +283,14 @@ def test_a_box_outside_its_image_is_rejected_and_one_at_its_edge_is_not(
 
 
 @pytest.mark.parametrize("name", ["coco", "custom"])
-def test_ids_may_be_texts_and_one_that_stands_for_two_images_names_neither(
-    mine: Path, tmp_path: Path, name: str
-) -> None:
+def test_ids_may_be_texts_and_one_that_stands_for_two_images_names_neither(mine: Path, tmp_path: Path, name: str) -> None:
     path, content = edited(mine)
     names = {image["id"]: image["file_name"] for image in content["images"]}
-    for entry, key in [(i, "id") for i in content["images"]] + [
-        (a, "image_id") for a in content["annotations"]
-    ]:
+    for entry, key in [(i, "id") for i in content["images"]] + [(a, "image_id") for a in content["annotations"]]:
         entry[key] = f"image-{entry[key]}"
     owner = {f"annotation {a['id']}": names[int(a["image_id"][6:])] for a in content["annotations"]}
     path.write_text(json.dumps(content))
-    extra = (
-        {}
-        if name == "coco"
-        else {"annotations": path, "images": None, "joints": None, "table": None, "detections": None}
-    )
+    extra = {} if name == "coco" else {"annotations": path, "images": None, "joints": None, "table": None, "detections": None}
     root = mine if name == "coco" else mine / "train2014"
 
     def outcomes() -> list[Person | Rejected]:

@@ -33,9 +33,7 @@ STANDING = {
 def standing(x: float, y: float, height: float = 200.0) -> tuple[np.ndarray, np.ndarray]:
     """Annotated (24, 3) and detected (25, 3) joints of somebody who faces the camera."""
     annotated, detected = np.zeros((24, 3), np.float32), np.zeros((25, 3), np.float32)
-    places = STANDING | {
-        name.replace("right", "left"): (-u, v) for name, (u, v) in STANDING.items() if "right" in name
-    }
+    places = STANDING | {name.replace("right", "left"): (-u, v) for name, (u, v) in STANDING.items() if "right" in name}
     for openpose, superset in SHARED:
         u, v = places[OPENPOSE_NAMES[openpose]]
         at = [x + u * height / 200, y + v * height / 200]
@@ -136,17 +134,13 @@ def test_inputs_stay_as_they_were() -> None:
     assert np.array_equal(detected, copies[1])
 
 
-def test_people_of_the_world_get_their_own_detections(
-    body: BodyData, mesh: BodyMesh, prior: PosePrior
-) -> None:
+def test_people_of_the_world_get_their_own_detections(body: BodyData, mesh: BodyMesh, prior: PosePrior) -> None:
     """A detector that misses, swaps and invents people: nobody gets another's, and nearly everybody their own."""
     world, right, wrong, asked = World(body, mesh, prior), 0, 0, 0
     coco = [k - JOINTS.superset.start for k in JOINTS.coco]
     for index in range(24):
         picture = world.picture(21, index)
-        found = np.array(
-            [d.keypoints_px for d in detect(picture, np.random.default_rng(index))], np.float32
-        ).reshape(-1, 25, 3)
+        found = np.array([d.keypoints_px for d in detect(picture, np.random.default_rng(index))], np.float32).reshape(-1, 25, 3)
         annotated = np.zeros((len(picture.people), 24, 3), np.float32)
         for k, person in enumerate(picture.people):
             seen = person.visibility[list(JOINTS.coco)] > 0
@@ -156,11 +150,7 @@ def test_people_of_the_world_get_their_own_detections(
             seen = match.keypoints_px[:, 2] > 0
             apart = (
                 [
-                    np.median(
-                        np.linalg.norm(
-                            (match.keypoints_px[:, :2] - p.keypoints_px[JOINTS.openpose])[seen], axis=1
-                        )
-                    )
+                    np.median(np.linalg.norm((match.keypoints_px[:, :2] - p.keypoints_px[JOINTS.openpose])[seen], axis=1))
                     for p in picture.people
                 ]
                 if seen.any()

@@ -102,9 +102,7 @@ class Payload:
 
 
 @pytest.mark.parametrize("where", ["whole", "value", "nested"])
-def test_a_pickle_that_tries_to_run_code_is_rejected_and_nothing_runs(
-    small: Path, tmp_path: Path, where: str
-) -> None:
+def test_a_pickle_that_tries_to_run_code_is_rejected_and_nothing_runs(small: Path, tmp_path: Path, where: str) -> None:
     proof = tmp_path / "executed"
     content = read_data_pickle(sequence(small))
     spoiled = {
@@ -137,9 +135,7 @@ SPOILED: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
 
 
 @pytest.mark.parametrize("case", SPOILED)
-def test_a_sequence_with_other_content_is_rejected_and_the_next_is_read(
-    small: Path, tree: Path, case: str
-) -> None:
+def test_a_sequence_with_other_content_is_rejected_and_the_next_is_read(small: Path, tree: Path, case: str) -> None:
     shutil.copy(tree / "sequenceFiles" / "test" / "world_00.pkl", sequence(small).parent)
     spoil, reason = SPOILED[case]
     content = read_data_pickle(sequence(small))

@@ -36,9 +36,7 @@ def test_an_empty_folder_is_one_line_that_says_where_to_look(name: str, tmp_path
         ),
     ],
 )
-def test_a_joints_file_of_another_content_is_named(
-    name: str, content: dict[str, object], message: str, tmp_path: Path
-) -> None:
+def test_a_joints_file_of_another_content_is_named(name: str, content: dict[str, object], message: str, tmp_path: Path) -> None:
     savemat(tmp_path / "joints.mat", content)
     with pytest.raises(StageError, match=rf"joints\.mat: .*{message}"):
         outcomes(name, tmp_path)
@@ -56,9 +54,7 @@ def test_an_mpii_file_of_another_shape_is_named(mine: Callable[[str], Path]) -> 
         part = file["part"][()]
         del file["part"]
         file["part"] = part[:-1]
-    with pytest.raises(
-        StageError, match=r"train\.h5: not MPII's train\.h5 \(ValueError: 'part' is .* expected"
-    ):
+    with pytest.raises(StageError, match=r"train\.h5: not MPII's train\.h5 \(ValueError: 'part' is .* expected"):
         outcomes("mpii", root)
     with h5py.File(root / "train.h5", "r+") as file:
         del file["part"]
@@ -84,9 +80,7 @@ def test_mpii_rows_that_name_no_image_of_the_folder_are_rejected(mine: Callable[
     ]
 
 
-def test_mpii_looks_for_its_annotations_where_they_are_kept(
-    mine: Callable[[str], Path], tmp_path: Path
-) -> None:
+def test_mpii_looks_for_its_annotations_where_they_are_kept(mine: Callable[[str], Path], tmp_path: Path) -> None:
     root = mine("mpii")
     (tmp_path / "data").mkdir()
     shutil.move(root / "train.h5", tmp_path / "data" / "train.h5")

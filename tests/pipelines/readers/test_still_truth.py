@@ -130,9 +130,7 @@ def test_mpii_asks_for_all_sixteen_joints_as_published_unless_told_otherwise(
         joints = file["part"][row]
         joints[7] = 0  # thorax
         file["part"][row] = joints
-    assert reasons("mpii", root, 12)[whole.source] == (
-        "15 of 16 joints annotated, all asked for (--min-body-joints 12)"
-    )
+    assert reasons("mpii", root, 12)[whole.source] == ("15 of 16 joints annotated, all asked for (--min-body-joints 12)")
     again = next(p for p in people_of("mpii", root, 11) if p.source == whole.source)
     assert again.keypoints_px[JOINTS.index["thorax"], 2] == 0
     with h5py.File(root / "train.h5", "r+") as file:

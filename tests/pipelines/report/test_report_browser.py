@@ -40,9 +40,7 @@ def opened(chromium: Browser, file: Path, **options) -> Iterator[Page]:
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text))
     page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
-    page.on(
-        "request", lambda request: problems.append(request.url) if _elsewhere(request.url, file) else None
-    )
+    page.on("request", lambda request: problems.append(request.url) if _elsewhere(request.url, file) else None)
     page.goto(file.as_uri())
     yield page
     context.close()
@@ -62,9 +60,7 @@ def fits(page: Page, where: str = "#cards") -> list[str]:
 
 
 def tick(page: Page, word: str) -> None:
-    page.locator("#filters label", has_text=re.compile(rf"^{re.escape(word)}\s*[\d,]*$")).locator(
-        "input"
-    ).click()
+    page.locator("#filters label", has_text=re.compile(rf"^{re.escape(word)}\s*[\d,]*$")).locator("input").click()
 
 
 def test_it_begins_with_the_random_ones(page: Page) -> None:

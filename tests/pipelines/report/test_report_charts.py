@@ -76,10 +76,7 @@ def test_durations():
 
 
 def test_the_users_home_is_left_alone(tmp_path):
-    code = (
-        "import numpy as np; from pipelines.report import charts; "
-        "charts.loss_histogram('d', None, np.ones(3, np.float32))"
-    )
+    code = "import numpy as np; from pipelines.report import charts; charts.loss_histogram('d', None, np.ones(3, np.float32))"
     environment = {k: v for k, v in os.environ.items() if k != "MPLCONFIGDIR" and not k.startswith("XDG_")}
     subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
     assert not list(tmp_path.iterdir())

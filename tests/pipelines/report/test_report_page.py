@@ -31,16 +31,12 @@ def test_the_page_needs_nothing_else(built):
     summary, page, _ = built
     assert summary.size_bytes == summary.page.stat().st_size
     pictures = [uri for uris in page.images().values() for uri in uris]
-    assert (
-        len(pictures) == 3 * (SAMPLES - 1) + len(LOSSES) + 1 + 1
-    )  # all fits before and now; one without; one aside
+    assert len(pictures) == 3 * (SAMPLES - 1) + len(LOSSES) + 1 + 1  # all fits before and now; one without; one aside
     for uri in pictures:
         assert uri.startswith("data:image/jpeg;base64,")
         data = np.frombuffer(base64.b64decode(uri.split(",")[1]), np.uint8)
         assert cv2.imdecode(data, cv2.IMREAD_COLOR) is not None
-    addresses = [
-        a.get(key) or "" for tag, a in page.tags for key in ("href", "xlink:href", "src", "srcset", "action")
-    ]
+    addresses = [a.get(key) or "" for tag, a in page.tags for key in ("href", "xlink:href", "src", "srcset", "action")]
     assert all(address.startswith(("#", "data:")) or not address for address in addresses)
     assert "@import" not in page.source
     assert not any(tag in ("link", "iframe", "object") for tag, _ in page.tags)
@@ -71,9 +67,7 @@ def test_the_page_holds_every_fit_as_the_store_has_it(built):
     assert fits["sample"] == list(range(SAMPLES))
     assert fits["loss"] == fits["score"] == now
     assert fits["loss_before"] == fits["score_before"] == losses
-    assert fits["change"] == [
-        3.0 - 40.0 if i == IMPROVED else None if i == 6 else 0.0 for i in range(SAMPLES)
-    ]
+    assert fits["change"] == [3.0 - 40.0 if i == IMPROVED else None if i == 6 else 0.0 for i in range(SAMPLES)]
     data = page.data["data"]
     assert [data["changes"][code] for code in fits["changed"]] == [
         "as before", "as before", "improved", "as before", "as before", "as before", "no earlier fit",
@@ -133,8 +127,7 @@ def test_samples_bounds_each_kind(world):
     _, page = build(world, world.run, samples=1)
     data = page.data["data"]
     kinds = {
-        kind: [row for row, bits in enumerate(page.fits["kinds"]) if bits >> bit & 1]
-        for bit, kind in enumerate(data["kinds"])
+        kind: [row for row, bits in enumerate(page.fits["kinds"]) if bits >> bit & 1] for bit, kind in enumerate(data["kinds"])
     }
     assert len(kinds.pop("random")) == 1
     assert kinds == {
@@ -170,9 +163,7 @@ def test_two_runs_side_by_side(world):
     assert "lr 5e-05 0.5" in page.words
     assert "no: joints differ" in page.words
     assert "yes, measured alike" in page.words
-    assert (
-        "difference, 95 % -20.0 -20.0 to -20.0 -10.0 -10.0 to -10.0" in page.words
-    )  # paired: nothing else differs
+    assert "difference, 95 % -20.0 -20.0 to -20.0 -10.0 -10.0 to -10.0" in page.words  # paired: nothing else differs
     assert f"{EVIL}0.jpg" in page.words  # among the samples that changed
     assert EVIL not in page.source
     (other.root / "evaluation" / "world-test@30.npz").unlink()

@@ -35,9 +35,7 @@ def test_the_panels_camera_is_the_photographs_own_where_it_is_known(world, mesh)
     camera = panels.panel_camera(known, 0)
     point = np.array([0.2, -0.1, 4.0])
     image_px = 800 * point[:2] / point[2] + 130
-    to_panel = crop_affine(
-        known.center_px[0], panels.SURROUNDINGS * float(known.scale[0]), crop_px=panels.PANEL_PX
-    )
+    to_panel = crop_affine(known.center_px[0], panels.SURROUNDINGS * float(known.scale[0]), crop_px=panels.PANEL_PX)
     seen = camera.focal_px * point[:2] / point[2] + camera.center_px
     np.testing.assert_allclose(to_panel[:, :2] @ image_px + to_panel[:, 2], seen, atol=1e-3)
 
@@ -53,9 +51,7 @@ def test_bodies_are_drawn_where_the_full_photograph_has_them(mesh, center, scale
     camera = Pinhole(FOCAL_PX * 200 * scale / CROP_PX, (center[0] + 400, center[1] + 400), size, size)
     seen = (render_mask(Scene([Mesh(vertices, mesh.faces)]), camera) >= 0).astype(np.uint8)
     wide = np.repeat(255 * seen[..., None], 3, 2)
-    expected = (
-        crop_image(wide, center_px + 400, panels.SURROUNDINGS * scale, crop_px=panels.PANEL_PX)[..., 0] > 127
-    )
+    expected = crop_image(wide, center_px + 400, panels.SURROUNDINGS * scale, crop_px=panels.PANEL_PX)[..., 0] > 127
     blank = panels.Photograph(np.zeros((panels.PANEL_PX, panels.PANEL_PX, 3), np.uint8))
     drawn = panels.with_fit(blank, vertices, mesh.faces, PUBLISHED_CAMERA).max(2) > 40
     assert drawn.sum() > 5000

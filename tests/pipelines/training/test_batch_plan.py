@@ -80,10 +80,7 @@ def test_every_batch_is_mixed_as_asked_and_an_epoch_is_as_long_as_the_largest_se
 
 
 def test_in_an_epoch_no_sample_belongs_to_two_workers_and_others_come_next_time() -> None:
-    seen = [
-        [Counter(np.concatenate([p.indices(Place(e, b)) for b in range(15)]).tolist()) for p in plans()]
-        for e in (0, 1)
-    ]
+    seen = [[Counter(np.concatenate([p.indices(Place(e, b)) for b in range(15)]).tolist()) for p in plans()] for e in (0, 1)]
     for first, second in seen:
         assert not first.keys() & second.keys()
     large = [{i for worker in epoch for i in worker if i >= 46} for epoch in seen]

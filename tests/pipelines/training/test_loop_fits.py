@@ -34,9 +34,7 @@ def learnt(data: DataFolder, steps: list[list[int]], rank: int, world: int, meet
     for rows in steps:
         batch = torch.tensor([*rows, 0])  # and one whose truth isn't withheld
         withheld = torch.arange(len(batch)) < len(rows)
-        truth = GroundTruth(
-            torch.from_numpy(people.pose)[batch], torch.from_numpy(people.betas)[batch], withheld
-        )
+        truth = GroundTruth(torch.from_numpy(people.pose)[batch], torch.from_numpy(people.betas)[batch], withheld)
         fit = loop.of_batch(known.crops.take(batch), truth)
         fit(
             truth.pose_aa * 1.1,
@@ -49,9 +47,7 @@ def learnt(data: DataFolder, steps: list[list[int]], rank: int, world: int, meet
     return found
 
 
-def test_two_workers_learn_the_same_and_what_one_would_of_both_their_batches(
-    preprocessed: Path, tmp_path: Path
-) -> None:
+def test_two_workers_learn_the_same_and_what_one_would_of_both_their_batches(preprocessed: Path, tmp_path: Path) -> None:
     data, meet = DataFolder(preprocessed), f"file://{tmp_path}/meet"
     alone = learnt(data, [a + b for a, b in STEPS], 0, 1, meet)  # first: it has the solver compiled
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as ranks:

@@ -100,9 +100,7 @@ def test_imagenet_weights_come_once_and_are_checked(mirror: tuple[str, Path], tm
 
 
 def test_without_a_connection_the_remedy_is_said(mirror: tuple[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(
-        DownloadError, match=r"404.*get that file elsewhere and name it with --backbone-weights"
-    ):
+    with pytest.raises(DownloadError, match=r"404.*get that file elsewhere and name it with --backbone-weights"):
         imagenet_weights(DataFolder(tmp_path), "resnet50", place=mirror[0])
     with pytest.raises(DownloadError, match=r"can't be reached .*refused.*--backbone-weights FILE"):
         imagenet_weights(DataFolder(tmp_path), "resnet50", place="http://127.0.0.1:9")
@@ -121,17 +119,11 @@ def test_a_training_starts_from_imagenet_weights_and_says_so_in_its_configuratio
     assert TrainConfig.load(run.config).backbone_weights == "imagenet"
 
 
-def test_a_training_starts_from_a_published_checkpoint(
-    ray_running: None, preprocessed: Path, tmp_path: Path
-) -> None:
+def test_a_training_starts_from_a_published_checkpoint(ray_running: None, preprocessed: Path, tmp_path: Path) -> None:
     """model_checkpoint.pt as SPIN wrote it: names behind DataParallel's prefix, no counters, numbers of its own run."""
     data, run = DataFolder(shutil.copytree(preprocessed, tmp_path / "data")), RunFolder.of(tmp_path, "run")
     network = HMR("resnet18", mean=MeanParameters.from_body_pose(torch.full((69,), 0.1)))
-    state = {
-        f"module.{name}": t
-        for name, t in network.state_dict().items()
-        if not name.endswith("num_batches_tracked")
-    }
+    state = {f"module.{name}": t for name, t in network.state_dict().items() if not name.endswith("num_batches_tracked")}
     path = tmp_path / "model_checkpoint.pt"
     torch.save(
         {
@@ -186,21 +178,15 @@ def test_weights_that_are_none_are_refused_before_anything_starts(
 
 def test_a_start_from_random_weights_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with_starting_weights(DataFolder(tmp_path), RunFolder.of(tmp_path, "run"), CONFIG)
-    assert (
-        "random weights; as published it starts from --backbone-weights imagenet" in capsys.readouterr().err
-    )
+    assert "random weights; as published it starts from --backbone-weights imagenet" in capsys.readouterr().err
 
 
-def test_a_run_goes_on_only_with_what_it_began_with(
-    ray_running: None, preprocessed: Path, tmp_path: Path
-) -> None:
+def test_a_run_goes_on_only_with_what_it_began_with(ray_running: None, preprocessed: Path, tmp_path: Path) -> None:
     data, run = DataFolder(shutil.copytree(preprocessed, tmp_path / "data")), RunFolder.of(tmp_path, "run")
     train(data, run, CONFIG, resume=False, in_process=True)
     known = Annotations.read(data.annotations("world"))
     known.take(range(len(known) - 1)).write(data.annotations("world"), provenance={"reader": "test"})
-    with pytest.raises(
-        StageError, match=r"the annotations of world changed since step 1, .*--pretrained-checkpoint"
-    ):
+    with pytest.raises(StageError, match=r"the annotations of world changed since step 1, .*--pretrained-checkpoint"):
         train(data, run, replace(CONFIG, max_steps=2), resume=True, in_process=True)
     assert run.latest_checkpoint() == run.checkpoint(1)
     # Not even with fits made anew, which the store itself would take.
@@ -208,9 +194,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(
     with pytest.raises(StageError, match="the annotations of world changed"):
         train(data, run, replace(CONFIG, max_steps=2), resume=True, in_process=True)
     known.write(data.annotations("world"), provenance={"reader": "test"})
-    with pytest.raises(
-        StageError, match=r"world have no tag 'run\.step1\..* --pretrained-checkpoint .*step_00000001\.pt"
-    ):
+    with pytest.raises(StageError, match=r"world have no tag 'run\.step1\..* --pretrained-checkpoint .*step_00000001\.pt"):
         train(data, run, replace(CONFIG, max_steps=2), resume=True, in_process=True)
 
     values = load_checkpoint(run.checkpoint(1)).config["fingerprints"]["world"]
@@ -225,9 +209,7 @@ def test_a_damaged_newest_checkpoint_names_the_one_to_go_back_to(tmp_path: Path)
     run = RunFolder.of(tmp_path, "run")
     save_checkpoint(run.checkpoint(1), Checkpoint({"conv1.weight": torch.zeros(1)}))
     run.checkpoint(2).write_bytes(b"half")
-    with pytest.raises(
-        StageError, match=r"step_00000002\.pt: refused.*--resume --checkpoint .*step_00000001\.pt"
-    ):
+    with pytest.raises(StageError, match=r"step_00000002\.pt: refused.*--resume --checkpoint .*step_00000001\.pt"):
         require_same_fingerprints(run, {})
     run.checkpoint(1).unlink()
     with pytest.raises(StageError, match="there is none before it"):
@@ -254,9 +236,7 @@ def test_pruning_leaves_the_tags_of_another_log_folder_s_run_of_the_same_name(
     for step in (1, 2):
         mine.checkpoint(step).touch()
     removed: list[str] = []
-    service = SimpleNamespace(
-        tags=SimpleNamespace(remote=lambda: tags), untag=SimpleNamespace(remote=removed.extend)
-    )
+    service = SimpleNamespace(tags=SimpleNamespace(remote=lambda: tags), untag=SimpleNamespace(remote=removed.extend))
     monkeypatch.setattr("ray.get", lambda answer: answer)
     prune(mine, {"world": service}, keep=1)
     assert mine.all_checkpoints() == [mine.checkpoint(2)]
@@ -268,9 +248,7 @@ def test_the_best_that_was_measured_stays_and_its_tag_and_what_waits_to_be_measu
 ) -> None:
     run, removed = RunFolder.of(tmp_path, "run"), list[str]()
     tags = [new_tag(run, step) for step in range(8)]
-    service = SimpleNamespace(
-        tags=SimpleNamespace(remote=lambda: tags), untag=SimpleNamespace(remote=removed.extend)
-    )
+    service = SimpleNamespace(tags=SimpleNamespace(remote=lambda: tags), untag=SimpleNamespace(remote=removed.extend))
     monkeypatch.setattr("ray.get", lambda answer: answer)
     run.checkpoints.mkdir(parents=True)
     run.to_validate.mkdir()
@@ -279,9 +257,7 @@ def test_the_best_that_was_measured_stays_and_its_tag_and_what_waits_to_be_measu
     (run.to_validate / run.checkpoint(4).name).touch()
     # One data set alone, or a step that is no checkpoint, is no best; of a step measured twice the last time counts.
     for step, a, b in ((9, 0, 0), (1, 0, 80), (2, 40, 60), (3, 50, 54), (5, 70, 30), (1, 90, 80)):
-        journal.append(
-            run.validation, {"step": step, "a/pa_mpjpe_mm": a, "b/pa_mpjpe_mm": b, "b/mpjpe_mm": -step}
-        )
+        journal.append(run.validation, {"step": step, "a/pa_mpjpe_mm": a, "b/pa_mpjpe_mm": b, "b/mpjpe_mm": -step})
     journal.append(run.validation, {"step": 6, "a/pa_mpjpe_mm": 1})
     prune(run, {"world": service}, 2, ("a", "b"))
     assert run.all_checkpoints() == [run.checkpoint(step) for step in (2, 4, 6, 7)]
@@ -300,8 +276,6 @@ def test_where_pa_mpjpe_is_not_known_a_mask_says_which_is_best(tmp_path: Path) -
     run.checkpoints.mkdir(parents=True)
     for step, accuracy in ((1, 0.7), (2, 0.9), (3, 0.9)):
         run.checkpoint(step).touch()
-        journal.append(
-            run.validation, {"step": step, "lsp/mask_accuracy": accuracy, "lsp/part_f1": -accuracy}
-        )
+        journal.append(run.validation, {"step": step, "lsp/mask_accuracy": accuracy, "lsp/part_f1": -accuracy})
     assert note_best(run, ("lsp",)) == run.checkpoint(2)
     assert note_best(run, ()) is None

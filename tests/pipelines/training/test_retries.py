@@ -77,9 +77,7 @@ def test_a_failure_that_repeats_itself_ends_the_run_in_a_line(
     ray_running: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: list[str]
 ) -> None:
     attempts, until_done = attempts_of(tmp_path, monkeypatch, [1, 1, *[0] * 20])
-    with pytest.raises(
-        StageError, match=r"failed 4 times without coming further than step_00000001\.pt, at last with "
-    ):
+    with pytest.raises(StageError, match=r"failed 4 times without coming further than step_00000001\.pt, at last with "):
         until_done()
     assert attempts.made == 2 + MAX_FAILURES
 
@@ -116,15 +114,11 @@ def test_workers_without_a_place_wait_audibly_and_not_for_ever(
         attempt(*arguments)
 
     monkeypatch.setattr(retries, "_fit", a_minute_of_waiting)
-    with pytest.raises(
-        StageError, match=r"train run: waited 15 minutes for 2 × 1 CPU, and the cluster has 1 CPU and 1 GPU"
-    ):
+    with pytest.raises(StageError, match=r"train run: waited 15 minutes for 2 × 1 CPU, and the cluster has 1 CPU and 1 GPU"):
         until_done()
     assert attempts.made == 15
     (line,) = said
-    assert line.startswith(
-        "train run: nothing done for 60 s; it needs 2 × 1 CPU, the cluster has 1 CPU and 1 GPU on 2 nodes"
-    )
+    assert line.startswith("train run: nothing done for 60 s; it needs 2 × 1 CPU, the cluster has 1 CPU and 1 GPU on 2 nodes")
 
 
 def test_waiting_says_each_thing_once_and_begins_anew_when_nodes_come(
@@ -143,9 +137,7 @@ def test_waiting_says_each_thing_once_and_begins_anew_when_nodes_come(
     ]
     clock.nodes = [{"CPU": 1}]
     waiting.look()
-    assert said[1].endswith(
-        "the cluster has 1 CPU and 0 GPU on 1 node: all of it in use, by this command or by others"
-    )
+    assert said[1].endswith("the cluster has 1 CPU and 0 GPU on 1 node: all of it in use, by this command or by others")
     clock.free = {"CPU": 1.0}  # being started
     waiting.look()
     clock.now, clock.nodes = 2 * NO_PLACE_S - 2, []

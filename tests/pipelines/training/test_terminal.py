@@ -27,9 +27,7 @@ CONFIG = TrainConfig(
 
 
 @pytest.fixture(scope="module")
-def watched(
-    ray_running: None, preprocessed: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[DataFolder, RunFolder]:
+def watched(ray_running: None, preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[DataFolder, RunFolder]:
     """A short training that was measured as it went."""
     place = tmp_path_factory.mktemp("watched")
     data, run = (
@@ -83,9 +81,7 @@ def test_going_back_to_an_earlier_checkpoint_keeps_the_later_ones(
     assert (run.checkpoints / "superseded" / run.checkpoint(4).name).is_file()
 
 
-def test_time_to_run_stops_at_a_checkpoint_and_resuming_goes_on(
-    ray_running: None, preprocessed: Path, tmp_path: Path
-) -> None:
+def test_time_to_run_stops_at_a_checkpoint_and_resuming_goes_on(ray_running: None, preprocessed: Path, tmp_path: Path) -> None:
     data, run = DataFolder(shutil.copytree(preprocessed, tmp_path / "data")), RunFolder.of(tmp_path, "short")
     config = replace(CONFIG, eval_datasets=(), time_to_run=0.01)
     done = train(data, run, config, resume=False, in_process=True)
@@ -97,9 +93,7 @@ def test_time_to_run_stops_at_a_checkpoint_and_resuming_goes_on(
 
 def test_two_data_sets_are_mixed_and_recorded(ray_running: None, preprocessed: Path, tmp_path: Path) -> None:
     data, run = DataFolder(shutil.copytree(preprocessed, tmp_path / "data")), RunFolder.of(tmp_path, "mixed")
-    config = replace(
-        CONFIG, datasets=("world", "world-test"), mix={"world-test": 0.5}, eval_datasets=(), max_steps=1
-    )
+    config = replace(CONFIG, datasets=("world", "world-test"), mix={"world-test": 0.5}, eval_datasets=(), max_steps=1)
     done = train(data, run, config, resume=False, in_process=True)
     assert done.shares == {"world": 0.5, "world-test": 0.5}
     checkpoint = load_checkpoint(done.checkpoint)
@@ -107,9 +101,7 @@ def test_two_data_sets_are_mixed_and_recorded(ray_running: None, preprocessed: P
     assert checkpoint.config["mix"] == {"world-test": 0.5}
 
 
-def test_measuring_on_a_set_without_truth_is_refused_at_once(
-    ray_running: None, preprocessed: Path, tmp_path: Path
-) -> None:
+def test_measuring_on_a_set_without_truth_is_refused_at_once(ray_running: None, preprocessed: Path, tmp_path: Path) -> None:
     data = DataFolder(shutil.copytree(preprocessed, tmp_path / "data"))
     known = Annotations.read(data.annotations("world-test"))
     columns = ("has_joints17", "has_joints3d", "has_smpl", "joints17_m", "joints3d_m", "pose", "betas")

@@ -64,9 +64,7 @@ def test_the_order_is_a_function_of_seed_epoch_step_and_rank() -> None:
 
 
 def test_batches_that_start_late_are_those_of_not_stopping(preprocessed: Path) -> None:
-    data = TrainingData(
-        [Annotations.read(DataFolder(preprocessed).annotations("world"))], img_res=32, ignore_3d=False
-    )
+    data = TrainingData([Annotations.read(DataFolder(preprocessed).annotations("world"))], img_res=32, ignore_3d=False)
     plan, config = Plan((len(data),), 4, 1, 0, seed=3), AugmentationConfig()
     through = list(batches(data, plan, config, first=0, last=5))
     resumed = list(batches(data, plan, config, first=3, last=5))
@@ -124,9 +122,7 @@ def test_training_and_resuming_equals_not_stopping_and_evaluates(fitted: Path, t
     assert all(torch.equal(whole.model[k], resumed.model[k]) for k in whole.model)
     assert Trust.of_vector(load_checkpoint(runs["stopped"].checkpoint(2)).loop["trust"]).count > 0
     assert torch.equal(whole.loop["trust"], resumed.loop["trust"])
-    fits = [
-        FitStore.open(d.fits("world")).at(c.tag["world"]) for d, c in zip(data.values(), (whole, resumed))
-    ]
+    fits = [FitStore.open(d.fits("world")).at(c.tag["world"]) for d, c in zip(data.values(), (whole, resumed))]
     records = [f.get(np.arange(f.samples)) for f in fits]
     assert np.array_equal(records[0].pose, records[1].pose)
     assert np.array_equal(records[0].score, records[1].score)
@@ -152,9 +148,7 @@ def test_training_and_resuming_equals_not_stopping_and_evaluates(fitted: Path, t
     assert content["subject"]["step"] == 4
 
 
-def test_two_workers_train_and_without_static_fits(
-    ray_running: None, preprocessed: Path, tmp_path: Path
-) -> None:
+def test_two_workers_train_and_without_static_fits(ray_running: None, preprocessed: Path, tmp_path: Path) -> None:
     data = DataFolder(shutil.copytree(preprocessed, tmp_path / "data"))
     run = RunFolder.of(tmp_path / "logs", "pair")
     before, opened, over = listening(), set(), threading.Event()

@@ -38,9 +38,7 @@ def begun(monkeypatch: pytest.MonkeyPatch, preprocessed: Path, tmp_path: Path):
 
     def command(*arguments: str) -> tuple[TrainConfig, str]:
         folders = ["--data", str(preprocessed), "--log_dir", str(tmp_path / "logs"), "--dataset", "world"]
-        result = CliRunner().invoke(
-            cli, ["train", *folders, *arguments], catch_exceptions=False, standalone_mode=False
-        )
+        result = CliRunner().invoke(cli, ["train", *folders, *arguments], catch_exceptions=False, standalone_mode=False)
         assert result.exit_code == 0, result.output
         return found.pop()
 
@@ -106,9 +104,7 @@ def test_options_from_a_published_file_the_command_line_first(begun, tmp_path: P
     assert name == "theirs"
     config, name = begun("--from-json", str(path), "--name", "ours", "--lr", "0.5", "--run-smplify")
     assert (name, config.lr, config.run_smplify, config.epochs) == ("ours", 0.5, True, 9)
-    path.write_text(
-        '{"time_to_run": Infinity, "mix": {"world": 1}}'
-    )  # as json.dump writes the published default
+    path.write_text('{"time_to_run": Infinity, "mix": {"world": 1}}')  # as json.dump writes the published default
     config, _ = begun("--from-json", str(path))
     assert (config.time_to_run, config.mix) == (None, {"world": 1})
 

@@ -64,10 +64,7 @@ def state(data: DataFolder, run: RunFolder) -> dict[str, Any]:
         **dict(checkpoint.model),
         **dict(checkpoint.loop),
         **{f"adam {i} {name}": value for i, entry in moments.items() for name, value in entry.items()},
-        **{
-            name: torch.from_numpy(getattr(fits, name))
-            for name in ("pose", "betas", "camera", "score", "step")
-        },
+        **{name: torch.from_numpy(getattr(fits, name)) for name in ("pose", "betas", "camera", "score", "step")},
     }
 
 
@@ -83,12 +80,8 @@ def undisturbed(fitted: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     data, run = place(fitted, tmp_path_factory.mktemp("undisturbed"))
     train(data, run, CONFIG, resume=False)
     found = state(data, run)
-    early, late = (
-        Trust.of_vector(t) for t in (load_checkpoint(run.checkpoint(3)).loop["trust"], found["trust"])
-    )
-    assert 0 < early.count < late.count, (
-        "the loop measured nothing before or nothing after what is to be survived"
-    )
+    early, late = (Trust.of_vector(t) for t in (load_checkpoint(run.checkpoint(3)).loop["trust"], found["trust"]))
+    assert 0 < early.count < late.count, "the loop measured nothing before or nothing after what is to be survived"
     return found
 
 
@@ -134,9 +127,7 @@ def train_and_kill(
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
-def test_a_killed_worker_is_replaced_and_nothing_is_lost(
-    fitted: Path, undisturbed: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_killed_worker_is_replaced_and_nothing_is_lost(fitted: Path, undisturbed: dict[str, Any], tmp_path: Path) -> None:
     data, run = place(fitted, tmp_path)
     train_and_kill(data, run, CONFIG, "RayTrainWorker")
     assert_same(state(data, run), undisturbed)
@@ -150,9 +141,7 @@ PATIENT = pytest.mark.timeout(1200)  # each of them starts a run twice or more
 @pytest.mark.slow
 @PATIENT
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the workers in /proc")
-def test_a_run_that_gets_on_survives_more_failures_than_it_would_in_one_place(
-    fitted: Path, tmp_path: Path
-) -> None:
+def test_a_run_that_gets_on_survives_more_failures_than_it_would_in_one_place(fitted: Path, tmp_path: Path) -> None:
     data, run = place(fitted, tmp_path)
     config = replace(ALONE, max_steps=60, checkpoint_steps=2)
     train_and_kill(data, run, config, "RayTrainWorker", first=2, times=MAX_FAILURES + 2)
@@ -196,14 +185,10 @@ with ray_session(cpus=4):
 @pytest.mark.slow
 @PATIENT
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds what a run leaves in /proc")
-def test_a_killed_driver_is_resumed_where_it_was(
-    fitted: Path, undisturbed_alone: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_killed_driver_is_resumed_where_it_was(fitted: Path, undisturbed_alone: dict[str, Any], tmp_path: Path) -> None:
     data, run = place(fitted, tmp_path)
     words = [str(data.root), str(run.root), json.dumps(asdict(ALONE))]
-    child = subprocess.Popen(
-        [sys.executable, "-c", CHILD, *words], stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    child = subprocess.Popen([sys.executable, "-c", CHILD, *words], stderr=subprocess.DEVNULL, start_new_session=True)
     try:
         while not run.checkpoint(3).exists():
             assert child.poll() is None, "it ended before it could be killed"
@@ -232,9 +217,7 @@ def test_old_checkpoints_go_with_their_tags_and_others_stay(fitted: Path, tmp_pa
     assert len(run.all_checkpoints()) == 5
 
 
-def test_a_full_disk_leaves_the_last_good_checkpoint(
-    fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_leaves_the_last_good_checkpoint(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, run = place(fitted, tmp_path)
     config = replace(CONFIG, workers=1, max_steps=4, checkpoint_steps=2)
     save = pipelines.training.checkpoints.save_checkpoint
@@ -248,9 +231,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(
     with pytest.raises(Exception) as raised:
         train(data, run, config, resume=False, in_process=True)
     assert isinstance(cause(raised.value), StageError)
-    assert "step 4 can't be written, No space left on device; the last good one is step_00000002.pt" in str(
-        cause(raised.value)
-    )
+    assert "step 4 can't be written, No space left on device; the last good one is step_00000002.pt" in str(cause(raised.value))
     monkeypatch.undo()
     assert train(data, run, config, resume=True, in_process=True).steps == 4
 
@@ -272,9 +253,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_batch(fitted: Path,
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_both_precisions_train_and_are_recorded(precision: str, fitted: Path, tmp_path: Path) -> None:
     data, run = place(fitted, tmp_path)
-    config = replace(
-        CONFIG, workers=1, max_steps=1, precision=precision, channels_last=precision == "float32"
-    )
+    config = replace(CONFIG, workers=1, max_steps=1, precision=precision, channels_last=precision == "float32")
     train(data, run, config, resume=False, in_process=True)
     checkpoint = load_checkpoint(run.checkpoint(1))
     assert checkpoint.config["precision_used"] == precision

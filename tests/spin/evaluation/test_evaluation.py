@@ -200,9 +200,7 @@ def test_procrustes_of_every_kind_of_points_is_the_svds() -> None:
     unique = np.r_[0:60, 75:400]  # of a line's points only the error is unique
     expected = np.stack([reference_procrustes(p, t) for p, t in zip(predicted[unique], true[unique])])
     size = np.linalg.norm(true[unique], axis=(1, 2))
-    residual, expected_residual = (
-        np.linalg.norm(x - true[unique], axis=(1, 2)) / size for x in (aligned[unique], expected)
-    )
+    residual, expected_residual = (np.linalg.norm(x - true[unique], axis=(1, 2)) / size for x in (aligned[unique], expected))
     assert residual == pytest.approx(expected_residual, abs=1e-12)
     assert np.allclose(aligned[70:75], true[70:75].mean(1, keepdims=True))
     found = similarity(torch.from_numpy(predicted), torch.from_numpy(true))

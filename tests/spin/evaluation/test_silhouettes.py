@@ -87,9 +87,7 @@ def published_uncrop(crop: np.ndarray, center: np.ndarray, scale: float, size: t
     """Enlarged by Pillow, which SciPy's imresize called, and cut with the published corners."""
     from PIL import Image
 
-    matrix = np.array(
-        [[224 / (200 * scale), 0, 224 * (-c / (200 * scale) + 0.5)] for c in center] + [[0, 0, 1]]
-    )
+    matrix = np.array([[224 / (200 * scale), 0, 224 * (-c / (200 * scale) + 0.5)] for c in center] + [[0, 0, 1]])
     matrix[1, :2] = matrix[1, 1::-1]
     corner, other = ((np.linalg.inv(matrix) @ [at, at, 1])[:2].astype(int) for at in (0, 224))
     box = (other[0] - corner[0], other[1] - corner[1])

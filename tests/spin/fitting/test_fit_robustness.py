@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spin.crop import keypoints_to_crop
-from spin.fitting.fitter import FitConfig, FitResult, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig, FitResult
 from spin.fitting.levenberg_marquardt import solve_batched
 from spin.fitting.observations import Observations
 from spin.fitting.starts import START_KINDS
@@ -38,12 +38,12 @@ Spoil = Callable[[torch.Tensor], torch.Tensor]
 class Bench:
     """A fitter, a few good samples, and the fits of these."""
 
-    fitter: Fitter
+    fitter: BatchFitter
     observations: Observations
     clean: FitResult
 
     @classmethod
-    def of(cls, fitter: Fitter, observations: Observations) -> Bench:
+    def of(cls, fitter: BatchFitter, observations: Observations) -> Bench:
         clean = fitter.fit(observations)
         assert clean.storable.all()
         return cls(fitter, observations, clean)
@@ -62,12 +62,8 @@ class Bench:
             warnings.simplefilter("error")
             result = self.fitter.fit(observations)
         others = torch.tensor([i for i in range(GOOD) if i != row])
-        assert same_bits(FitResult(*(t[others] for t in tensors_of(self.clean))), result, others), (
-            "a neighbour changed"
-        )
-        assert all(
-            a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(before, tensors_of(observations))
-        )
+        assert same_bits(FitResult(*(t[others] for t in tensors_of(self.clean))), result, others), "a neighbour changed"
+        assert all(a.numpy().tobytes() == b.numpy().tobytes() for a, b in zip(before, tensors_of(observations)))
         self.check(result, row)
         return result
 
@@ -86,7 +82,7 @@ def single(request, compact, prior, lifter) -> Bench:
     config = FitConfig(iterations=4)
     if request.param == "published":
         config = FitConfig(iterations=3, objective=PUBLISHED, init=("multistart",))
-    return Bench.of(Fitter(compact, prior, config, lifter), Observations.of(people.noisy(JOINTS.coco, 2.0)))
+    return Bench.of(BatchFitter(compact, prior, config, lifter), Observations.of(people.noisy(JOINTS.coco, 2.0)))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +90,7 @@ def several(compact, prior, lifter) -> Bench:
     """Three views and 3D joints."""
     people = Problem(compact, prior, GOOD, seed=11)
     observations = replace(surround(people, 3, noise_px=2.0), joints3d_m=joints3d(people))
-    return Bench.of(Fitter(compact, prior, FitConfig(iterations=4), lifter), observations)
+    return Bench.of(BatchFitter(compact, prior, FitConfig(iterations=4), lifter), observations)
 
 
 def at(column: int, value: float, *joints: int) -> Spoil:
@@ -220,11 +216,11 @@ def test_a_batch_of_nobody_is_fitted(compact, prior, lifter) -> None:
     for config in (
         FitConfig(), FitConfig("adam", 1), FitConfig(objective=PUBLISHED, init=("multistart",)),
     ):  # fmt: skip
-        assert len(Fitter(compact, prior, config, lifter).fit(torch.zeros(0, 49, 3))) == 0
+        assert len(BatchFitter(compact, prior, config, lifter).fit(torch.zeros(0, 49, 3))) == 0
 
 
 def test_a_batch_of_which_nobody_can_be_fitted(compact, prior, lifter) -> None:
-    result = Fitter(compact, prior, FitConfig(), lifter).fit(torch.zeros(3, 49, 3))
+    result = BatchFitter(compact, prior, FitConfig(), lifter).fit(torch.zeros(3, 49, 3))
     assert result.verdict.tolist() == [TOO_FEW_JOINTS] * 3
     assert torch.isfinite(result.pose_aa).all()
 
@@ -244,7 +240,7 @@ def test_coordinates_near_the_largest_number(compact, prior, lifter, problem, dt
     """In float64 they may be finite, and no longer so in the fitter's float32."""
     keypoints = problem.noisy(JOINTS.coco, 2.0)[:GOOD].to(dtype)
     keypoints[1, list(JOINTS.coco)[:2], 0] = 3e38 if dtype == torch.float32 else 1e39
-    result = Fitter(compact, prior, FitConfig(iterations=4), lifter).fit(keypoints)
+    result = BatchFitter(compact, prior, FitConfig(iterations=4), lifter).fit(keypoints)
     assert result.verdict[1] != VALID
 
 
@@ -258,7 +254,7 @@ def test_huge_coordinates_in_one_of_several_views(several: Bench) -> None:
 
 def test_a_start_with_a_joint_in_the_cameras_own_plane(compact, prior, problem) -> None:
     """The pelvis of the mean shape at a depth of exactly zero: behind the camera, as any depth below it is."""
-    fitter = Fitter(compact, prior, FitConfig("lm", 3, replace(PUBLISHED, hips=1.0), ()))
+    fitter = BatchFitter(compact, prior, FitConfig("lm", 3, replace(PUBLISHED, hips=1.0), ()))
     pose, betas = problem.pose[:2], torch.zeros(2, 10)
     camera = torch.tensor([0.0, 0.0, -compact.rest_joints[0, 2].item()]).expand(2, 3)
     result = fitter.refine(pose, betas, problem.keypoints[:2], camera)
@@ -272,14 +268,14 @@ def test_a_fit_that_is_kept_has_a_cost_and_a_score(compact, prior, lifter, probl
         keypoints[:, JOINTS.coco[6], 0] = 1e6
     else:
         joints[:, 3, 0] = 1e20
-    result = Fitter(compact, prior, FitConfig(), lifter).fit(Observations.of(keypoints, joints))
+    result = BatchFitter(compact, prior, FitConfig(), lifter).fit(Observations.of(keypoints, joints))
     kept = result.storable
     assert torch.isfinite(result.cost[kept]).all() and torch.isfinite(result.score[kept]).all()
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
 def test_a_given_body_that_is_none_disturbs_nobody(compact, prior, lifter, problem, value: float) -> None:
-    fitter = Fitter(compact, prior, FitConfig(iterations=4), lifter)
+    fitter = BatchFitter(compact, prior, FitConfig(iterations=4), lifter)
     keypoints, pose = problem.noisy(JOINTS.coco, 2.0)[:GOOD], problem.pose[:GOOD].clone()
     clean = fitter.refine(pose, problem.betas[:GOOD], keypoints)
     pose[1] = value
@@ -293,7 +289,7 @@ def test_a_given_body_that_is_none_disturbs_nobody(compact, prior, lifter, probl
 def test_a_start_from_nowhere_is_not_converged_in_either_solver(compact, prior, problem) -> None:
     start = problem.near_truth()
     away = replace(start, camera_m=-start.camera_m)
-    fitter = Fitter(compact, prior, FitConfig("lm", 5, PUBLISHED, ()))
+    fitter = BatchFitter(compact, prior, FitConfig("lm", 5, PUBLISHED, ()))
     observations = Observations.of(problem.keypoints)
     compiled = fitter._solve(away, observations, 5)
     batched = solve_batched(compact, prior, PUBLISHED, away, observations, iterations=5, tolerance=1e-3)
@@ -302,7 +298,7 @@ def test_a_start_from_nowhere_is_not_converged_in_either_solver(compact, prior, 
 
 
 def test_numbers_of_any_precision_are_taken(compact, prior, lifter, problem) -> None:
-    fitter = Fitter(compact, prior, FitConfig(iterations=3), lifter)
+    fitter = BatchFitter(compact, prior, FitConfig(iterations=3), lifter)
     keypoints = problem.noisy(JOINTS.coco, 2.0)
     numbers = (problem.pose, problem.betas, keypoints, problem.camera)
     expected = fitter.refine(*numbers)
@@ -317,7 +313,7 @@ def test_numbers_of_any_precision_are_taken(compact, prior, lifter, problem) -> 
 
 
 def test_adam_takes_keypoints_that_want_gradients(compact, prior, problem) -> None:
-    fitter = Fitter(compact, prior, FitConfig("adam", 2, PUBLISHED, ()))
+    fitter = BatchFitter(compact, prior, FitConfig("adam", 2, PUBLISHED, ()))
     keypoints = problem.keypoints[:2].clone().requires_grad_()
     result = fitter.refine(problem.pose[:2], problem.betas[:2], keypoints)
     assert torch.isfinite(result.cost).all() and not result.pose_aa.requires_grad

@@ -47,9 +47,7 @@ def test_the_shape_costs_its_square_and_the_root_nothing(prior: PosePrior, probl
     pose, betas = problem.pose, problem.betas
     whole = prior_cost(prior, o, pose, betas)
     assert torch.allclose(whole - prior_cost(prior, o, pose, 0 * betas), 25 * (betas**2).sum(1), rtol=1e-3)
-    assert torch.allclose(
-        prior_cost(prior, o, pose, 0 * betas), 4 * prior(pose[:, 3:]) + 9 * bending_cost(pose[:, 3:])
-    )
+    assert torch.allclose(prior_cost(prior, o, pose, 0 * betas), 4 * prior(pose[:, 3:]) + 9 * bending_cost(pose[:, 3:]))
     turned = pose.clone()
     turned[:, :3] += 1.0
     assert torch.equal(prior_cost(prior, o, turned, betas), whole)
@@ -59,9 +57,7 @@ def test_both_axes_are_robust_by_themselves_and_views_are_averaged(problem) -> N
     observations = surround(problem, 3, EVERY_JOINT)
     keypoints = observations.keypoints_px.clone()
     keypoints[1, 2, JOINTS.index["nose"], :2] += torch.tensor([100.0, -50.0])
-    loss = reprojection_loss(
-        PUBLISHED, problem.points_m, problem.camera, Observations(keypoints, observations.views)
-    )
+    loss = reprojection_loss(PUBLISHED, problem.points_m, problem.camera, Observations(keypoints, observations.views))
     assert loss[1].item() == pytest.approx((5000 + 2000) / 49 / 3, rel=1e-4)
     assert loss[[0, 2, 3]].max() < 1e-4
 
@@ -100,9 +96,7 @@ def test_every_weight_tells_objectives_apart() -> None:
     weights = ("sigma_px", "pose_prior", "bending_prior", "shape_prior", "hips", "joints3d")
     changes = [dict[str, float](), *({weight: 7.5} for weight in weights)]
     prints = [replace(o, **c).fingerprint for o in OBJECTIVES.values() for c in changes]
-    anchors = [
-        replace(OBJECTIVES["anchored"], **{n: 7.5}).fingerprint for n in ("anchor", "anchored_pose_prior")
-    ]
+    anchors = [replace(OBJECTIVES["anchored"], **{n: 7.5}).fingerprint for n in ("anchor", "anchored_pose_prior")]
     assert len(set(prints + anchors)) == 2 * 7 + 2
 
 
@@ -154,9 +148,7 @@ def problem_of(compact: CompactBody, prior: PosePrior, case: str) -> tuple[Start
 def by_machine_code(body: CompactBody, prior: PosePrior, start: Start, observations: Observations) -> Terms:
     machine = make_body(body, prior)
     tables, scratch, count = machine.tables[0], make_scratch(machine)[0], len(observations)
-    constants = Weights(
-        *(np.float64(w**2) for w in (MIXED.sigma_px, MIXED.bending_prior, MIXED.shape_prior, MIXED.joints3d))
-    )
+    constants = Weights(*(np.float64(w**2) for w in (MIXED.sigma_px, MIXED.bending_prior, MIXED.shape_prior, MIXED.joints3d)))
     held = (torch.zeros(count, 82).double(), torch.zeros(count, 82).double())
     if start.anchor is not None:
         held = torch.cat([start.anchor.pose_aa, start.anchor.betas], 1), start.anchor.precision(MIXED)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spin.errors import KeypointError
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.observations import Observations, Views
 from spin.fitting.verdicts import JOINTS_COINCIDE, TOO_FEW_JOINTS, verdict_of_observations
 from spin.joints import JOINTS
@@ -24,8 +24,8 @@ def people(compact, prior) -> Problem:
 
 
 @pytest.fixture(scope="module")
-def fitter(compact, prior, lifter) -> Fitter:
-    return Fitter(compact, prior, FitConfig(), lifter)
+def fitter(compact, prior, lifter) -> BatchFitter:
+    return BatchFitter(compact, prior, FitConfig(), lifter)
 
 
 def with_an_empty_view(observations: Observations, at: int) -> Observations:
@@ -47,9 +47,7 @@ def centred_mm(compact, fit, people: Problem) -> torch.Tensor:
 
 
 @pytest.mark.parametrize(("joints", "mean_mm"), [(EVERY_JOINT, 10.0), (JOINTS.coco, 22.0)])
-def test_exact_keypoints_in_four_views_put_the_body_in_its_place(
-    compact, fitter, people, joints, mean_mm
-) -> None:
+def test_exact_keypoints_in_four_views_put_the_body_in_its_place(compact, fitter, people, joints, mean_mm) -> None:
     """In the world's frame, nothing aligned. What remains is the priors' doing."""
     fit = fitter.fit(surround(people, 4, joints))
     assert fit.valid.all()
@@ -59,9 +57,7 @@ def test_exact_keypoints_in_four_views_put_the_body_in_its_place(
 
 
 def test_more_views_are_better(compact, fitter, people) -> None:
-    one, two, four = (
-        distance_mm(compact, fitter.fit(surround(people, n, noise_px=2.0)), people).mean() for n in (1, 2, 4)
-    )
+    one, two, four = (distance_mm(compact, fitter.fit(surround(people, n, noise_px=2.0)), people).mean() for n in (1, 2, 4))
     assert four < two < one
 
 
@@ -84,7 +80,7 @@ def test_a_fit_seen_from_a_view_projects_to_the_same_pixels(compact, fitter, peo
 @pytest.mark.parametrize("at", [0, 1, 3])
 def test_a_view_that_sees_nobody_changes_nothing(compact, prior, people, at: int) -> None:
     """From the same start, bit for bit; only the loss is a mean over one more view."""
-    fitter = Fitter(compact, prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
+    fitter = BatchFitter(compact, prior, FitConfig(objective=PUBLISHED, init=("multistart",)))
     observations, start = surround(people, 3, noise_px=2.0), people.near_truth()
     one, other = (fitter.fit(e, [start]) for e in (observations, with_an_empty_view(observations, at)))
     for name in (*BODY, "cost", "iterations", "verdict", "coverage"):

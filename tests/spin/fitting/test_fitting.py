@@ -19,7 +19,7 @@ from spin.crop import keypoints_to_crop
 from spin.errors import KeypointError
 from spin.evaluation.metrics import pa_mpjpe_mm
 from spin.fitting import levenberg_marquardt
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.objective import reprojection_loss
 from spin.fitting.observations import Observations, Views
 from spin.fitting.prior import PosePrior, load_pose_prior
@@ -127,7 +127,7 @@ def test_a_lifted_body_turns_with_its_view(compact, lifter, problem) -> None:
 
 @pytest.mark.parametrize("solver", ["lm", "adam"])
 def test_a_fit_that_starts_near_the_truth_finds_the_keypoints(compact, prior, problem, solver) -> None:
-    fitter = Fitter(compact, prior, published(solver, {"lm": 8, "adam": 60}[solver]))
+    fitter = BatchFitter(compact, prior, published(solver, {"lm": 8, "adam": 60}[solver]))
     start = problem.near_truth()
     points = compact.keypoints(compact(start.pose_aa, start.betas))
     before = reprojection_loss(PUBLISHED, points, start.camera_m, problem.observations)
@@ -138,13 +138,11 @@ def test_a_fit_that_starts_near_the_truth_finds_the_keypoints(compact, prior, pr
 
 def test_levenberg_marquardt_never_costs_more_and_beats_adam(compact, prior, problem) -> None:
     keypoints, start = problem.noisy(JOINTS.coco, 2.0), problem.near_truth()
-    results = [
-        Fitter(compact, prior, published("lm", n, 1e-5)).fit(keypoints, [start]) for n in (0, 1, 3, 12)
-    ]
+    results = [BatchFitter(compact, prior, published("lm", n, 1e-5)).fit(keypoints, [start]) for n in (0, 1, 3, 12)]
     for earlier, later in pairwise(results):
         assert (later.cost <= earlier.cost + 1e-2).all()
         assert (later.iterations >= earlier.iterations).all()
-    adam = Fitter(compact, prior, published("adam", 100)).fit(keypoints, [start])
+    adam = BatchFitter(compact, prior, published("adam", 100)).fit(keypoints, [start])
     assert results[-1].cost.mean() < adam.cost.mean()
     assert (results[1].verdict == NOT_CONVERGED).any()
     assert results[1].storable[results[1].verdict == NOT_CONVERGED].all()
@@ -156,10 +154,8 @@ def test_the_torch_solver_ends_where_the_compiled_one_does(body: BodyData) -> No
     start = small.near_truth()
     start = Start(start.pose_aa.double(), start.betas.double(), start.camera_m.double())
     observations = Observations.of(small.noisy(JOINTS.coco, 2.0).double())
-    compiled = Fitter(compact, prior, published(tolerance=1e-6)).fit(observations, [start])
-    batched = levenberg_marquardt.solve_batched(
-        compact, prior, PUBLISHED, start, observations, iterations=20, tolerance=1e-6
-    )
+    compiled = BatchFitter(compact, prior, published(tolerance=1e-6)).fit(observations, [start])
+    batched = levenberg_marquardt.solve_batched(compact, prior, PUBLISHED, start, observations, iterations=20, tolerance=1e-6)
     assert torch.allclose(compiled.cost, batched.cost, rtol=1e-9)
     assert torch.allclose(compiled.pose_aa, batched.pose_aa, atol=1e-6)
     assert torch.equal(compiled.iterations, batched.iterations)
@@ -169,14 +165,14 @@ def test_the_torch_solver_ends_where_the_compiled_one_does(body: BodyData) -> No
 def test_inputs_are_not_changed(compact, prior, problem, solver) -> None:
     keypoints, start = problem.noisy(JOINTS.coco, 2.0), problem.near_truth()
     copies = [t.clone() for t in (keypoints, start.pose_aa, start.betas, start.camera_m)]
-    Fitter(compact, prior, published(solver, 3)).fit(keypoints, [start])
+    BatchFitter(compact, prior, published(solver, 3)).fit(keypoints, [start])
     for now, then in zip((keypoints, start.pose_aa, start.betas, start.camera_m), copies):
         assert torch.equal(now, then)
 
 
 def test_a_fit_does_not_depend_on_its_neighbours_or_on_threads(compact, prior, problem) -> None:
     """Bit for bit: the compiled solver takes one sample at a time."""
-    fitter = Fitter(compact, prior, published("lm", 8))
+    fitter = BatchFitter(compact, prior, published("lm", 8))
     keypoints, start = problem.noisy(JOINTS.coco, 2.0).repeat(4, 1, 1), problem.near_truth()
     start = start.take(torch.arange(24).repeat(4))
     together = fitter.fit(keypoints, [start])
@@ -197,7 +193,7 @@ def test_adam_batched_equals_one_at_a_time(body: BodyData) -> None:
     """In float64, where rounding has no room to grow along the way."""
     compact, prior = CompactBody(body, torch.float64), load_pose_prior(dtype=torch.float64)
     keypoints = Problem(CompactBody(body), load_pose_prior(), 3).noisy(JOINTS.coco, 2.0).double()
-    fitter = Fitter(compact, prior, published("adam", 4))
+    fitter = BatchFitter(compact, prior, published("adam", 4))
     starts = mean_pose_starts(compact, prior, Observations.of(keypoints), (0.0,))
     together = fitter.fit(keypoints, starts)
     for i in range(3):
@@ -210,7 +206,7 @@ def test_adam_batched_equals_one_at_a_time(body: BodyData) -> None:
 
 def test_the_cheapest_start_wins_without_a_scorer(compact, prior, problem) -> None:
     keypoints = problem.noisy(JOINTS.coco, 2.0)
-    fitter = Fitter(compact, prior, published("lm", 6))
+    fitter = BatchFitter(compact, prior, published("lm", 6))
     starts = mean_pose_starts(compact, prior, Observations.of(keypoints))
     singles = torch.stack([fitter.fit(keypoints, [s]).cost for s in starts])
     together = fitter.fit(keypoints, starts)
@@ -220,16 +216,16 @@ def test_the_cheapest_start_wins_without_a_scorer(compact, prior, problem) -> No
 
 def test_the_start_that_won_is_told(compact, prior, lifter, problem) -> None:
     keypoints = problem.noisy(JOINTS.coco, 2.0)
-    fitter = Fitter(compact, prior, FitConfig(init=("lifter", "multistart")), lifter)
+    fitter = BatchFitter(compact, prior, FitConfig(init=("lifter", "multistart")), lifter)
     result = fitter.fit(keypoints)
     kinds = {START_KINDS[i] for i in result.start.tolist()}
     assert "lifter" in kinds and kinds <= {"lifter", "multistart"}
-    alone = Fitter(compact, prior, FitConfig(), lifter).fit(keypoints)
+    alone = BatchFitter(compact, prior, FitConfig(), lifter).fit(keypoints)
     assert (result.score <= alone.score + 1e-3).all()
 
 
 def test_refining_starts_where_it_is_told(compact, prior, problem) -> None:
-    fitter = Fitter(compact, prior, published("lm", 0))
+    fitter = BatchFitter(compact, prior, published("lm", 0))
     result = fitter.refine(problem.pose, problem.betas, problem.keypoints)
     assert torch.equal(result.pose_aa, problem.pose)
     assert torch.equal(result.camera_m, camera_start(problem.points_m, problem.observations))
@@ -241,7 +237,7 @@ def test_exact_keypoints_in_four_views_give_the_body(compact, prior, lifter) -> 
     views = orbit(people, 4)
     pixels = views.project(compact.keypoints(people.points_m) + people.camera_m[:, None])
     observations = Observations(torch.cat([pixels, torch.ones(8, 4, 49, 1)], -1), views)
-    fitter = Fitter(compact, prior, FitConfig(), lifter)
+    fitter = BatchFitter(compact, prior, FitConfig(), lifter)
     result = fitter.fit(observations)
     found = compact(result.pose_aa, result.betas)
     assert pa_mpjpe_mm(found.numpy(), people.points_m.numpy()).mean() < 12
@@ -272,7 +268,7 @@ def test_a_bad_sample_says_why_and_leaves_its_neighbours_alone(compact, prior, l
     keypoints = problem.noisy(JOINTS.coco, 2.0)
     spoiled = keypoints.clone()
     spoiled[5] = spoil(problem.keypoints[5])
-    fitter = Fitter(compact, prior, FitConfig(), lifter)
+    fitter = BatchFitter(compact, prior, FitConfig(), lifter)
     clean, mixed = fitter.fit(keypoints), fitter.fit(spoiled)
     assert mixed.verdict[5] == verdict, VERDICTS[int(mixed.verdict[5])]
     assert not mixed.storable[5]
@@ -282,16 +278,14 @@ def test_a_bad_sample_says_why_and_leaves_its_neighbours_alone(compact, prior, l
     assert torch.allclose(mixed.loss[others], clean.loss[others], rtol=0.01, atol=0.01)
 
 
-NUMBERS = st.sampled_from(
-    [0.0, 1.0, -1.0, 112.0, 1e4, 1e30, -1e30, float("nan"), float("inf"), float("-inf"), 0.5]
-)
+NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 112.0, 1e4, 1e30, -1e30, float("nan"), float("inf"), float("-inf"), 0.5])
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_nothing_that_stands_in_a_sample_disturbs_the_next(compact, prior, problem, data) -> None:
     """Whatever numbers a sample holds: a verdict, no exception, no warning, and neighbours as they were, bit for bit."""
-    fitter = Fitter(compact, prior, published("lm", 3))
+    fitter = BatchFitter(compact, prior, published("lm", 3))
     keypoints, start = problem.noisy(JOINTS.coco, 2.0)[:3], problem.near_truth().take(torch.arange(3))
     spoiled = keypoints.clone()
     for _ in range(data.draw(st.integers(1, 12))):
@@ -304,20 +298,18 @@ def test_nothing_that_stands_in_a_sample_disturbs_the_next(compact, prior, probl
         assert torch.equal(clean.pose_aa[i], mixed.pose_aa[i])
         assert clean.verdict[i] == mixed.verdict[i]
     if mixed.storable[1]:
-        assert torch.isfinite(
-            torch.cat([mixed.pose_aa[1], mixed.betas[1], mixed.camera_m[1], mixed.loss[1:2]])
-        ).all()
+        assert torch.isfinite(torch.cat([mixed.pose_aa[1], mixed.betas[1], mixed.camera_m[1], mixed.loss[1:2]])).all()
 
 
 def test_a_box_without_size_is_no_number(compact, prior) -> None:
     with np.errstate(all="ignore"):
         keypoints = keypoints_to_crop(np.ones((1, 49, 3), np.float32), np.zeros((1, 2)), np.zeros(1))
-    result = Fitter(compact, prior, published("lm", 1)).fit(torch.from_numpy(keypoints))
+    result = BatchFitter(compact, prior, published("lm", 1)).fit(torch.from_numpy(keypoints))
     assert result.verdict[0] == NOT_FINITE
 
 
 def test_a_fit_behind_the_camera_is_no_fit(compact, prior, problem) -> None:
-    fitter = Fitter(compact, prior, published("lm", 0))
+    fitter = BatchFitter(compact, prior, published("lm", 0))
     behind = problem.camera * torch.tensor([1, 1, -1.0])
     result = fitter.refine(problem.pose, problem.betas, problem.keypoints, behind)
     assert (result.verdict == BEHIND_CAMERA).all()
@@ -325,7 +317,7 @@ def test_a_fit_behind_the_camera_is_no_fit(compact, prior, problem) -> None:
 
 
 def test_a_start_that_can_be_kept_wins_over_a_cheaper_one_that_cannot(compact, prior, problem) -> None:
-    fitter = Fitter(compact, prior, published("lm", 0))
+    fitter = BatchFitter(compact, prior, published("lm", 0))
     wild = problem.betas.clone()
     wild[:, 0] = 3.5
     points = compact.keypoints(compact(problem.pose, wild))
@@ -338,13 +330,13 @@ def test_a_start_that_can_be_kept_wins_over_a_cheaper_one_that_cannot(compact, p
 
 def test_hips_and_neck_alone_are_too_few(compact, prior, problem) -> None:
     seen = (*JOINTS.ignored_in_body_term, JOINTS.index["nose"], JOINTS.index["left knee"])
-    result = Fitter(compact, prior, published("lm", 1)).fit(problem.noisy(seen, 0.0))
+    result = BatchFitter(compact, prior, published("lm", 1)).fit(problem.noisy(seen, 0.0))
     assert (result.verdict == TOO_FEW_JOINTS).all()
 
 
 def test_wrong_shapes_and_options_are_refused(compact, prior, problem) -> None:
     with pytest.raises(KeypointError, match="expected \\(B, 49, 3\\)"):
-        Fitter(compact, prior, published()).fit(torch.zeros(2, 24, 3))
+        BatchFitter(compact, prior, published()).fit(torch.zeros(2, 24, 3))
     with pytest.raises(ValueError, match="solver"):
         FitConfig("newton")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="iterations"):
@@ -352,32 +344,27 @@ def test_wrong_shapes_and_options_are_refused(compact, prior, problem) -> None:
     with pytest.raises(ValueError, match="init"):
         FitConfig(init=("luck",))
     with pytest.raises(ValueError, match="lifter"):
-        Fitter(compact, prior, FitConfig())
+        BatchFitter(compact, prior, FitConfig())
     with pytest.raises(ValueError, match="start"):
-        Fitter(compact, prior, published()).fit(problem.keypoints, [])
+        BatchFitter(compact, prior, published()).fit(problem.keypoints, [])
 
 
 # ---- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("joints", "noise_px", "limit_mm"), [(JOINTS.coco, 2.0, 70.0), (EVERY_JOINT, 0.0, 55.0)]
-)
+@pytest.mark.parametrize(("joints", "noise_px", "limit_mm"), [(JOINTS.coco, 2.0, 70.0), (EVERY_JOINT, 0.0, 55.0)])
 def test_static_fits_are_near_the_truth(
     compact: CompactBody, mesh: BodyMesh, prior: PosePrior, lifter, joints, noise_px, limit_mm
 ) -> None:
     """The small version of tools/bench/fit_accuracy.py: poses of the prior itself, not of held-out clips."""
     people = Problem(compact, prior, 96, seed=3)
     observations = Observations.of(people.noisy(joints, noise_px))
-    result = Fitter(compact, prior, FitConfig(), lifter).fit(observations)
+    result = BatchFitter(compact, prior, FitConfig(), lifter).fit(observations)
     start = lifter_start(compact, lifter, observations)
     lsp = list(H36M_TO_J14)
     with torch.no_grad():
         true = mesh(people.pose, people.betas).joints17_m[:, lsp].numpy()
-        found, lifted = (
-            pa_mpjpe_mm(mesh(b.pose_aa, b.betas).joints17_m[:, lsp].numpy(), true).mean()
-            for b in (result, start)
-        )
+        found, lifted = (pa_mpjpe_mm(mesh(b.pose_aa, b.betas).joints17_m[:, lsp].numpy(), true).mean() for b in (result, start))
     assert result.valid.float().mean() > 0.95
     assert found < limit_mm
     assert found < lifted

@@ -115,9 +115,7 @@ def test_what_is_no_lifter_is_refused(body: BodyData, tmp_path: Path, content: s
         path.write_bytes(buffer.getvalue())
     elif content in ("uncalibrated", "negative"):
         arrays = dict(np.load(OPEN_LIFTER, allow_pickle=False))
-        np.savez(
-            path, **arrays | {"judge_views": arrays["judge_views"] * (0 if content == "uncalibrated" else -1)}
-        )
+        np.savez(path, **arrays | {"judge_views": arrays["judge_views"] * (0 if content == "uncalibrated" else -1)})
     with pytest.raises(ModelFileError):
         load_lifter(path, body.fingerprint)
 
@@ -149,10 +147,7 @@ def test_the_scorer_prefers_the_true_body_and_knows_no_neighbours(compact, prior
     basis = scorer.basis(observations)
     generator = torch.Generator().manual_seed(0)
     wrong = people.pose + 0.4 * torch.randn(people.pose.shape, generator=generator)
-    scores = [
-        scorer.expected_error_mm(basis, compact(pose, people.betas), people.camera)
-        for pose in (people.pose, wrong)
-    ]
+    scores = [scorer.expected_error_mm(basis, compact(pose, people.betas), people.camera) for pose in (people.pose, wrong)]
     assert (scores[0] < scores[1]).float().mean() > 0.85
     alone = scorer.basis(observations.take(torch.tensor([5])))
     points = compact(people.pose[5:6], people.betas[5:6])

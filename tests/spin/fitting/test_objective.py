@@ -83,9 +83,7 @@ def test_hips_and_neck_are_ignored_and_the_callers_tensor_stays(compact, problem
     # The anchored objective counts them.
     arguments = (problem.pose, problem.betas, problem.camera)
     costs = [
-        total_cost(
-            compact, load_pose_prior(), replace(PUBLISHED, hips=h), *arguments, Observations.of(keypoints)
-        )
+        total_cost(compact, load_pose_prior(), replace(PUBLISHED, hips=h), *arguments, Observations.of(keypoints))
         for h in (0.0, 1.0)
     ]
     expected = 5 * 2 * 1e4 * 2500 / (1e4 + 2500)  # five joints, two coordinates
@@ -120,9 +118,7 @@ def test_joints_in_3d_by_hand() -> None:
 def make_anchor(like: torch.Tensor, noise: float = 3.0) -> Anchor:
     zeros = torch.zeros(len(like), 82).to(like)
     sigma = torch.full_like(zeros, 0.5)
-    return Anchor(
-        zeros[:, :72], zeros[:, 72:], sigma[:, :72], sigma[:, 72:], torch.full_like(zeros[:, 0], noise)
-    )
+    return Anchor(zeros[:, :72], zeros[:, 72:], sigma[:, :72], sigma[:, 72:], torch.full_like(zeros[:, 0], noise))
 
 
 def test_anchor_by_hand() -> None:
@@ -130,9 +126,7 @@ def test_anchor_by_hand() -> None:
     pose[0, 5], betas[0, 2] = 0.2, 1.0
     objective = Objective(anchor=2.0, anchored_pose_prior=0.5)
     anchor = make_anchor(pose)
-    assert anchor_cost(objective, anchor, pose, betas).item() == pytest.approx(
-        (2 * 3 / 0.5) ** 2 * (0.04 + 1)
-    )
+    assert anchor_cost(objective, anchor, pose, betas).item() == pytest.approx((2 * 3 / 0.5) ** 2 * (0.04 + 1))
     assert pose_prior_weight(objective, anchor, pose[:, 0]).item() == pytest.approx((0.5 * 3) ** 2)
     assert pose_prior_weight(objective, None, pose[:, 0]).item() == pytest.approx(4.78**2)
 
@@ -182,9 +176,7 @@ class Hard:
         pixels = pixels + 20 * torch.randn(pixels.shape, generator=generator).double()
         confidence = torch.rand(*pixels.shape[:3], 1, generator=generator).double()
         confidence[:, :, 30:34] = 0
-        joints = torch.cat(
-            [small.points_m[:, JOINTS.superset], torch.rand(4, 24, 1, generator=generator)], -1
-        ).double()
+        joints = torch.cat([small.points_m[:, JOINTS.superset], torch.rand(4, 24, 1, generator=generator)], -1).double()
         joints[..., :3] += 0.05 * torch.randn(4, 24, 3, generator=generator).double()
         joints[1, :, 3] = 0
         joints[2, 5:, 3] = 0
@@ -211,9 +203,7 @@ class Hard:
         )  # fmt: skip
         prior = pose_prior_weight(o, anchor, self.x()[:, 0])
         one = OneSample(*(np.ascontiguousarray(a[row].numpy()) for a in arrays), prior[row].numpy()[()])
-        constants = Weights(
-            *(np.float64(c) for c in (o.sigma_px**2, o.bending_prior**2, o.shape_prior**2, o.joints3d**2))
-        )
+        constants = Weights(*(np.float64(c) for c in (o.sigma_px**2, o.bending_prior**2, o.shape_prior**2, o.joints3d**2)))
         body = make_body(self.body, self.prior)
         scratch, x = make_scratch(body)[0], self.x()[row].numpy()
         tables = body.tables[0]

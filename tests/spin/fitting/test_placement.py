@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from spin.body import CompactBody
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.objective import OBJECTIVES
 from spin.fitting.observations import Observations
 from spin.fitting.placement import place_body
@@ -66,7 +66,7 @@ def test_no_start_is_made_worse_and_no_other_place_nearby_is_better(compact, peo
 
 
 def test_a_body_that_is_given_its_place_keeps_it_to_the_bit(compact, prior, people) -> None:
-    fitter = Fitter(compact, prior, FitConfig("adam", 0, PUBLISHED, ()))
+    fitter = BatchFitter(compact, prior, FitConfig("adam", 0, PUBLISHED, ()))
     observations = seen(people)
     start = fitter.given(people.pose, people.betas, observations, kind="file").at(people.camera)
     everyone = torch.ones(len(people.pose), dtype=torch.bool)
@@ -81,7 +81,7 @@ def test_a_body_that_is_given_its_place_keeps_it_to_the_bit(compact, prior, peop
 
 
 def test_who_is_not_seen_gets_no_fit_and_spoils_no_neighbour(compact, prior, people) -> None:
-    fitter = Fitter(compact, prior, FitConfig("adam", 0, PUBLISHED, ()))
+    fitter = BatchFitter(compact, prior, FitConfig("adam", 0, PUBLISHED, ()))
     keypoints = people.noisy(JOINTS.coco, 0.0)
     hidden = keypoints.clone()
     hidden[2, :, 2] = 0

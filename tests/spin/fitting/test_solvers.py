@@ -48,9 +48,7 @@ def machine(compact, prior):
         threads: int = 1,
     ) -> Solution:
         objective = PUBLISHED if start.anchor is None else ANCHORED
-        return solve(
-            body, objective, start, observations, iterations=iterations, tolerance=tolerance, threads=threads
-        )
+        return solve(body, objective, start, observations, iterations=iterations, tolerance=tolerance, threads=threads)
 
     return run
 
@@ -122,9 +120,7 @@ def test_the_batched_solver_is_nearly_as_independent(body: BodyData, compact, pr
     together = solve_batched(compact64, prior64, ANCHORED, start, observations, **settings)
     for i in range(4):
         one = torch.tensor([i])
-        alone = solve_batched(
-            compact64, prior64, ANCHORED, start.take(one), observations.take(one), **settings
-        )
+        alone = solve_batched(compact64, prior64, ANCHORED, start.take(one), observations.take(one), **settings)
         assert torch.allclose(alone.pose_aa[0], together.pose_aa[i], atol=1e-7)
         assert torch.allclose(alone.cost[0], together.cost[i], rtol=1e-8)
 
@@ -139,9 +135,7 @@ def test_no_solver_changes_what_it_is_given(machine, compact, prior, problem, so
         solve_batched(compact, prior, ANCHORED, start, observations, iterations=2, tolerance=1e-3)
     else:
         adam.solve(compact, prior, ANCHORED, start, observations, iterations=2)
-    assert all(
-        torch.equal(now, then) for now, then in zip(tensors_of(start, observations), before, strict=True)
-    )
+    assert all(torch.equal(now, then) for now, then in zip(tensors_of(start, observations), before, strict=True))
 
 
 def test_machine_code_is_at_hand_once_it_ran(machine, compact, prior, problem) -> None:
@@ -153,9 +147,7 @@ def test_machine_code_is_at_hand_once_it_ran(machine, compact, prior, problem) -
 
 
 def run_adam(compact, prior, people: Problem, keypoints: torch.Tensor, iterations: int) -> Solution:
-    return adam.solve(
-        compact, prior, PUBLISHED, people.near_truth(), Observations.of(keypoints), iterations=iterations
-    )
+    return adam.solve(compact, prior, PUBLISHED, people.near_truth(), Observations.of(keypoints), iterations=iterations)
 
 
 def test_one_iteration_of_adam_is_one_step_of_each_stage(compact, prior, problem) -> None:

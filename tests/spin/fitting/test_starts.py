@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from spin.fitting.fitter import FitConfig, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.objective import OBJECTIVES, Anchor, noise_px, pose_prior_weight, total_cost
 from spin.fitting.observations import Observations, Views
 from spin.fitting.starts import (
@@ -74,9 +74,7 @@ def test_several_views_meet_in_the_true_camera(problem) -> None:
     observations.keypoints_px[..., :2] = torch.where(
         observations.keypoints_px[..., 2:] > 0, observations.views.project(points + camera[:, None]), 0.0
     )
-    assert (
-        camera_start(points, observations) - camera
-    ).abs().max() < 1e-4  # metres; a ridge keeps it solvable
+    assert (camera_start(points, observations) - camera).abs().max() < 1e-4  # metres; a ridge keeps it solvable
     two = observations.take(torch.arange(24))
     two.keypoints_px[:, 2] = 0  # a view that sees nothing
     assert (camera_start(points, two) - camera).abs().max() < 1e-4
@@ -113,9 +111,7 @@ def test_a_given_body_is_held_to_as_far_as_it_is_trusted(compact, problem) -> No
     assert (start.anchor.pose_sigma_rad == GIVEN_POSE_SIGMA_RAD).all()
     assert (start.anchor.betas_sigma == GIVEN_BETAS_SIGMA).all()
     assert torch.equal(start.anchor.noise_px, noise_px(problem.points_m, start.camera_m, observations))
-    told = given_start(
-        compact, problem.pose, problem.betas, observations, kind="file", camera_m=problem.camera
-    )
+    told = given_start(compact, problem.pose, problem.betas, observations, kind="file", camera_m=problem.camera)
     assert torch.equal(told.camera_m, problem.camera)
 
 
@@ -137,7 +133,7 @@ def test_a_lifted_body_is_the_anchor_too(compact, lifter, problem) -> None:
 
 def test_a_body_in_a_views_frame_goes_there_and_back(compact, prior, problem) -> None:
     observations = surround(problem, 3)
-    fitter = Fitter(compact, prior, FitConfig("lm", 0, PUBLISHED, ()))
+    fitter = BatchFitter(compact, prior, FitConfig("lm", 0, PUBLISHED, ()))
     view = torch.arange(24) % 3
     truth = Start(problem.pose, problem.betas, problem.camera)  # stands in for a FitResult
     here = [fitter.seen_from(truth, observations, v) for v in range(3)]  # type: ignore[arg-type]
@@ -145,9 +141,7 @@ def test_a_body_in_a_views_frame_goes_there_and_back(compact, prior, problem) ->
     known = torch.arange(24) < 20
     pose[~known] = torch.nan  # what is not known must not matter
     other = replace(problem.near_truth(), kind="lifter")
-    start = fitter.given_in_view(
-        pose, problem.betas, observations, view, known, kind="file", fallback=[other]
-    )
+    start = fitter.given_in_view(pose, problem.betas, observations, view, known, kind="file", fallback=[other])
     turned, true = (axis_angle_to_matrix(p.reshape(-1, 24, 3))[known] for p in (start.pose_aa, problem.pose))
     assert torch.allclose(turned, true, atol=1e-4)
     assert (start.camera_m - problem.camera)[known].abs().max() < 0.02
@@ -208,7 +202,7 @@ def test_best_of_keeps_each_samples_own_anchor(problem) -> None:
 
 def test_a_multistart_is_chosen_by_what_it_costs_as_it_is(compact, prior, problem) -> None:
     keypoints = Observations.of(problem.noisy(JOINTS.coco, 2.0))
-    fitter = Fitter(compact, prior, FitConfig("lm", 5, PUBLISHED, ("multistart",)))
+    fitter = BatchFitter(compact, prior, FitConfig("lm", 5, PUBLISHED, ("multistart",)))
     kept = fitter.starts(keypoints)
 
     def cost(start: Start) -> torch.Tensor:
@@ -227,5 +221,5 @@ def test_a_multistart_is_chosen_by_what_it_costs_as_it_is(compact, prior, proble
 
 def test_starts_of_several_kinds_stand_one_after_another(compact, prior, lifter, problem) -> None:
     config = FitConfig(init=("multistart", "lifter", "store", "file", "network"))
-    starts = Fitter(compact, prior, config, lifter).starts(problem.keypoints)
+    starts = BatchFitter(compact, prior, config, lifter).starts(problem.keypoints)
     assert [s.kind for s in starts] == ["multistart", "multistart", "lifter"]  # the others come from outside

@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from spin.fitting.fitter import FitConfig, FitResult, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig, FitResult
 from spin.fitting.levenberg_marquardt import Solution
 from spin.fitting.observations import Observations, Views
 from spin.fitting.starts import Start
@@ -99,9 +99,7 @@ def test_cameras_must_be_numbers(problem, name: str) -> None:
     observations = surround(problem, 2)
     array = getattr(observations.views, name).clone()
     array[5, 1] = torch.nan
-    verdict = verdict_of_observations(
-        replace(observations, views=replace(observations.views, **{name: array}))
-    )
+    verdict = verdict_of_observations(replace(observations, views=replace(observations.views, **{name: array})))
     assert verdict[5] == NOT_FINITE
     assert (verdict != VALID).sum() == 1
 
@@ -143,9 +141,7 @@ def test_most_of_a_body_may_not_be_a_crop_away(problem) -> None:
     keypoints[0, chosen[:3], 0] += 600.0
     keypoints[1, chosen[:2], 0] += 600.0  # less than half
     keypoints[2, chosen[:3], 1] -= 600.0
-    keypoints[3, chosen, 0] = torch.tensor(
-        [230.0, 300, 350, 400, 447]
-    )  # half a body may be out of the picture
+    keypoints[3, chosen, 0] = torch.tensor([230.0, 300, 350, 400, 447])  # half a body may be out of the picture
     keypoints[4, chosen, 0] = torch.tensor([230.0, 300, 449, 500, 600])
     assert told(keypoints) == [OUTSIDE_CROP, VALID, OUTSIDE_CROP, VALID, OUTSIDE_CROP]
 
@@ -195,28 +191,24 @@ def test_a_fits_reasons_by_hand() -> None:
     observations[6] = OUTSIDE_CROP
     betas[7:], pose[7:], depth[7:], converged[7:], loss[7:] = 0, 0, 1, True, 1
     loss[7], depth[8] = torch.nan, torch.nan
-    solution = Solution(
-        pose, betas, camera, torch.zeros(count), torch.zeros(count, dtype=torch.long), converged
-    )
+    solution = Solution(pose, betas, camera, torch.zeros(count), torch.zeros(count, dtype=torch.long), converged)
     found = verdict_of_fit(observations, solution, loss, loss, depth)
     assert found.tolist() == [*reasons, NOT_FINITE, BEHIND_CAMERA]
 
 
 def test_a_beta_of_just_the_limit_is_believed() -> None:
     one = torch.ones(1)
-    solution = Solution(
-        torch.zeros(1, 72), torch.full((1, 10), BETA_LIMIT), torch.ones(1, 3), one, one, one > 0
-    )
+    solution = Solution(torch.zeros(1, 72), torch.full((1, 10), BETA_LIMIT), torch.ones(1, 3), one, one, one > 0)
     assert verdict_of_fit(torch.zeros(1, dtype=torch.long), solution, one, one, one).tolist() == [VALID]
 
 
 def test_a_fit_that_would_have_gone_on_is_not_converged(compact, prior, problem) -> None:
     far = Start(problem.pose.roll(1, 0), problem.betas, problem.camera)  # everybody in another's pose
     config = FitConfig("lm", 1, replace(PUBLISHED, sigma_px=10.0), ())
-    result = Fitter(compact, prior, config).fit(problem.keypoints, [far])
+    result = BatchFitter(compact, prior, config).fit(problem.keypoints, [far])
     assert (result.verdict == NOT_CONVERGED).any()
     assert (result.iterations == 1).all()
-    more = Fitter(compact, prior, replace(config, iterations=60)).fit(problem.keypoints, [far])
+    more = BatchFitter(compact, prior, replace(config, iterations=60)).fit(problem.keypoints, [far])
     assert (more.verdict == NOT_CONVERGED).sum() < (result.verdict == NOT_CONVERGED).sum()
 
 
@@ -229,7 +221,7 @@ def test_poor_fits_are_kept_and_wrong_ones_are_not() -> None:
 
 
 def test_what_is_seen_covers_a_share_of_the_places(compact, prior, problem: Problem) -> None:
-    fitter = Fitter(compact, prior, FitConfig("lm", 0, PUBLISHED, ()))
+    fitter = BatchFitter(compact, prior, FitConfig("lm", 0, PUBLISHED, ()))
     start = problem.near_truth()
     assert torch.allclose(fitter.fit(problem.keypoints, [start]).coverage, torch.tensor(1.0))
     coco = fitter.fit(problem.noisy(JOINTS.coco, 0.0), [start]).coverage

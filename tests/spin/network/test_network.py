@@ -220,9 +220,7 @@ def test_published_file_with_data_parallel_prefixes(tmp_path: Path, network: HMR
     assert read.backbone == "resnet18"
 
 
-def test_a_failed_write_leaves_the_old_checkpoint(
-    tmp_path: Path, network: HMR, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path: Path, network: HMR, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.pt"
     save_checkpoint(path, Checkpoint(model=network.state_dict(), epoch=1))
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))

@@ -40,9 +40,7 @@ class Reader:
         view = self.json["bufferViews"][about["bufferView"]]
         assert view["byteOffset"] % 4 == 0
         width = _WIDTHS[about["type"]]
-        flat = np.frombuffer(
-            self.bytes, _TYPES[about["componentType"]], about["count"] * width, view["byteOffset"]
-        )
+        flat = np.frombuffer(self.bytes, _TYPES[about["componentType"]], about["count"] * width, view["byteOffset"])
         rows = flat.reshape(about["count"], width)
         if "min" in about:
             assert rows.min(0).tolist() == about["min"]
@@ -96,9 +94,7 @@ def matrix(q: np.ndarray) -> np.ndarray:
 def some_people(count: int) -> list[gltf.PosedPerson]:
     rng = np.random.default_rng(4)
     return [
-        gltf.PosedPerson(
-            f"person {i}", 0.4 * rng.standard_normal(72), rng.standard_normal(10), rng.uniform(1, 5, 3)
-        )
+        gltf.PosedPerson(f"person {i}", 0.4 * rng.standard_normal(72), rng.standard_normal(10), rng.uniform(1, 5, 3))
         for i in range(count)
     ]
 
@@ -107,11 +103,7 @@ def own_mesh(body: BodyData, person: gltf.PosedPerson) -> np.ndarray:
     """The body's own function, in glTF's axes."""
     mesh = BodyMesh(body, torch.float64)
     with torch.no_grad():
-        posed = (
-            mesh(torch.from_numpy(person.pose_aa)[None], torch.from_numpy(person.betas)[None])
-            .vertices_m[0]
-            .numpy()
-        )
+        posed = mesh(torch.from_numpy(person.pose_aa)[None], torch.from_numpy(person.betas)[None]).vertices_m[0].numpy()
     return (posed + person.translation_m) * [1, -1, -1]
 
 
@@ -138,9 +130,7 @@ def test_what_a_skin_can_not_hold_is_small(body: BodyData) -> None:
     """docs/formats.md states it for the open body, which has no pose blend shapes: four weights."""
     people = some_people(8)
     file = Reader(gltf.glb(body, people))
-    error_mm = [
-        1000 * np.linalg.norm(file.posed(i) - own_mesh(body, p), axis=1) for i, p in enumerate(people)
-    ]
+    error_mm = [1000 * np.linalg.norm(file.posed(i) - own_mesh(body, p), axis=1) for i, p in enumerate(people)]
     assert np.mean(error_mm) < 0.2
     assert np.max(error_mm) < 25
 

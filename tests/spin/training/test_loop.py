@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from spin.fitting.fitter import FitConfig, FitResult, Fitter
+from spin.fitting.fitter import BatchFitter, FitConfig, FitResult
 from spin.fitting.observations import Observations
 from spin.fitting.scorer import aligned_distance_mm
 from spin.joints import JOINTS, LSP_POINTS
@@ -34,13 +34,11 @@ def observations(people: Problem) -> Observations:
 
 @pytest.fixture
 def loop(compact, prior, lifter) -> LoopFitter:
-    return LoopFitter(Fitter(compact, prior, FitConfig(iterations=10), lifter))
+    return LoopFitter(BatchFitter(compact, prior, FitConfig(iterations=10), lifter))
 
 
 def truth_of(people: Problem, known: torch.Tensor | None = None) -> GroundTruth:
-    return GroundTruth(
-        people.pose, people.betas, torch.ones(COUNT, dtype=torch.bool) if known is None else known
-    )
+    return GroundTruth(people.pose, people.betas, torch.ones(COUNT, dtype=torch.bool) if known is None else known)
 
 
 def network(people: Problem, error_rad: float, seed: int = 0) -> Guesses:
@@ -121,9 +119,7 @@ def test_sums_of_ranks_add_up(loop, people, observations) -> None:
     """Two halves of a batch, added as ranks do, measure what the whole batch measures."""
     prediction = network(people, 0.2)
     half = torch.arange(COUNT) < COUNT // 2
-    parts = [
-        loop.fit(prediction, observations, truth_of(people, known))[1].to_vector() for known in (half, ~half)
-    ]
+    parts = [loop.fit(prediction, observations, truth_of(people, known))[1].to_vector() for known in (half, ~half)]
     whole = loop.fit(prediction, observations, truth_of(people))[1]
     assert torch.allclose(parts[0] + parts[1], whole.to_vector(), rtol=1e-4)
     again = Trust.of_vector(whole.to_vector())
@@ -176,7 +172,7 @@ def test_withholding_hides_all_truth_of_some_and_changes_nothing_else(people) ->
 
 
 def test_as_published_nothing_is_weighed(compact, prior, people, observations) -> None:
-    loop = LoopFitter(Fitter(compact, prior, FitConfig("adam", 3, PUBLISHED, init=("network",))))
+    loop = LoopFitter(BatchFitter(compact, prior, FitConfig("adam", 3, PUBLISHED, init=("network",))))
     prediction = network(people, 0.2)
     fits, measured = loop.fit(prediction, observations, truth_of(people), people.camera)
     same = loop.fitter.refine(prediction.pose_aa, prediction.betas, observations, people.camera)

@@ -95,9 +95,7 @@ def test_every_augmentation_can_be_turned_off() -> None:
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("rotation", [0.0, 25.0, -60.0])
-def test_augmented_body_projects_on_augmented_keypoints(
-    body: CompactBody, flip: bool, rotation: float
-) -> None:
+def test_augmented_body_projects_on_augmented_keypoints(body: CompactBody, flip: bool, rotation: float) -> None:
     """Two ways to the same pixels: move the image's keypoints, or move the body and project it."""
     body64 = CompactBody(load_body(), dtype=torch.float64)
     pose, betas, camera = random_body(4, dtype=torch.float64)
@@ -154,9 +152,7 @@ def test_each_sample_gets_its_own_augmentation() -> None:
     together = to_augmented(pose, camera, pelvis, mixed)
     for i in range(3):
         row = slice(i, i + 1)
-        one = Augmentations(
-            mixed.flip[row], mixed.rotation_deg[row], mixed.scale[row], mixed.channel_gain[row]
-        )
+        one = Augmentations(mixed.flip[row], mixed.rotation_deg[row], mixed.scale[row], mixed.channel_gain[row])
         for whole, single in zip(together, to_augmented(pose[row], camera[row], pelvis[row], one)):
             assert torch.allclose(whole[row], single, atol=1e-6)
 
@@ -482,8 +478,7 @@ def test_repeated_steps_lower_the_loss(body: CompactBody) -> None:
     network, optimiser = make_network()
     batch = make_batch(body, Augmentations.none(BATCH))
     history = [
-        train_step(network, optimiser, body, batch, None, true_fits(1.0), CONFIG, step=i).losses["total"]
-        for i in range(8)
+        train_step(network, optimiser, body, batch, None, true_fits(1.0), CONFIG, step=i).losses["total"] for i in range(8)
     ]
     assert np.mean(history[-3:]) < 0.8 * history[0]
 
@@ -514,9 +509,7 @@ def test_a_loss_of_nan_is_named_with_its_term(body: CompactBody) -> None:
     batch = make_batch(body, Augmentations.none(BATCH))
     batch.keypoints_crop_px[1, 30, 0] = torch.nan
     before = network.fc2.weight.clone()
-    with pytest.raises(
-        TrainingError, match=r"step 7: loss is not a number \(keypoints nan, total nan\).*coco:1"
-    ):
+    with pytest.raises(TrainingError, match=r"step 7: loss is not a number \(keypoints nan, total nan\).*coco:1"):
         train_step(network, optimiser, body, batch, None, true_fits(1.0), CONFIG, step=7)
     assert torch.equal(network.fc2.weight, before)
 

@@ -177,9 +177,7 @@ def test_detection_swaps_left_and_right_limbs(pictures):
     for k in range(400):
         for d in detect(pictures[0], np.random.default_rng(k)):
             if d.keypoints_px[left, 2] > 0:
-                to_left, to_right = (
-                    np.linalg.norm(d.keypoints_px[left, :2] - truth[i]) for i in (left, right)
-                )
+                to_left, to_right = (np.linalg.norm(d.keypoints_px[left, :2] - truth[i]) for i in (left, right))
                 swapped += bool(to_right < 6 < to_left)
     assert 2 <= swapped <= 40
 

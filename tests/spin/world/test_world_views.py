@@ -34,10 +34,7 @@ def pictures(world, viewpoints):
 def test_all_cameras_see_the_same_points_of_one_world(pictures, viewpoints):
     """Breaks if a camera's rotation or translation is applied the wrong way round."""
     for person in range(2):
-        places = [
-            (p.people[person].keypoints_cam_m - v.translation_m) @ v.rotation
-            for p, v in zip(pictures, viewpoints)
-        ]
+        places = [(p.people[person].keypoints_cam_m - v.translation_m) @ v.rotation for p, v in zip(pictures, viewpoints)]
         for place in places[1:]:
             np.testing.assert_allclose(place, places[0], atol=1e-9)
     assert not np.allclose(pictures[0].people[0].keypoints_cam_m, pictures[1].people[0].keypoints_cam_m)

@@ -202,9 +202,7 @@ def test_what_is_no_file_of_fits_is_named(written: dict[str, Path], tmp_path: Pa
              imgname=np.array(["a", "b"]), center=np.ones((2, 2)), scale=np.ones(2))  # fmt: skip
     refused(tmp_path / "b.npz", "165 angles a row, as SMPL-X")
     np.savez(tmp_path / "c.npz", pose=np.ones((2, 72)), betas=np.ones((3, 10)), valid_fit=np.ones(2))
-    refused(
-        tmp_path / "c.npz", r"betas should hold numbers of shape \(2, 10\), found float64 of shape \(3, 10\)"
-    )
+    refused(tmp_path / "c.npz", r"betas should hold numbers of shape \(2, 10\), found float64 of shape \(3, 10\)")
     for name in ("final.npz", "eft.json", "static.npy"):
         cut = tmp_path / f"cut-{name}"
         cut.write_bytes(written[name].read_bytes()[:-200])
@@ -227,9 +225,7 @@ def test_json_of_another_kind_is_named(tmp_path: Path, content: str, found: str)
     refused(tmp_path / "x.json", found)
 
 
-def test_an_entry_of_eft_that_cant_be_used_is_set_aside_alone(
-    written: dict[str, Path], tmp_path: Path
-) -> None:
+def test_an_entry_of_eft_that_cant_be_used_is_set_aside_alone(written: dict[str, Path], tmp_path: Path) -> None:
     content = json.loads(written["eft.json"].read_text())
     content["data"][0]["parm_pose"] = [[[2, 0, 0], [0, 2, 0], [0, 0, 2]]] * 24
     content["data"][1]["parm_shape"][3] = float("nan")

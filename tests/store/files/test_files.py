@@ -128,9 +128,7 @@ def objects(s3: S3) -> Files:
 
 
 @pytest.mark.parametrize("kind", ["error", "slow down", "drop", "lost", "conflict", "wait"])
-def test_a_request_that_fails_is_repeated_and_a_lost_answer_is_no_refusal(
-    kind: str, s3: S3, objects: Files
-) -> None:
+def test_a_request_that_fails_is_repeated_and_a_lost_answer_is_no_refusal(kind: str, s3: S3, objects: Files) -> None:
     for method, act in (
         ("PUT", lambda: objects.create("tags/a", b"mine")),
         ("PUT", lambda: objects.swap("CURRENT", b"1", b"2")),
@@ -180,9 +178,7 @@ def test_errors_say_what_is_wrong_in_one_line(
         assert "\n" not in str(caught.value) and url in str(caught.value)
 
 
-def test_keys_are_found_where_aws_tools_keep_them(
-    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_are_found_where_aws_tools_keep_them(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = f"aws_access_key_id = {s3.environment['AWS_ACCESS_KEY_ID']}\naws_secret_access_key = secret\n"
     (tmp_path / "keys").write_text(f"[default]\naws_access_key_id = other\n[work]\n{keys}")
     (tmp_path / "config").write_text("[profile work]\nregion = eu-north-1\n")

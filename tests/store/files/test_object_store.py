@@ -244,9 +244,7 @@ def test_of_two_that_move_current_at_once_the_second_begins_again(
     assert verify(URL).whole
     other.refresh()
     other.compact(force=True)
-    assert len([n for n in s3.names(KEYS) if n.endswith(".claim")]) <= 3, (
-        "two tags' generations and the current one"
-    )
+    assert len([n for n in s3.names(KEYS) if n.endswith(".claim")]) <= 3, "two tags' generations and the current one"
 
 
 def test_a_collection_leaves_alone_what_is_being_written(
@@ -265,9 +263,7 @@ def test_a_collection_leaves_alone_what_is_being_written(
     assert same_bits(state(), store.get(ALL)) and verify(URL).whole
 
 
-def test_what_a_dead_compaction_left_is_removed_after_a_day_or_by_the_next(
-    s3: S3, base: dict[str, Stored]
-) -> None:
+def test_what_a_dead_compaction_left_is_removed_after_a_day_or_by_the_next(s3: S3, base: dict[str, Stored]) -> None:
     store = begin(s3, base)
     s3.faults.append(Fault("drop", "PUT", "000002.json", times=10**9))
     with pytest.raises(ObjectStoreError):

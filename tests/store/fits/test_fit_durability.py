@@ -56,9 +56,7 @@ class CrashAt:
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a tag on an old generation, and segments since, one of them tagged."""
     rng = np.random.default_rng(0)
-    store = FitStore.create(
-        tmp_path_factory.mktemp("base") / "fits", samples=SAMPLES, fingerprint=FINGERPRINT
-    )
+    store = FitStore.create(tmp_path_factory.mktemp("base") / "fits", samples=SAMPLES, fingerprint=FINGERPRINT)
     store.merge(ALL, random_fits(SAMPLES, rng))
     store.tag("early")
     store.compact()
@@ -83,9 +81,7 @@ def state(folder: Path) -> Fits:
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_a_crash_at_every_step_leaves_the_old_or_the_new_state(
-    operation: str, base: Path, tmp_path: Path
-) -> None:
+def test_a_crash_at_every_step_leaves_the_old_or_the_new_state(operation: str, base: Path, tmp_path: Path) -> None:
     old = state(base)
     offered = FitTable.of(changed_fits(old))
     offered.merge(*OFFER)

@@ -34,9 +34,7 @@ def quick_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store with a tag on an old generation, and segments since, one of them tagged; and something to collect."""
-    store = FitStore.create(
-        tmp_path_factory.mktemp("base") / "fits", samples=SAMPLES, fingerprint=FINGERPRINT
-    )
+    store = FitStore.create(tmp_path_factory.mktemp("base") / "fits", samples=SAMPLES, fingerprint=FINGERPRINT)
     store.merge(ALL, random_fits(SAMPLES, RNG))
     store.tag("early")
     store.compact()

@@ -45,9 +45,7 @@ def test_a_restore_between_write_and_acknowledgement_is_noticed(
     late = FitStore.open(store.location, writer="late")
     store.tag("start")
     late.merge(ALL, random_fits(SAMPLES, rng))
-    monkeypatch.setattr(
-        "store.fits.handle.writer.write_segment", after(FitStore.open(store.location).restore, "start")
-    )
+    monkeypatch.setattr("store.fits.handle.writer.write_segment", after(FitStore.open(store.location).restore, "start"))
     with pytest.raises(StaleWriterError):
         late.flush()
     monkeypatch.undo()

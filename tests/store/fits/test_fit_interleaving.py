@@ -62,9 +62,7 @@ class FitStoreMachine(RuleBasedStateMachine):
             for name in COLUMNS:
                 getattr(offer, name)[sample] = getattr(fits, name)[row]
             self.known[who] = join(self.known[who], offer)
-        differs = [
-            not same_bits(before.take(slice(i, i + 1)), self.known[who].take(slice(i, i + 1))) for i in ALL
-        ]
+        differs = [not same_bits(before.take(slice(i, i + 1)), self.known[who].take(slice(i, i + 1))) for i in ALL]
         assert set(ids[accepted]) <= set(np.flatnonzero(differs))
 
     @rule(who=st.integers(0, 1))
@@ -138,9 +136,7 @@ class FitStoreMachine(RuleBasedStateMachine):
 
 
 @pytest.mark.parametrize("examples", [20, pytest.param(400, marks=pytest.mark.slow)])
-def test_any_interleaving_equals_a_plain_list_of_records(
-    place: Place, examples: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_any_interleaving_equals_a_plain_list_of_records(place: Place, examples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # no power fails here
     monkeypatch.setenv("FIT_STORE_MACHINE", place.top)
     machine = FitStoreMachine.TestCase

@@ -134,9 +134,7 @@ def place_of(where: str, tmp_path: Path, request: pytest.FixtureRequest) -> Path
         pytest.param("s3", 300, marks=pytest.mark.slow),
     ],
 )
-def test_killed_at_random_moments(
-    where: str, kills: int, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+def test_killed_at_random_moments(where: str, kills: int, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     folder, moments = place_of(where, tmp_path, request), random.Random(kills)
     store = FitStore.create(folder, samples=SAMPLES, fingerprint=FINGERPRINT)
     tagged = {}
@@ -148,8 +146,7 @@ def test_killed_at_random_moments(
     while killed < kills:
         before, works = state(folder), TOGETHER[rounds % len(TOGETHER)]
         children = [
-            Child(work, folder, tmp_path / f"reports-{rounds}-{place}", 10 * rounds + place)
-            for place, work in enumerate(works)
+            Child(work, folder, tmp_path / f"reports-{rounds}-{place}", 10 * rounds + place) for place, work in enumerate(works)
         ]
         for child in children:
             child.wait_until_ready()

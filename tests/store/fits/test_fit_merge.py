@@ -112,9 +112,7 @@ def test_an_inadmissible_record_never_wins(a: Fits, b: Fits) -> None:
 
 @settings(deadline=None)  # a busy machine is not an error
 @given(st.lists(st.tuples(st.integers(0, 2), record()), max_size=8), st.randoms())
-def test_a_batch_with_duplicates_equals_one_record_at_a_time_in_any_order(
-    offers: list, random: object
-) -> None:
+def test_a_batch_with_duplicates_equals_one_record_at_a_time_in_any_order(offers: list, random: object) -> None:
     table = FitTable.of(Fits.empty(3))
     if offers:
         ids = np.array([sample for sample, _ in offers])

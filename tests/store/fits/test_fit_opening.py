@@ -83,9 +83,7 @@ def test_an_empty_folder_may_become_a_store(tmp_path: Path) -> None:
 def test_a_later_version_is_refused(store: FitStore) -> None:
     files = open_files(store.location)
     files.write("store.json", json.dumps({**json.loads(files.read("store.json")), "version": 2}).encode())
-    with pytest.raises(
-        FormatVersionError, match="expected spin-pipe-fits version 1, found spin-pipe-fits version 2"
-    ):
+    with pytest.raises(FormatVersionError, match="expected spin-pipe-fits version 1, found spin-pipe-fits version 2"):
         FitStore.open(store.location)
     files.write("store.json", b"{")
     with pytest.raises(FormatVersionError, match="not JSON"):

@@ -61,9 +61,7 @@ def test_only_plausible_records_are_admissible(changes: dict, allowed: bool) -> 
 def test_wrong_shapes_and_types_are_refused_by_name() -> None:
     good = random_fits(4, np.random.default_rng(0))
     columns = {name: getattr(good, name) for name in good.__dataclass_fields__}
-    with pytest.raises(
-        RecordError, match=r"camera must be float32 of shape \(4, 3\), found float32 of shape \(3, 3\)"
-    ):
+    with pytest.raises(RecordError, match=r"camera must be float32 of shape \(4, 3\), found float32 of shape \(3, 3\)"):
         Fits(**{**columns, "camera": good.camera[:3]})
     with pytest.raises(RecordError, match=r"pose must be float32 .* found float64"):
         Fits(**{**columns, "pose": good.pose.astype(np.float64)})

@@ -136,9 +136,7 @@ def test_without_a_copy_damage_is_repaired_or_not_and_nothing_is_lost(base: Path
     assert actions["generations"] == {"repaired", "unrepaired"}
 
 
-def test_salvage_finds_lost_records_in_an_earlier_state_and_the_updates_since(
-    base: Path, tmp_path: Path
-) -> None:
+def test_salvage_finds_lost_records_in_an_earlier_state_and_the_updates_since(base: Path, tmp_path: Path) -> None:
     """Generation 1 is generation 0 and the segment that the tag on generation 0 kept."""
     folder = tmp_path / "fits"
     shutil.copytree(base, folder)

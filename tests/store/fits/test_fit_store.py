@@ -107,9 +107,7 @@ def test_summary_counts(store: FitStore, rng: np.random.Generator) -> None:
     assert summary["loss_percentiles_px2"] == {"5": 2.0, "50": 2.0, "95": 2.0}
 
 
-def test_a_full_disk_loses_nothing(
-    local: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_loses_nothing(local: FitStore, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     fits = random_fits(SAMPLES, rng)
     local.merge(ALL, fits)
 

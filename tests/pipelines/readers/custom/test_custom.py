@@ -326,10 +326,7 @@ def test_a_source_that_can_not_be_read_is_named(photos: Path, case: str) -> None
 
 
 def test_detections_are_matched_to_annotations_that_have_none(photos: Path, people, tmp_path: Path) -> None:
-    shifted = [
-        Someone(p.image, {n: (x + 1, y + 1, c) for n, (x, y, c) in p.joints.items()}, p.bbox, p.number)
-        for p in people
-    ]
+    shifted = [Someone(p.image, {n: (x + 1, y + 1, c) for n, (x, y, c) in p.joints.items()}, p.bbox, p.number) for p in people]
     write_openpose(tmp_path / "openpose", shifted, OPENPOSE_NAMES)
     (photos / "annotations.json").write_text(json.dumps(coco_style(people, boxes=True)))
     with_folder = ReaderOptions("all", 6, openpose=tmp_path / "openpose")

@@ -28,9 +28,7 @@ def people(count: int = 6) -> list[Someone]:
     random = np.random.default_rng(5)
     out = []
     for number in range(count):
-        joints = {
-            name: (float(x), float(y), 1.0) for name, (x, y) in zip(PLAIN, random.uniform(20, 300, (13, 2)))
-        }
+        joints = {name: (float(x), float(y), 1.0) for name, (x, y) in zip(PLAIN, random.uniform(20, 300, (13, 2)))}
         out.append(Someone(f"{number // 2}.jpg", joints, [20.0, 20.0, 280.0, 280.0], number + 1))
     return out
 
@@ -152,8 +150,6 @@ ODD_COLUMNS: dict[str, Any] = {
 def test_columns_of_another_type(tmp_path: Path, name: str) -> None:
     table = pa.Table.from_pylist(table_rows(people(), boxes=True))
     for what, column in ODD_COLUMNS.items():
-        pq.write_table(
-            table.set_column(table.schema.get_field_index(name), name, column), tmp_path / "table.parquet"
-        )
+        pq.write_table(table.set_column(table.schema.get_field_index(name), name, column), tmp_path / "table.parquet")
         found = outcomes_of(custom, tmp_path, OWN, what)
         assert isinstance(found, StageError) or len(found) == 6

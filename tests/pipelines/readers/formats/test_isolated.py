@@ -75,11 +75,7 @@ def test_a_file_that_takes_for_ever_is_rejected_in_seconds(tmp_path: Path) -> No
 def test_what_a_library_prints_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cdf(tmp_path / "a.cdf", "Pose", VALUES)
     chatty = tmp_path / "chatty_child.py"
-    code = (
-        Path(isolated_child.__file__)
-        .read_text()
-        .replace("    import cdflib\n", "    import cdflib\n    print('hello')\n")
-    )
+    code = Path(isolated_child.__file__).read_text().replace("    import cdflib\n", "    import cdflib\n    print('hello')\n")
     assert "hello" in code
     chatty.write_text(code)
     isolated._stop()

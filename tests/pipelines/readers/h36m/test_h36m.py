@@ -64,9 +64,7 @@ def test_the_truth_comes_back(tree: Path, split: str) -> None:
         assert person.truth is not None and person.camera is not None
         np.testing.assert_allclose(person.truth.joints17_m, joints - joints[0], atol=2e-6)
         np.testing.assert_array_equal(person.keypoints_px[list(JOINTS.h36m), 2], 1)
-        np.testing.assert_allclose(
-            person.keypoints_px[list(JOINTS.h36m), :2], project(person.camera, joints), atol=1e-3
-        )
+        np.testing.assert_allclose(person.keypoints_px[list(JOINTS.h36m), :2], project(person.camera, joints), atol=1e-3)
         # joints that the regressor of the 17 and the keypoints place alike: not by the reader's own camera
         at = [JOINTS.index[name] for name in alike]
         np.testing.assert_allclose(person.keypoints_px[at, :2], row["keypoints_px"][at], atol=0.05)

@@ -22,9 +22,7 @@ def test_masks_and_parts_are_the_persons_own(trees: Callable[[str], Path]) -> No
     right = wrong = 0
     labels: set[int] = set()
     for person in people_of("lsp", root):
-        mask, part = (
-            cv2.imread(str(root / name), cv2.IMREAD_UNCHANGED) for name in (person.mask, person.part)
-        )
+        mask, part = (cv2.imread(str(root / name), cv2.IMREAD_UNCHANGED) for name in (person.mask, person.part))
         assert mask.ndim == part.ndim == 2
         assert set(np.unique(mask)) == {0, 255}
         labels |= set(np.unique(part).tolist())

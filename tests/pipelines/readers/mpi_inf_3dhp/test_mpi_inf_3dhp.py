@@ -46,12 +46,7 @@ def small(tree: Path, tmp_path: Path) -> Path:
 
 def test_every_tenth_moment_of_all_cameras_is_kept(tree: Path) -> None:
     people, rejected = outcomes(TRAIN, tree)
-    expected = {
-        f"S1/Seq{s}/imageFrames/video_{v}/frame_0000{f}.jpg"
-        for s in (1, 2)
-        for v in VIDEOS
-        for f in ("01", "11")
-    }
+    expected = {f"S1/Seq{s}/imageFrames/video_{v}/frame_0000{f}.jpg" for s in (1, 2) for v in VIDEOS for f in ("01", "11")}
     assert {p.image for p in people} == expected and len(people) == 32
     assert {r.reason for r in rejected} == {"has no annot.mat"}
     assert [r.source for r in rejected][:2] == ["S2/Seq1", "S2/Seq2"]
@@ -84,9 +79,7 @@ def test_views_of_a_moment_place_it_in_one_world(tree: Path) -> None:
     for person in outcomes(TRAIN, tree)[0]:
         assert person.view is not None
         seen = joints17_cam_m(truth[person.image, 0])
-        by_pose.setdefault(person.view.pose_id, []).append(
-            (seen - person.view.translation_m) @ person.view.rotation
-        )
+        by_pose.setdefault(person.view.pose_id, []).append((seen - person.view.translation_m) @ person.view.rotation)
     assert len(by_pose) == 4
     for places in by_pose.values():
         np.testing.assert_allclose(places, np.broadcast_to(places[0], (8, 17, 3)), atol=1e-5)
@@ -121,9 +114,7 @@ def test_fits_go_to_the_frames_that_the_published_counting_keeps(tree: Path) -> 
     people = outcomes(TRAIN, tree, fits=tree / FITS)[0]
     with np.load(tree / FITS) as fits:
         assert len(people) == len(fits["pose"])
-        assert (
-            sum(p.truth is not None and p.truth.pose_aa is not None for p in people) == fits["has_smpl"].sum()
-        )
+        assert sum(p.truth is not None and p.truth.pose_aa is not None for p in people) == fits["has_smpl"].sum()
     check_fits(tree, people)
     # counted through cameras of 20 and of 19 usable frames: not the same moments of all
     assert len({p.image[-10:] for p in people}) > 2
@@ -262,9 +253,7 @@ def test_a_damaged_test_recording_is_rejected_by_name(small: Path, case: str) ->
     write_mat73(small / TEST, arrays)
     people, rejected = outcomes(VALID, small)
     assert not people
-    assert next(r.source for r in rejected if reason in r.reason).startswith(
-        ("mpi_inf_3dhp_test_set/TS1", "TS1")
-    )
+    assert next(r.source for r in rejected if reason in r.reason).startswith(("mpi_inf_3dhp_test_set/TS1", "TS1"))
     assert sum("no such file" in r.reason for r in rejected) == 5
 
 
