@@ -156,6 +156,6 @@ def _one(
         write_file(path, content.getvalue())
         lines.append(f"  parameters:     {path}")
     if mesh is not None:
-        write_file(mesh, meshes(estimator.body, bodies, mesh.suffix.lower()))
+        write_file(mesh, meshes(estimator.body, bodies, mesh.suffix.lower(), result.image.shape[1::-1]))
         lines.append(f"  meshes:         {mesh}")
     return lines

@@ -12,7 +12,7 @@ import numpy as np
 from spin.camera import CROP_PX, FOCAL_PX
 from spin.errors import ImageError
 from spin.rendering import PALETTE, overlay, side_view
-from spin.rendering.gltf import PosedPerson, glb, obj
+from spin.rendering.gltf import PosedPerson, Viewpoint, glb, obj
 from store.files.atomic import write_file
 
 if TYPE_CHECKING:
@@ -111,8 +111,8 @@ def parameters(
     }
 
 
-def meshes(body: BodyData, people: Sequence[PersonBody], ending: str) -> bytes:
-    """Return all bodies in one file: .glb with skeletons, or .obj.
+def meshes(body: BodyData, people: Sequence[PersonBody], ending: str, size_px: tuple[int, int]) -> bytes:
+    """Return all bodies in one file: .glb with skeletons, or .obj. `size_px`: of the image, width and height.
 
     All are placed in the camera of the largest person, so that their arrangement is the one in the image.
     """
@@ -122,7 +122,8 @@ def meshes(body: BodyData, people: Sequence[PersonBody], ending: str) -> bytes:
     if ending == ".obj":
         moved = [one.vertices_m - one.camera_m + to for one, to in zip(people, translations)]
         return obj(moved, body.faces, names)
-    return glb(body, [PosedPerson(n, one.pose, one.betas, p) for n, one, p in zip(names, people, translations)])
+    view = Viewpoint.of(largest.focal_px, largest.person.center_px, np.zeros(2), np.array(size_px))
+    return glb(body, [PosedPerson(n, one.pose, one.betas, p) for n, one, p in zip(names, people, translations)], view)
 
 
 def write_picture(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> None:

@@ -15,7 +15,7 @@ from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from pipelines.readers.formats.image_names import sequence_of
 from spin.body import load_body
-from spin.rendering.gltf import Motion, PosedPerson, animated_glb, glb
+from spin.rendering.gltf import Motion, PosedPerson, Viewpoint, animated_glb, glb
 from store.annotations.table import Annotations
 from store.files.atomic import write_file
 from store.fits.records import Source
@@ -60,10 +60,11 @@ def export_glb(
                 f"--sequence {sequence}: none of its {len(rows)} frames has a fit; run `spin-pipe fit-static {dataset}`"
             )
         rows, fits = rows[fitted], fits.take(fitted)
-        place = in_one_camera(fits.camera, image_cameras(annotations.take(rows)))
+        people = annotations.take(rows)
+        place = in_one_camera(fits.camera, image_cameras(people))
         motion = Motion(sequence, fits.pose, np.median(fits.betas, axis=0), place, fps)
         path = output or data.exported(dataset, f"_{_plain(sequence)}.glb")
-        write_file(_made(path), animated_glb(body, motion))
+        write_file(_made(path), animated_glb(body, motion, view_of(people)))
         return [MeshExport(path, rows.tolist(), len(rows))]
     if output is not None and len(samples) > 1:
         raise UsageError("--out names one file; give one --sample with it")
@@ -73,7 +74,7 @@ def export_glb(
         if person is None:
             raise UsageError(f"--sample {sample}: {dataset} has samples 0 to {len(annotations) - 1}, and this one has no fit")
         path = output or data.exported(dataset, f"_{sample}.glb")
-        write_file(_made(path), glb(body, [person]))
+        write_file(_made(path), glb(body, [person], view_of(annotations.take(np.array([sample])))))
         out.append(MeshExport(path, [sample], 0))
     return out
 
@@ -83,10 +84,22 @@ def in_one_camera(
 ) -> Float64[np.ndarray, "n 3"]:
     """Translations of bodies that were each seen by a camera of its own, in the middle one of these cameras: each body's origin
     is seen at the same pixel and the same size. Where the cameras are one, nothing changes."""
-    focal, principal = np.median(cameras[:, 0, 0]), np.median(cameras[:, :2, 2], axis=0)
+    focal, principal = _middle(cameras)
     seen = np.einsum("nij,nj->ni", cameras, translation_m.astype(np.float64))
     z = translation_m[:, 2] * focal / cameras[:, 0, 0]
     return np.concatenate([(seen[:, :2] / seen[:, 2:] - principal) * z[:, None] / focal, z[:, None]], 1)
+
+
+def view_of(people: Annotations) -> Viewpoint:
+    """The camera in whose frame `in_one_camera` places people; it shows all their boxes."""
+    focal, principal = _middle(image_cameras(people))
+    half = 100 * people.scale[:, None]
+    return Viewpoint.of(focal, principal, (people.center_px - half).min(0), (people.center_px + half).max(0))
+
+
+def _middle(cameras: Float64[np.ndarray, "n 3 3"]) -> tuple[float, Float64[np.ndarray, "2"]]:
+    """Return the middle focal length and principal point, px."""
+    return float(np.median(cameras[:, 0, 0])), np.median(cameras[:, :2, 2], axis=0)
 
 
 def _person(annotations: Annotations, fits: Fits, sample: int) -> PosedPerson | None:

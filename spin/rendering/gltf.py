@@ -5,12 +5,14 @@ pose it further. A skin holds four weights a vertex and no pose blend shapes, so
 little from the body's own; docs/formats.md says by how much. An .obj holds the posed vertices themselves.
 
 Camera frames here have y down and z away, glTF and .obj have y up and z to the viewer: bodies are turned by 180°
-about x, and a viewer's camera at the origin sees them as the photograph's did.
+about x. In a glTF scene the first person's pelvis is at the origin, which viewers look at, and the photograph's camera is a
+node. In an .obj the camera is the origin.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from spin.camera import CROP_PX, FOCAL_PX
 from spin.errors import SpinError
 from spin.joints import SMPL_NAMES
 from spin.rendering.raycast import Mesh
@@ -35,6 +38,7 @@ _TURN = [1.0, 0.0, 0.0, 0.0]  # quaternion [x, y, z, w] of 180° about x
 _FLOAT, _UINT, _BYTE = 5126, 5125, 5121
 _ARRAY, _ELEMENTS = 34962, 34963
 _COLOUR = [0.65, 0.78, 0.90, 1.0]
+_NEAR_M = 0.1  # nearest that a viewer's camera shows
 
 
 class MeshFileError(SpinError, ValueError):
@@ -62,24 +66,47 @@ class Motion:
     fps: float = 30.0
 
 
-def glb(body: BodyData, people: Sequence[PosedPerson]) -> bytes:
-    """People, each with mesh, skeleton and skin, in one scene."""
-    file = _File(body)
+@dataclass(frozen=True)
+class Viewpoint:
+    """The camera in whose frame people are placed: its focal length, and how far its picture reaches from the principal point.
+
+    The default is a crop's. A glTF camera has its principal point in the middle: it shows the larger reach on both sides.
+    """
+
+    focal_px: float = FOCAL_PX
+    reach_px: tuple[float, float] = (CROP_PX / 2, CROP_PX / 2)
+
+    @classmethod
+    def of(cls, focal_px: float, principal_px: Float[np.ndarray, "2"], low: np.ndarray, high: np.ndarray) -> Viewpoint:
+        """Return the view of a picture from pixel `low` to pixel `high`."""
+        x, y = np.maximum(np.asarray(high) - principal_px, principal_px - np.asarray(low)).tolist()
+        return cls(float(focal_px), (x, y))
+
+
+def glb(body: BodyData, people: Sequence[PosedPerson], view: Viewpoint | None = None) -> bytes:
+    """People, each with mesh, skeleton and skin, in one scene. MeshFileError without people."""
+    if not people:
+        raise MeshFileError("no person to write; expected at least one")
+    file = _File(body, view or Viewpoint(), _pelvis_m(body, people[0].betas, people[0].translation_m))
     for person in people:
         file.add_person(person.name, person.betas, _quaternions(person.pose_aa), person.translation_m)
     return file.to_bytes()
 
 
-def animated_glb(body: BodyData, motion: Motion) -> bytes:
-    """A person who moves: keyframes of every joint's rotation and of the place. MeshFileError without frames."""
+def animated_glb(body: BodyData, motion: Motion, view: Viewpoint | None = None) -> bytes:
+    """A person who moves: keyframes of every joint's rotation and of the place. MeshFileError without frames.
+
+    The first frame's pelvis is at the origin.
+    """
     if not len(motion.pose_aa) or not motion.fps > 0:
         raise MeshFileError(f"motion {motion.name}: {len(motion.pose_aa)} frames at {motion.fps} a second; expected some")
-    file, turns = _File(body), _quaternions(motion.pose_aa)
+    file = _File(body, view or Viewpoint(), _pelvis_m(body, motion.betas, motion.translation_m[0]))
+    turns = _quaternions(motion.pose_aa)
     # The shorter way from frame to frame: q and -q are one rotation.
     for i in range(1, len(turns)):
         turns[i, (turns[i] * turns[i - 1]).sum(-1) < 0] *= -1
     joints = file.add_person(motion.name, motion.betas, turns[0], motion.translation_m[0])
-    file.animate(joints, turns, motion.translation_m, motion.fps)
+    file.animate(motion.name, joints, turns, motion.translation_m, motion.fps)
     return file.to_bytes()
 
 
@@ -101,10 +128,12 @@ def check_ending(path: Path) -> None:
 
 
 def skin_of(body: BodyData) -> tuple[Int[np.ndarray, "V 4"], Float[np.ndarray, "V 4"]]:
-    """The four strongest joints of each vertex and their weights, which add up to 1."""
+    """The four strongest joints of each vertex and their weights, which add up to 1. Where the weight is 0, the joint is 0."""
     joints = np.argsort(-body.skin_weights, axis=1, kind="stable")[:, :INFLUENCES]
     weights = np.take_along_axis(body.skin_weights, joints, 1)
-    return joints, weights / weights.sum(1, keepdims=True)
+    weights = weights / weights.sum(1, keepdims=True)
+    # As the file holds them: a weight that float32 rounds to 0 ties nothing.
+    return np.where(weights.astype(np.float32) > 0, joints, 0), weights
 
 
 def rest_of(body: BodyData, betas: Float[np.ndarray, "10"]) -> tuple[Float[np.ndarray, "V 3"], Float[np.ndarray, "24 3"]]:
@@ -113,18 +142,26 @@ def rest_of(body: BodyData, betas: Float[np.ndarray, "10"]) -> tuple[Float[np.nd
     return vertices, body.joint_regressor @ vertices
 
 
-class _File:
-    """A glTF document that grows, and the bytes that it speaks of."""
+def _pelvis_m(body: BodyData, betas: np.ndarray, translation_m: np.ndarray) -> Float[np.ndarray, "3"]:
+    """Where a person's pelvis is in the camera's frame: no pose moves it."""
+    return rest_of(body, betas)[1][0] + translation_m
 
-    def __init__(self, body: BodyData) -> None:
-        self.body = body
+
+class _File:
+    """A glTF document that grows, and its bytes. `origin_m`: what is at the scene's origin, in the camera's frame."""
+
+    def __init__(self, body: BodyData, view: Viewpoint, origin_m: Float[np.ndarray, "3"]) -> None:
+        self.body, self.origin_m = body, origin_m
         self.bytes = bytearray()
         self.json: dict[str, Any] = {
             "asset": {"version": "2.0", "generator": "spin-pipe"},
             "scene": 0,
-            "scenes": [{"nodes": []}],
-            "materials": [{"pbrMetallicRoughness": {"baseColorFactor": _COLOUR, "metallicFactor": 0.0}}],
-        } | {name: [] for name in ("nodes", "meshes", "skins", "accessors", "bufferViews")}
+            "scenes": [{"name": "people", "nodes": [0]}],
+            "cameras": [_camera(view)],
+            # glTF's cameras look along -z with y up, as the turned camera frame has it.
+            "nodes": [{"name": "camera", "camera": 0, "translation": self._place([0, 0, 0])}],
+            "materials": [{"name": "body", "pbrMetallicRoughness": {"baseColorFactor": _COLOUR, "metallicFactor": 0.0}}],
+        } | {name: [] for name in ("meshes", "skins", "accessors", "bufferViews")}
 
     def add_person(
         self, name: str, betas: np.ndarray, turns: Float[np.ndarray, "24 4"], translation_m: np.ndarray
@@ -133,7 +170,7 @@ class _File:
         vertices, joints = rest_of(self.body, betas)
         nodes, place = self.json["nodes"], len(self.json["nodes"])
         ids = [place + 1 + j for j in range(len(joints))]
-        nodes.append({"name": name, "children": [ids[0]], **_placed(translation_m)})
+        nodes.append({"name": name, "children": [ids[0]], "translation": self._place(translation_m), "rotation": _TURN})
         for j, parent in enumerate(self.body.parents):
             offset = joints[j] if j == 0 else joints[j] - joints[parent]
             node = {"name": SMPL_NAMES[j], "translation": offset.tolist(), "rotation": turns[j].tolist()}
@@ -143,6 +180,7 @@ class _File:
         inverse_bind[:, :3, 3] = -joints
         self.json["skins"].append(
             {
+                "name": f"{name} skin",
                 "joints": ids,
                 "skeleton": place,
                 # glTF's matrices go column by column.
@@ -174,6 +212,7 @@ class _File:
 
     def animate(
         self,
+        name: str,
         joints: list[int],
         turns: Float[np.ndarray, "F 24 4"],
         translation_m: Float[np.ndarray, "F 3"],
@@ -181,11 +220,12 @@ class _File:
     ) -> None:
         """Keyframes of the joints, and of the node before them, which places the person."""
         times = self._accessor(np.arange(len(turns)) / fps, _FLOAT, "SCALAR", bounds=True)
-        moved = np.stack([_placed(t)["translation"] for t in translation_m])
+        moved = np.array([self._place(t) for t in translation_m])
         tracks = [(joints[0] - 1, "translation", moved, "VEC3")]
         tracks += [(node, "rotation", turns[:, j], "VEC4") for j, node in enumerate(joints)]
         self.json["animations"] = [
             {
+                "name": name,
                 "samplers": [
                     {
                         "input": times,
@@ -199,6 +239,10 @@ class _File:
                 ],
             }
         ]
+
+    def _place(self, translation_m: Sequence[float] | np.ndarray) -> list[float]:
+        """Return a point of the camera's frame in the scene."""
+        return ((np.asarray(translation_m, float) - self.origin_m) * [1, -1, -1]).tolist()
 
     def _accessor(
         self, array: np.ndarray, component: int, kind: str, *, target: int | None = None, bounds: bool = False
@@ -231,9 +275,10 @@ class _File:
         )  # fmt: skip
 
 
-def _placed(translation_m: np.ndarray) -> dict[str, list[float]]:
-    x, y, z = np.asarray(translation_m, float).tolist()
-    return {"translation": [x, -y, -z], "rotation": _TURN}
+def _camera(view: Viewpoint) -> dict[str, Any]:
+    width, height = view.reach_px
+    lens = {"yfov": 2 * math.atan(height / view.focal_px), "aspectRatio": width / height, "znear": _NEAR_M}
+    return {"name": "camera", "type": "perspective", "perspective": lens}
 
 
 def _quaternions(pose_aa: Float[np.ndarray, "*b 72"]) -> Float[np.ndarray, "*b 24 4"]:

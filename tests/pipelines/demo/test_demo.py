@@ -18,10 +18,12 @@ from pipelines.errors import StageError, UsageError
 from pipelines.folders import DataFolder
 from spin.camera import CROP_PX, FOCAL_PX
 from spin.errors import SpinError
+from spin.images import read_image
 from spin.joints import JOINTS
 from spin.network.checkpoints import Checkpoint, save_checkpoint
 from spin.network.hmr import HMR, MeanParameters
 from store.annotations.table import Annotations
+from tests.spin.rendering.test_gltf import Reader
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +120,16 @@ def test_meshes_are_seen_where_the_people_are(ending: str, photo: Path, preproce
         "--save-mesh", path, "--save-params", photo.with_name("p.npz"), "--data", preprocessed,
     )  # fmt: skip
     if ending == "glb":
-        assert path.read_bytes()[:4] == b"glTF"
+        file = Reader(path.read_bytes())
+        with np.load(photo.with_name("p.npz")) as found:
+            camera, center = found["image_camera_matrix"][1], found["center_px"][1]  # the larger person's
+        seen = file.posed(1) * [1, -1, -1] @ camera.T
+        assert np.abs((seen[:, :2] / seen[:, 2:]).mean(0) - center).max() < 60
+        height, width = read_image(photo).shape[:2]
+        lens = file.json["cameras"][0]["perspective"]
+        shown = camera[0, 0] * np.tan(lens["yfov"] / 2)
+        assert shown == pytest.approx(max(center[1], height - center[1]))
+        assert lens["aspectRatio"] == pytest.approx(max(center[0], width - center[0]) / shown)
         return
     lines = path.read_text().splitlines()
     assert [line for line in lines if line.startswith("o ")] == ["o person_1", "o person_2"]

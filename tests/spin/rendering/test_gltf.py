@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import struct
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,7 @@ from spin.joints import SMPL_NAMES
 from spin.rendering import gltf
 
 _TYPES = {5126: "<f4", 5125: "<u4", 5121: "u1"}
+_VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 _WIDTHS = {"SCALAR": 1, "VEC3": 3, "VEC4": 4, "MAT4": 16}
 
 
@@ -66,8 +70,15 @@ class Reader:
             visit(root, np.eye(4))
         return out
 
+    @property
+    def camera_m(self) -> np.ndarray:
+        """Where the only camera is in the scene; it is not turned."""
+        (node,) = [n for n in self.json["nodes"] if "camera" in n]
+        assert "rotation" not in node
+        return np.array(node["translation"])
+
     def posed(self, person: int, moved: dict[tuple[int, str], np.ndarray] | None = None) -> np.ndarray:
-        """A skinned mesh's vertices in the scene."""
+        """A skinned mesh's vertices in the axes of glTF, from the camera."""
         (node,) = [n for n in self.json["nodes"] if n.get("mesh") == person]
         skin, (primitive,) = self.json["skins"][node["skin"]], self.json["meshes"][person]["primitives"]
         world = self.globals(moved)
@@ -77,7 +88,7 @@ class Reader:
         position = np.concatenate([attributes["POSITION"], np.ones((len(attributes["POSITION"]), 1))], 1)
         each = np.einsum("vkij,vj->vki", bones[attributes["JOINTS_0"]], position)[..., :3]
         assert np.linalg.norm(attributes["NORMAL"], axis=1) == pytest.approx(1, abs=1e-3)
-        return (attributes["WEIGHTS_0"][..., None] * each).sum(1)
+        return (attributes["WEIGHTS_0"][..., None] * each).sum(1) - self.camera_m
 
 
 def matrix(q: np.ndarray) -> np.ndarray:
@@ -111,7 +122,7 @@ def of_four_weights(body: BodyData) -> BodyData:
     """The body with the weights that a skin has, and without pose blend shapes: what glTF can say exactly."""
     joints, weights = gltf.skin_of(body)
     four = np.zeros_like(body.skin_weights)
-    np.put_along_axis(four, joints, weights, 1)
+    np.add.at(four, (np.arange(len(joints))[:, None], joints), weights)  # joint 0 may appear twice, once without weight
     return replace(body, skin_weights=four, posedirs=None)
 
 
@@ -155,6 +166,91 @@ def test_an_animation_goes_through_its_poses(body: BodyData) -> None:
     assert ((turns[1:] * turns[:-1]).sum(-1) > 0).all()  # never the long way round
     with pytest.raises(gltf.MeshFileError, match="0 frames"):
         gltf.animated_glb(body, replace(motion, pose_aa=poses[:0]))
+
+
+def test_the_first_person_is_at_the_origin_and_the_camera_shows_the_picture(body: BodyData) -> None:
+    people = some_people(2)
+    view = gltf.Viewpoint.of(900.0, np.array([100.0, 60.0]), np.zeros(2), np.array([320, 240]))
+    file = Reader(gltf.glb(body, people, view))
+    pelvis = file.globals()[file.json["skins"][0]["joints"][0]][:3, 3]
+    assert pelvis == pytest.approx(0, abs=1e-9)
+    lens = file.json["cameras"][0]["perspective"]
+    # 220 px to the right of the principal point, 180 px below it.
+    assert np.tan(lens["yfov"] / 2) == pytest.approx(180 / 900)
+    assert lens["aspectRatio"] == pytest.approx(220 / 180)
+    crop = Reader(gltf.glb(body, people)).json["cameras"][0]["perspective"]
+    assert (np.tan(crop["yfov"] / 2), crop["aspectRatio"]) == pytest.approx((112 / 5000, 1))
+    with pytest.raises(gltf.MeshFileError, match="no person to write"):
+        gltf.glb(body, [])
+
+
+def test_where_a_weight_is_zero_the_joint_is_zero(body: BodyData) -> None:
+    file = Reader(gltf.glb(body, some_people(1)))
+    attributes = file.json["meshes"][0]["primitives"][0]["attributes"]
+    joints, weights = (file.array(attributes[name]) for name in ("JOINTS_0", "WEIGHTS_0"))
+    assert (weights == 0).any()
+    assert not joints[weights == 0].any()
+
+
+def test_everything_has_a_name(body: BodyData) -> None:
+    motion = gltf.Motion("walk", np.zeros((2, 72)), np.zeros(10), np.ones((2, 3)))
+    file = Reader(gltf.animated_glb(body, motion)).json
+    for kind in ("nodes", "meshes", "skins", "materials", "cameras", "scenes", "animations"):
+        assert all(item["name"] for item in file[kind]), kind
+
+
+@pytest.fixture(scope="module")
+def validator(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Khronos validator's npm package, in $GLTF_VALIDATOR or fetched by npm; the test is skipped without it."""
+    node, npm, given = shutil.which("node"), shutil.which("npm"), os.environ.get("GLTF_VALIDATOR")
+    if node is None or (npm is None and given is None):
+        pytest.skip("no node and npm on this machine, which run the glTF validator (see CONTRIBUTING.md)")
+    if given is not None:
+        return Path(given)
+    folder = tmp_path_factory.mktemp("validator")
+    install = [
+        npm,
+        "install",
+        "--prefix",
+        folder,
+        "--no-audit",
+        "--no-fund",
+        "--fetch-retries=0",
+        "--fetch-timeout=20000",
+        _VALIDATOR,
+    ]
+    try:
+        subprocess.run(list(map(str, install)), check=True, capture_output=True, timeout=60)
+    except (subprocess.SubprocessError, OSError):
+        pytest.skip(f"npm can't fetch {_VALIDATOR} here; name a folder that has it in $GLTF_VALIDATOR")
+    return folder / "node_modules" / "gltf-validator"
+
+
+def test_the_khronos_validator_finds_nothing(body: BodyData, validator: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    poses = 0.4 * rng.standard_normal((5, 72))
+    motion = gltf.Motion("walk / 1", poses, rng.standard_normal(10), rng.uniform(1, 4, (5, 3)))
+    still = replace(motion, pose_aa=np.zeros((1, 72)), translation_m=np.ones((1, 3)))
+    files = {
+        "single": gltf.glb(body, some_people(1)),
+        "several": gltf.glb(body, some_people(3), gltf.Viewpoint.of(30.0, np.array([900.0, -20.0]), np.zeros(2), np.ones(2))),
+        "sequence": gltf.animated_glb(body, motion),
+        "a sequence of one frame": gltf.animated_glb(body, still),
+    }
+    for name, content in files.items():
+        (tmp_path / f"{name}.glb").write_bytes(content)
+    script = (
+        "const v = require(process.argv[1]), fs = require('fs');"
+        "Promise.all(process.argv.slice(2).map(f => v.validateBytes(new Uint8Array(fs.readFileSync(f)))))"
+        ".then(all => console.log(JSON.stringify(all.map(r => r.issues))))"
+    )
+    paths = [str(tmp_path / f"{name}.glb") for name in files]
+    done = subprocess.run(
+        ["node", "-e", script, str(validator), *paths], capture_output=True, text=True, timeout=120, check=True
+    )
+    for name, issues in zip(files, json.loads(done.stdout)):
+        assert not issues["messages"], (name, issues["messages"][:3])
+        assert (issues["numErrors"], issues["numWarnings"]) == (0, 0), name
 
 
 def test_obj_holds_the_posed_vertices(body: BodyData) -> None:
