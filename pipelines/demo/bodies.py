@@ -19,7 +19,7 @@ import torch
 from pipelines.errors import StageError, UsageError
 from pipelines.fitting.assets import FittingFiles
 from pipelines.readers.formats.json_file import load_json
-from pipelines.readers.openpose import read_detections
+from pipelines.readers.formats.openpose_file import NO_BODY, SMALLEST_PX, read_openpose
 from spin.body import BodyMesh, load_body
 from spin.camera import CROP_PX, FOCAL_PX, weak_to_translation
 from spin.crop import BOX_MARGIN, box_to_center_scale, crop_image, keypoints_to_crop, normalise
@@ -115,6 +115,11 @@ def person_of_box(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> list[Person]
     x, y, w, h = box.tolist()
     if not (np.isfinite(box).all() and w > 0 and h > 0):
         raise StageError(f"{path}: the box {box.tolist()} has no area; expected [x, y, width, height], px")
+    if max(w, h) < SMALLEST_PX:
+        raise StageError(
+            f"{path}: the box {box.tolist()} is smaller than {SMALLEST_PX:g} px, expected pixels; multiply x and width of 0 to "
+            f"1 by the image's width, {width} px, y and height by its height, {height} px"
+        )
     if x >= width or y >= height or x + w <= 0 or y + h <= 0:
         raise StageError(f"{path}: the box {box.tolist()} is outside the image, which is {width} x {height} px")
     center, scale = box_to_center_scale(box, margin=1.0)  # without a margin (published)
@@ -127,10 +132,19 @@ def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -
     The box holds the person's confident joints and a fifth more, as in the published demo. Its middle is used, as in training,
     not the joints' mean.
     """
+    try:
+        found = read_openpose(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise StageError(f"{path}: no such OpenPose file") from error
     people = []
-    for number, joints in enumerate(read_detections(path), 1):
+    for number, joints in enumerate(found, 1):
+        if isinstance(joints, str):
+            if joints != NO_BODY:
+                raise StageError(f"{path}: person {number} {joints}")
+            continue
+        joints = joints.astype(np.float32)
         sure = joints[joints[:, 2] > CONFIDENT, :2]
-        if len(sure) < MIN_JOINTS or not np.ptp(sure, axis=0).max() > 0:
+        if len(sure) < MIN_JOINTS or not np.ptp(sure, axis=0).max() >= SMALLEST_PX:
             continue
         low, high = sure.min(0), sure.max(0)
         center, scale = box_to_center_scale(np.concatenate([low, high - low]), margin=BOX_MARGIN)
@@ -139,7 +153,8 @@ def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -
         people.append(Person(number, center, scale, keypoints))
     if not people:
         raise StageError(
-            f"{path}: no person in the detections; expected at least {MIN_JOINTS} joints with confidence above {CONFIDENT}"
+            f"{path}: no person in the detections; expected at least {MIN_JOINTS} joints with confidence above {CONFIDENT}, "
+            f"{SMALLEST_PX:g} px apart"
         )
     height, width = image.shape[:2]
     # A person at the edge is in the image; one whose box has its middle a quarter of its side outside is of another image.

@@ -1,4 +1,4 @@
-"""OpenPose's JSON files, and which detection belongs to which annotated person."""
+"""Which of OpenPose's detections belongs to which annotated person."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.formats.json_file import load_json
+from pipelines.readers.formats.openpose_file import NO_BODY, read_openpose
 from spin.joints import JOINTS, OPENPOSE_NAMES, mirrored
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def match_image(
 
 
 def read_detections(path: Path) -> Float[np.ndarray, "D 25 3"]:
-    """Return all people of one BODY_25 file. Raise StageError, naming the file, if it is not one."""
+    """Return all bodies of one file. Raise StageError, naming the file, if it is not one of OpenPose's, or in a wrong form."""
     try:
         return _read(path)
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -72,22 +72,13 @@ def read_detections(path: Path) -> Float[np.ndarray, "D 25 3"]:
 
 
 def _read(path: Path) -> Float[np.ndarray, "D 25 3"]:
-    try:
-        people = load_json(path)["people"]
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, and counts as not seen
-            given = [p["pose_keypoints_2d"] for p in people]
-            given = [numbers for numbers in given if numbers]  # OpenPose writes an empty list for a person without a body
-            if any(len(numbers) == 54 for numbers in given):
-                raise ValueError("18 joints a person, those of its COCO model; make them with BODY_25, its default")
-            out = np.array(given, np.float32).reshape(len(given), 25, 3)
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise StageError(f"{path}: not an OpenPose BODY_25 file ({type(error).__name__}: {error})") from error
-    # A joint that is not a number was not seen.
-    out[~np.isfinite(out).all(-1)] = 0
-    out[..., 2] = out[..., 2].clip(0, 1)
-    return out
+    bodies = []
+    for number, person in enumerate(read_openpose(path), 1):
+        if not isinstance(person, str):
+            bodies.append(person)
+        elif person != NO_BODY:
+            raise StageError(f"{path}: person {number} {person}")
+    return np.array(bodies, np.float32).reshape(len(bodies), 25, 3)
 
 
 def match_people(

@@ -15,6 +15,7 @@ from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
 from pipelines.readers.custom.people import Seen, checked_person, matched, place_image, shown
 from pipelines.readers.formats.json_file import Id, id_of, images_by_id
+from pipelines.readers.formats.openpose_file import confidence_problem
 from spin.joints import COCO_NAMES
 
 if TYPE_CHECKING:
@@ -160,9 +161,12 @@ def _seen(image: ImageEntry, source: str, annotation: dict[str, Any], joints: di
     given = given.reshape(-1, 3)
     if not np.isfinite(given[given[:, 2] != 0]).all():
         return Rejected(source, image.name, "a keypoint is not a number of pixels")
-    keypoints = np.zeros((49, 3))
     at = np.array(places)
     used = (at != UNUSED) & (given[:, 2] > 0)
+    reason = confidence_problem(given[used, 2])
+    if reason:
+        return Rejected(source, image.name, reason)
+    keypoints = np.zeros((49, 3))
     keypoints[at[used]] = given[used]
     keypoints[:, 2] = keypoints[:, 2].clip(0, 1)
     box = annotation.get("bbox")

@@ -1,35 +1,24 @@
-"""A folder of OpenPose's files, one an image, as people: BODY_25 or COCO-18, distinguished by their length."""
+"""A folder of OpenPose's files, one an image, as people."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.people import Seen, checked_person, place_image
-from spin.joints import JOINTS, OPENPOSE_NAMES
+from pipelines.readers.formats.openpose_file import read_openpose
+from spin.joints import JOINTS
 
-if TYPE_CHECKING:
-    from jaxtyping import Float
-
-# The order of OpenPose's older body model (POSE_COCO_BODY_PARTS): COCO's 17 and the neck.
-COCO_18 = (
-    "nose", "neck", "right shoulder", "right elbow", "right wrist", "left shoulder", "left elbow", "left wrist",
-    "right hip", "right knee", "right ankle", "left hip", "left knee", "left ankle", "right eye", "left eye",
-    "right ear", "left ear",
-)  # fmt: skip
 SUFFIX = "_keypoints.json"
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _FILES_A_PART = 1000
-_ORDERS = {3 * len(order): [JOINTS.index[f"OpenPose {name}"] for name in order] for order in (OPENPOSE_NAMES, COCO_18)}
 
 
 @dataclass(frozen=True)
@@ -87,47 +76,15 @@ def read(part: FolderPart, options: ReaderOptions) -> Iterator[Person | Rejected
             yield Rejected(name, image, reason)
             continue
         try:
-            people = _people(Path(part.folder) / name)
-        except StageError as error:
+            people = read_openpose(Path(part.folder) / name)
+        except (OSError, StageError) as error:
             yield Rejected(name, image, str(error))
             continue
         for number, person in enumerate(people):
             source = f"{name} person {number}"
-            keypoints = _keypoints(person)
-            if isinstance(keypoints, str):
-                yield Rejected(source, image, keypoints)
-            else:
-                yield checked_person(Seen(image, source, keypoints), options.min_body_joints)
-
-
-def _people(path: Path) -> list[Any]:
-    try:
-        people = json.loads(path.read_bytes())["people"]
-        if not isinstance(people, list):
-            raise TypeError("'people' is not a list")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StageError(f"{path}: not an OpenPose file ({type(error).__name__}: {error})") from error
-    return people
-
-
-def _keypoints(person: Any) -> Float[np.ndarray, "49 3"] | str:
-    """Return the 49 keypoints, OpenPose's half filled; or why not. Files of before 2018 call them `pose_keypoints`."""
-    if not isinstance(person, dict):
-        return "is not a person"
-    flat = person.get("pose_keypoints_2d", person.get("pose_keypoints"))
-    if not isinstance(flat, list) or len(flat) not in _ORDERS:
-        found = f"{len(flat)} numbers" if isinstance(flat, list) else "no list"
-        return f"'pose_keypoints_2d' has {found}; expected 75 (BODY_25) or 54 (COCO)"
-    try:
-        given = np.array(flat, np.float64)
-    except (ValueError, TypeError, OverflowError):
-        given = np.zeros((0, 0))
-    if given.ndim != 1:
-        return "'pose_keypoints_2d' holds something that is not a number"
-    given = given.reshape(-1, 3)
-    given[~np.isfinite(given).all(1)] = 0  # a joint that is not a number was not seen
-    given[:, 2] = given[:, 2].clip(0, 1)
-    given[given[:, 2] == 0] = 0
-    out = np.zeros((49, 3))
-    out[_ORDERS[len(flat)]] = given
-    return out
+            if isinstance(person, str):
+                yield Rejected(source, image, person)
+                continue
+            keypoints = np.zeros((JOINTS.count, 3))
+            keypoints[JOINTS.openpose] = person
+            yield checked_person(Seen(image, source, keypoints), options.min_body_joints)

@@ -13,6 +13,7 @@ import numpy as np
 from pipelines.errors import StageError
 from pipelines.readers.base import NO_OPENPOSE, Person, Rejected
 from pipelines.readers.formats.image_names import is_text
+from pipelines.readers.formats.openpose_file import SMALLEST_PX
 from pipelines.readers.openpose import match_people, read_detections
 from spin.crop import box_around_keypoints, box_to_center_scale
 from spin.joints import COCO_NAMES, JOINTS
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _FARTHEST_PX = 1e6  # no image is larger
-_SMALLEST_PX = 4.0  # a smaller person can't be seen; and coordinates scaled to 0..1 or -1..1 span less
 _SMALLEST_SHARE = 0.02  # of the box's side, that keypoints span at least: a larger box shows nothing of the person
 _LIMBS = np.array([(JOINTS.index[name], JOINTS.index[f"OpenPose {name}"]) for name in COCO_NAMES[5:]])
 
@@ -91,13 +91,13 @@ def _problem(seen: Seen, min_body_joints: int) -> str:
     if not visible.any():
         return "no keypoint is seen"
     span = float(np.ptp(keypoints[visible, :2], axis=0).max())
-    if span < _SMALLEST_PX:
+    if span < SMALLEST_PX:
         return f"its keypoints span {span:.2g} px; expected pixels of the image, not coordinates scaled to its size"
     return ""
 
 
 def _box_problem(seen: Seen, box: Float[np.ndarray, "4"]) -> str:
-    if not ((np.abs(box) < _FARTHEST_PX).all() and max(box[2:]) >= 1 and min(box[2:]) >= 0):
+    if not ((np.abs(box) < _FARTHEST_PX).all() and max(box[2:]) >= SMALLEST_PX and min(box[2:]) >= 0):
         return f"box {[float(f'{v:.4g}') for v in box]} has no area, or is not in pixels"
     visible = seen.keypoints_px[:, 2] > 0
     if np.ptp(seen.keypoints_px[visible, :2], axis=0).max() < _SMALLEST_SHARE * max(box[2:]):

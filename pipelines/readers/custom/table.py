@@ -18,6 +18,7 @@ from pipelines.errors import StageError
 from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
 from pipelines.readers.custom.people import Seen, checked_person, matched, place_image
+from pipelines.readers.formats.openpose_file import confidence_problem
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -99,6 +100,9 @@ def _seen(places: tuple[int, ...], image: str, source: str, values: Float[np.nda
     given, box = values[:-4].reshape(-1, 3).copy(), values[-4:]
     given[np.isnan(given[:, 2]), 2] = 1
     given[np.isnan(given[:, :2]).any(1)] = 0
+    reason = confidence_problem(given[:, 2])
+    if reason:
+        return Rejected(source, image, reason)
     given[:, 2] = given[:, 2].clip(0, 1)
     given[given[:, 2] == 0] = 0
     if np.isnan(box).any() and not np.isnan(box).all():

@@ -248,7 +248,7 @@ def test_the_nearer_body_hides_the_farther() -> None:
             "--person 7: .* has 1, 2; expected",
         ),
         (["--fit", "--openpose", "gone.json"], UsageError, "gone.json: no such file"),
-        (["--fit", "--openpose", "photo_bbox.json"], StageError, "not an OpenPose BODY_25 file"),
+        (["--fit", "--openpose", "photo_bbox.json"], StageError, "not an OpenPose file"),
         (["--fit", "--openpose", "empty.json"], StageError, "no person in the detections"),
         (["--checkpoint", "photo.png"], SpinError, "refused"),
         (

@@ -232,17 +232,24 @@ def test_too_few_shared_joints_and_no_detection_say_so() -> None:
 
 def test_openpose_files(tmp_path: Path) -> None:
     path = tmp_path / "x_keypoints.json"
-    joints = [1.0, 2.0, 3.0] * 25
+    joints = [10.0, 20.0, 1.1] * 25
     joints[3] = float("nan")
     path.write_text(json.dumps({"version": 1.3, "people": [{"pose_keypoints_2d": joints}]}))
     found = read_detections(path)
-    assert found[0, 0].tolist() == [1, 2, 1]  # confidences lie in [0, 1]
+    assert found[0, 0].tolist() == [10, 20, 1]  # confidences are in [0, 1]
     assert found[0, 1].tolist() == [0, 0, 0]  # not a number: not seen
     path.write_text('{"people": []}')
     assert read_detections(path).shape == (0, 25, 3)
-    for wrong in ("", "[]", '{"people": [{"pose_keypoints_2d": [1, 2]}]}', '{"people": [{}]}'):
+    for wrong, reason in (
+        ("", "not an OpenPose file"),
+        ("[]", "not an OpenPose file"),
+        ('{"people": {}}', "not an OpenPose file"),
+        ('{"people": [{"pose_keypoints_2d": [1, 2]}]}', r"person 1 'pose_keypoints_2d' has 2 numbers; expected 75 \(BODY_25\)"),
+        ('{"people": [{"pose_keypoints_2d": []}, {}]}', "person 2 'pose_keypoints_2d' has no list"),
+        ('{"people": [7]}', "person 1 is not a person"),
+    ):
         path.write_text(wrong)
-        with pytest.raises(StageError, match=r"x_keypoints\.json: not an OpenPose BODY_25 file"):
+        with pytest.raises(StageError, match=rf"x_keypoints\.json: {reason}"):
             read_detections(path)
 
 
@@ -251,7 +258,7 @@ def test_a_broken_openpose_file_costs_the_detection_not_the_person(mine: Path) -
         file.write_text("broken")
     people = [o for o in read_all(coco, mine, ReaderOptions("train2014", 8)) if isinstance(o, Person)]
     assert people
-    assert all("not an OpenPose BODY_25 file" in p.openpose_match for p in people)
+    assert all("not an OpenPose file" in p.openpose_match for p in people)
     assert not any(p.keypoints_px[JOINTS.openpose].any() for p in people)
 
 

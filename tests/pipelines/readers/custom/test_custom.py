@@ -31,7 +31,7 @@ from pipelines.preprocessing.preprocess import preprocess
 from pipelines.readers import DATASETS, read_all
 from pipelines.readers.base import Person, ReaderOptions, Rejected
 from pipelines.readers.custom import reader as custom
-from pipelines.readers.custom.openpose_folder import COCO_18
+from pipelines.readers.formats.openpose_file import COCO_18
 from spin.crop import KEYPOINTS_TO_BOX
 from spin.fitting.fitter import FitConfig
 from spin.joint_names import joint_index
@@ -247,6 +247,10 @@ SPOILED_COCO: dict[str, tuple[Any, str]] = {
     "wrong count": (lambda a: a.update(keypoints=[1, 2, 3]), "not 13 × 3 numbers"),
     "NaN": (lambda a: a["keypoints"].__setitem__(0, float("nan")), "not a number of pixels"),
     "scaled to 1": (lambda a: a.update(keypoints=[0.1, 0.2, 2, 0.8, 0.9, 2] * 6 + [0.5, 0.5, 2]), "span 0.7 px"),
+    "scaled to -1..1": (lambda a: a.update(keypoints=[-0.9, -0.2, 2, 0.8, 0.9, 2] * 6 + [0.5, 0.5, 2]), "span 1.7 px"),
+    "per cent": (lambda a: a.update(keypoints=[10, 20, 97.5, 80, 90, 1] * 6 + [50, 50, 2]), "confidences up to 97.5, expected"),
+    "box scaled to 1": (lambda a: a.update(bbox=[0.1, 0.2, 0.5, 0.7]), "not in pixels"),
+    "box of the whole, scaled to 1": (lambda a: a.update(bbox=[0, 0, 1, 1]), "not in pixels"),
     "box of three": (lambda a: a.update(bbox=[1, 2, 3]), "not 4 numbers"),
     "box of text": (lambda a: a.update(bbox=["a", 2, 3, 4]), "not 4 numbers"),
     "negative box": (lambda a: a.update(bbox=[10, 10, -50, 90]), "has no area"),
@@ -274,23 +278,25 @@ def test_a_spoiled_annotation_is_named(photos: Path, people: list[Someone], case
 
 
 def test_a_spoiled_row_is_named(photos: Path, people: list[Someone]) -> None:
-    rows = table_rows(people[:6], boxes=True)
+    rows = table_rows(people[:7], boxes=True)
     rows[1]["left_knee_x"] = "wide"
     rows[2]["image"] = "../../etc/passwd"
     rows[3]["width"] = None
     rows[4] = {k: (v if k in ("image", "person") else None) for k, v in rows[4].items()}
+    rows[5] |= {key: 88 for key, value in rows[5].items() if key.endswith("_confidence") and value}
     write_csv(photos / "table.csv", rows)
     with (photos / "table.csv").open("a") as handle:
         handle.write("a.jpg,1,2\n\n")
     found = {o.source.split(",")[0]: o for o in read(photos)}
     assert isinstance(found["row 2"], Person)
-    assert isinstance(found["row 7"], Person)
+    assert isinstance(found["row 8"], Person)
     reasons = {source: o.reason for source, o in found.items() if isinstance(o, Rejected)}
     assert "left_knee_x is 'wide', not a number" in reasons["row 3"]
     assert "outside the images' folder" in reasons["row 4"]
     assert "some of x, y, width, height" in reasons["row 5"]
     assert "0 of 12 body joints seen" in reasons["row 6"]
-    assert "has 3 cells" in reasons["row 8"]
+    assert "confidences up to 88, expected 0 to 1; divide" in reasons["row 7"]
+    assert "has 3 cells" in reasons["row 9"]
 
 
 def test_absolute_paths_inside_the_folder_are_fine(photos: Path, people: list[Someone]) -> None:
