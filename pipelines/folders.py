@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import UsageError
-from spin.body.model_file import OPEN_BODY, find_body, load_body
+from spin.body.choice import BodyChoice, choose_body
+from spin.body.model_file import OPEN_BODY
 from spin.fitting.lifter import LIFTER_FILE, find_lifter
 from spin.fitting.prior import find_prior
 from store.files.open import is_url
@@ -25,10 +26,8 @@ def checked_name(kind: str, name: str) -> str:
 
 
 def which_body(data: DataFolder) -> str:
-    """Return the line that says which body a command uses, and why."""
-    if data.body == OPEN_BODY:
-        return f"body: the open body (no SMPL_NEUTRAL.pkl in {data.root})"
-    return f"body: {load_body(data.body).name}, from {data.body}"
+    """Return the line that says which body a command uses, why, and what it ignores."""
+    return f"body: {data.body_choice.line}"
 
 
 @dataclass(frozen=True)
@@ -87,8 +86,13 @@ class DataFolder:
         return self.root / "dataset_extras" / file_name
 
     @property
+    def body_choice(self) -> BodyChoice:
+        """Return the body in use, with why, and what is ignored."""
+        return choose_body(self.root)
+
+    @property
     def body(self) -> Path:
-        return find_body(self.root)
+        return self.body_choice.path
 
     @property
     def prior(self) -> Path:

@@ -75,6 +75,7 @@ def export_fits(
         raise UsageError("--out names one file; give one DATASET with it")
     if (format_ == "glb") != bool(samples or sequence) or (samples and sequence):
         raise UsageError("--format glb goes with --sample K or --sequence NAME, which say what to show; give one of them")
+    say(which_body(folder))
     for name in names:
         if format_ == "glb":
             for mesh in export_glb(folder, name, out, samples=samples, sequence=sequence, fps=fps, tag=tag):
@@ -122,6 +123,7 @@ def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, 
     names = chosen_datasets(folder, datasets)
     if out is not None and len(names) > 1:
         raise UsageError("--out names one file; give one DATASET with it")
+    say(which_body(folder))
     for name in names:
         with journal.recorded(folder.journal, "export-annotations", dataset=name) as entry:
             done = run(folder, name, out, replace=overwrite)
@@ -165,8 +167,8 @@ def import_annotations(file: Path, data: Path, name: str, root: Path, same_body:
     say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
     if imported.bodies_of:
         say(
-            f"  pose and shape left out: they are of {imported.bodies_of}, which is not the body in use"
-            " (--same-body if the file holds that)"
+            f"  {sum(done.other_bodies.values())} bodies left out: they are of {imported.bodies_of}, "
+            "which is not the body in use (--same-body if the file holds that)"
         )
     _say_rejected(done.rejected, done.rejected_list)
 

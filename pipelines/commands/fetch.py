@@ -94,6 +94,7 @@ def _listing(folder: DataFolder, bases: tuple[str, ...]) -> str:
     """Archives, SMPL and the data sets: what, where from, where to, and whether it is there."""
     from pipelines.download.archives import ARCHIVES, BY_HAND, record_of
     from pipelines.readers import DATASETS, OWN
+    from spin.body.choice import examine, smpl_files
 
     lines = [f"Fetched by this command, from {', '.join(bases)}:"]
     for archive in ARCHIVES.values():
@@ -103,9 +104,11 @@ def _listing(folder: DataFolder, bases: tuple[str, ...]) -> str:
     lines += ["", "Obtained by hand, after a registration that accepts its licence:"]
     for item in BY_HAND:
         target = folder.root / item.put
+        found = [examine(file)[1] for file in smpl_files(folder.root)[target.stem]]
+        state = "missing" if not found else "unusable" if all(found) else "there"
         lines += [
-            f"  {item.put:17} {'there' if target.is_file() else 'missing':8} {item.what}",
-            f"  {'':17} {'':8} from {item.where}, to be put at {target}; {item.use}",
+            f"  {item.put:17} {state:8} {item.what}",
+            f"  {'':17} {'':8} from {item.where}, to be put at {target}, or under its own name; {item.use}",
         ]
     lines += [
         "",

@@ -8,6 +8,7 @@ import click
 
 from pipelines.commands.common import DATA, DATASETS, FITS, LOG_DIR, chosen_datasets, data_folder
 from pipelines.errors import UsageError
+from pipelines.folders import which_body
 
 
 @click.command()
@@ -39,6 +40,8 @@ def info(dataset: str | None, data: Path, log_dir: Path, sample: int | None, out
         raise UsageError(f"--sample {sample}: name its data set: spin-pipe info DATASET --sample {sample}")
     if out is not None and (sample is None or out.suffix.lower() != ".png"):
         raise UsageError(f"--out {out}: the picture of a --sample, with a name that ends in .png")
+    if dataset is not None:
+        say(which_body(folder))
     if dataset is None:
         content, text = info.overview(folder, log_dir), info.overview_text
     else:
@@ -79,6 +82,7 @@ def quality(datasets: tuple[str, ...], data: Path, tag: str | None, csv_file: Pa
     names = chosen_datasets(folder, datasets)
     if csv_file is not None and len(names) > 1:
         raise UsageError("--csv names one file; give one DATASET with it")
+    say(which_body(folder))
     for name in names:
         measured = measure_quality(folder, name, tag=tag)
         click.echo(as_text(measured))

@@ -11,6 +11,7 @@ import click
 
 from pipelines.commands.common import ADDRESS, DATA, WORKERS, Group, data_folder
 from pipelines.errors import StageError, UsageError
+from pipelines.folders import which_body
 
 if TYPE_CHECKING:
     from pipelines.folders import DataFolder
@@ -85,6 +86,7 @@ def preprocess(
     without = ", ".join(dict.fromkeys(d.root_name for d in chosen if d.root_name not in known))
     if not with_root:
         raise UsageError(f"no data set's folder is known; give --root NAME=DIR for some of: {without}")
+    say(which_body(folder))
     if without:
         say(f"left out, since no folder is given for them (--root NAME=DIR): {without}")
     failed = []
@@ -148,6 +150,8 @@ def _run(
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
     say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints")
+    for body, count in done.other_bodies.items():
+        say(f"  {count} bodies left out: they are of {body}, which is not the body in use; joints and keypoints are kept")
     for reason, count in list(done.rejected.items())[:_SHOWN]:
         say(f"  rejected {count}: {reason}")
     if len(done.rejected) > _SHOWN:
@@ -224,6 +228,8 @@ def _command(dataset: Dataset) -> click.Command:
         min_body_joints: int, check_images: str, packing: bool, workers: int | None, address: str | None,
         **extra: Any,
     ) -> None:  # fmt: skip
+        from pipelines.progress import say
+
         given = context.parent.params if context.parent else {}
         if given.get("train_files") or given.get("eval_files") or given.get("roots"):
             raise UsageError(f"give options after the data set's name: spin-pipe preprocess {name} --root DIR")
@@ -231,6 +237,7 @@ def _command(dataset: Dataset) -> click.Command:
             raise UsageError(f"--openpose {openpose}: no such folder")
         folder = data_folder(data)
         where = _one_root(folder, dataset, root)
+        say(which_body(folder))
         _run(folder, dataset, where, called, split, min_body_joints=min_body_joints, openpose=openpose,
              extra=extra, decode=check_images == "decode", packing=packing, workers=workers,
              address=address)  # fmt: skip

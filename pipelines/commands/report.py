@@ -55,7 +55,7 @@ def report(
       spin-pipe report --run second --compare first
     """
     from pipelines import journal
-    from pipelines.folders import RunFolder
+    from pipelines.folders import RunFolder, which_body
     from pipelines.progress import progress, say
     from pipelines.report import build_report
 
@@ -70,6 +70,7 @@ def report(
         raise UsageError(f"--compare: there is no run {other.root}")
     chosen = chosen_datasets(folder, datasets) if datasets or run is None else None
     output = out or (folder.root / "report.html" if run is None else run.root / "report.html")
+    say(which_body(folder))
     with journal.recorded(folder.journal, "report", name=name), progress(0, "report", "picture") as bar:
 
         def update(done: int, total: int) -> None:

@@ -39,6 +39,7 @@ def synth(
     from pipelines.synthetic.coco_world import synthesize
     from pipelines.synthetic.published import synthesize_layout
 
+    say("body: the open body, of which all people are made")
     if layout is not None:
         made = synthesize_layout(out, layout, people=people, seed=seed)
         say(f"{out}: a raw tree in the layout of {layout}{'' if made else ' (made earlier)'}")

@@ -194,8 +194,8 @@ def _task(data: DataFolder, annotations: Annotations, bodies: Path | StoredBodie
     body = load_body(data.body)
     return Task(
         data.annotations(annotations.name).resolve(),
-        data.body.resolve(),
-        {g: p.resolve() for g, p in true_body_files(data, annotations, neutral=config.neutral_truth).items()},
+        data.body,
+        true_body_files(data, annotations, neutral=config.neutral_truth),
         surface_parts(body, None if data.body == OPEN_BODY else data.root),
         config.protocol or protocol_of(annotations.name),
         bodies,

@@ -13,6 +13,7 @@ import torch
 from pipelines.errors import StageError
 from pipelines.folders import DataFolder
 from spin.body import BodyMesh
+from spin.body.choice import find_gendered
 from spin.body.mesh import MeshOutput
 from spin.body.model_file import OPEN_BODY
 from spin.errors import ImageError
@@ -55,22 +56,21 @@ def known(annotations: Annotations) -> Known:
 def true_body_files(data: DataFolder, annotations: Annotations, *, neutral: bool) -> dict[str, Path]:
     """Return for each gender the body file that the rows' pose and betas belong to.
 
-    3DPW's bodies are SMPL's female and male ones. StageError if a needed one is not in the data folder. With `neutral`, the
-    body in use is taken instead. The open body has no genders.
+    3DPW's bodies are SMPL's female and male ones. StageError if a needed one is not in the data folder, BodyFileError if it
+    can't be used. With `neutral`, the body in use is taken instead. The open body has no genders.
     """
     genders = {g for g, has in zip(annotations.gender, annotations.has_smpl) if has}
     files = dict.fromkeys(genders, data.body)
     if data.body == OPEN_BODY or neutral:
         return files
     for gender in genders & {"female", "male"}:
-        names = [data.root / f"SMPL_{gender.upper()}{ending}" for ending in (".pkl", ".npz")]
-        found = [path for path in names if path.is_file()]
-        if not found:
+        found = find_gendered(data.root, gender)
+        if found is None:
             raise StageError(
-                f"data set {annotations.name}: its true bodies are {gender} ones; put {names[0].name} into {data.root}, "
-                "or use the neutral body with --truth-gender neutral, which gives other numbers"
+                f"data set {annotations.name}: its true bodies are {gender} ones; put SMPL_{gender.upper()}.pkl into "
+                f"{data.root}, or use the neutral body with --truth-gender neutral, which gives other numbers"
             )
-        files[gender] = found[0]
+        files[gender] = found
     return files
 
 

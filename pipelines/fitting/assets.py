@@ -33,7 +33,7 @@ class FittingFiles:
     def of(cls, data: DataFolder, config: FitConfig) -> FittingFiles:
         """ModelFileError, naming the command that makes one, if a lifter is needed and there is none."""
         needed = config.objective.is_anchored or "lifter" in config.init
-        return cls(data.body.resolve(), data.prior.resolve(), data.lifter.resolve() if needed else None)
+        return cls(data.body, data.prior, data.lifter if needed else None)
 
     def fitter(self, config: FitConfig, device: torch.device | None = None) -> BatchFitter:
         device = device or torch.device("cpu")

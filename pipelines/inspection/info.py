@@ -98,10 +98,20 @@ def overview(data: DataFolder, log_dir: Path) -> dict[str, Any]:
         runs.append({"name": path.parent.name, "checkpoint": checkpoint.name if checkpoint else None})
     return {
         "data": str(data.root),
-        "body": {"name": load_body(data.body).name, "file": str(data.body)},
+        "body": _body(data),
         "prior": str(data.prior),
         "datasets": [vars(dataset_info(data, name)) for name in data.known()],
         "runs": runs,
+    }
+
+
+def _body(data: DataFolder) -> dict[str, Any]:
+    choice = data.body_choice
+    return {
+        "name": load_body(choice.path).name,
+        "file": str(choice.path),
+        "chosen": choice.line,
+        "ignored": {str(item.path): item.reason for item in choice.ignored},
     }
 
 
@@ -204,7 +214,7 @@ def write_picture(data: DataFolder, name: str, row: int, out: Path) -> None:
 
 
 def overview_text(content: dict[str, Any]) -> str:
-    lines = [f"body: {content['body']['name']}, {content['body']['file']}", f"prior: {content['prior']}"]
+    lines = [f"body: {content['body']['chosen']}", f"prior: {content['prior']}"]
     if not content["datasets"]:
         lines.append(f"no data set in {content['data']} yet; `spin-pipe preprocess` reads one")
     for item in content["datasets"]:

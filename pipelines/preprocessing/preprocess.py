@@ -36,6 +36,7 @@ class PreprocessSummary:
     images: int
     with_openpose: int
     with_truth: int
+    other_bodies: dict[str, int]  # another body than the one in use -> people whose pose and betas are of it, and left out
     rejected: dict[str, int]  # reason -> count
     rejected_list: Path | None
 
@@ -47,6 +48,7 @@ class Block:
     columns: dict[str, Any]
     rejected: list[Rejected]
     read: int  # people met, usable or not
+    other_bodies: Counter[str] = field(default_factory=Counter)  # whose pose and betas are left out, how often
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class PartReader:
                 rejected.append(Rejected(person.source, person.image, problem))
             else:
                 usable.append(person)
-        return Block(_columns(usable, self.bodies), rejected, len(outcomes))
+        return Block(_columns(usable, self.bodies), rejected, len(outcomes), _other_bodies(usable, self.bodies))
 
 
 def preprocess(
@@ -116,6 +118,7 @@ def preprocess(
         images=len(set(annotations.image)),
         with_openpose=int(annotations.keypoints_px[:, :25, 2].any(1).sum()),
         with_truth=int((annotations.has_smpl | annotations.has_joints3d | annotations.has_joints17).sum()),
+        other_bodies=dict(gathered.other_bodies.most_common()),
         rejected=dict(_reasons(gathered.rejected).most_common()),
         rejected_list=listing,
     )
@@ -128,6 +131,7 @@ class _Gathered:
     blocks: list[dict[str, Any]] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     read: int = 0
+    other_bodies: Counter[str] = field(default_factory=Counter)
     _seen: set[tuple[str, str]] = field(default_factory=set)
 
     @property
@@ -137,6 +141,7 @@ class _Gathered:
     def add(self, block: Block) -> None:
         self.rejected += block.rejected
         self.read += block.read
+        self.other_bodies += block.other_bodies
         names = list(zip(block.columns["image"], block.columns["source"]))
         fresh = []
         for place, name in enumerate(names):
@@ -217,6 +222,12 @@ def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
         else:
             out.append("")
     return out
+
+
+def _other_bodies(people: list[Person], bodies: frozenset[str]) -> Counter[str]:
+    """Return whose pose and betas `_columns` drops, and of how many people."""
+    truths = (person.truth for person in people if person.truth is not None)
+    return Counter(t.body for t in truths if t.pose_aa is not None and t.betas is not None and t.body not in bodies)
 
 
 def _columns(people: list[Person], bodies: frozenset[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 
 ASSETS = Path(__file__).parent.parent / "assets"
 OPEN_BODY = ASSETS / "open_body.npz"
+
+BODY_ENDINGS = (".pkl", ".npz")
+PUBLISHED_REGRESSORS = ("J_regressor_extra.npy", "J_regressor_h36m.npy")
+_ORIGINAL = re.compile(r"(?:smpl_|basicmodel_)(neutral|female|male|f|m)(?:_lbs_10_207_0_v[\d.]+)?", re.IGNORECASE)
+_GENDERS = {"f": "FEMALE", "m": "MALE"}
+_SMPL_FOLDERS = ("smpl", "models")  # in a data folder; SPIN keeps SMPL there, and the regressors above it
 
 PART_NAMES = ("head", "torso", "left arm", "right arm", "left leg", "right leg")
 _LIMB = {"arm": ("shoulder", "elbow", "wrist", "hand"), "leg": ("hip", "knee", "ankle", "foot")}
@@ -83,27 +90,36 @@ def _bones_of(part: str) -> list[int]:
     return [SMPL_NAMES.index(f"{side} {bone}") for bone in _LIMB[limb]]
 
 
-def find_body(data_dir: Path | None) -> Path:
-    """The body a run uses: SMPL in the data folder if it is there, else the open body."""
-    if data_dir is not None:
-        for name in ("SMPL_NEUTRAL.pkl", "SMPL_NEUTRAL.npz"):
-            if (data_dir / name).is_file():
-                return data_dir / name
-    return OPEN_BODY
+def name_of(file: Path) -> str:
+    """Return the name of the body in a file: SMPL_NEUTRAL for SMPL's under any of its names, else the file's own name."""
+    found = _ORIGINAL.fullmatch(file.stem)
+    return file.stem if found is None else f"SMPL_{_GENDERS.get(found[1].lower(), found[1].upper())}"
+
+
+def published_files(file: Path) -> list[Path]:
+    """Return where the regressors that go with an SMPL file may be: in its folder, or above the folders of SMPL's."""
+    folders = [file.parent]
+    while folders[-1].name in _SMPL_FOLDERS:
+        folders.append(folders[-1].parent)
+    return [folder / name for name in PUBLISHED_REGRESSORS for folder in folders]
 
 
 def load_body(path: Path | None = None) -> BodyData:
     """Reads a body model. Without a path, the open body.
 
-    SMPL's own files lack three things, looked for beside them under their published names: J_regressor_extra.npy,
-    J_regressor_h36m.npy, and the keypoint vertices, which smplx knows. Raises BodyFileError on anything else.
+    SMPL's own files lack three things: J_regressor_extra.npy and J_regressor_h36m.npy, looked for in their folder and in the
+    data folder, and the keypoint vertices, which smplx knows. Raises BodyFileError on anything else.
     """
     file = OPEN_BODY if path is None else Path(path)
-    raw = read_array_pickle(file) if file.suffix == ".pkl" else read_npz(file)
+    raw = read_array_pickle(file) if file.suffix.lower() == ".pkl" else read_npz(file)
     try:
         return _from_arrays(file, raw)
+    except BodyFileError:
+        raise
     except KeyError as missing:
         raise BodyFileError(f"{file}: has no {missing}; expected a body model of SMPL's format") from None
+    except (TypeError, ValueError, IndexError, OverflowError) as error:  # of arrays that are something else
+        raise BodyFileError(f"{file}: not a body model ({error}); expected SMPL's format") from error
 
 
 def read_npz(file: Path) -> Mapping[str, Any]:
@@ -113,15 +129,16 @@ def read_npz(file: Path) -> Mapping[str, Any]:
     try:
         with np.load(file, allow_pickle=False) as archive:
             return {key: archive[key] for key in archive.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise BodyFileError(f"{file}: not a readable .npz of plain arrays ({error})") from error
 
 
-def _beside(file: Path, name: str, rows: int, vertices: int) -> np.ndarray:
-    """A published regressor that lies next to an SMPL file."""
-    path = file.parent / name
-    if not path.is_file():
-        raise BodyFileError(f"{file.name} needs {path}, which SPIN's data archive holds; put it there")
+def _published(file: Path, name: str, rows: int, vertices: int) -> np.ndarray:
+    """A published regressor that goes with an SMPL file."""
+    places = [path for path in published_files(file) if path.name == name]
+    path = next((path for path in places if path.is_file()), None)
+    if path is None:
+        raise BodyFileError(f"{file.name} needs {places[-1]}, which SPIN's data archive holds; put it there")
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -153,16 +170,18 @@ def _from_arrays(file: Path, raw: Mapping[str, Any]) -> BodyData:
         ids = SMPLX_VERTEX_IDS["smplh"]
     extra, h36m = raw.get("J_regressor_extra"), raw.get("J_regressor_h36m")
     if extra is None:
-        extra = _beside(file, "J_regressor_extra.npy", len(EXTRA_NAMES), vertices)
+        extra = _published(file, "J_regressor_extra.npy", len(EXTRA_NAMES), vertices)
     if h36m is None:
-        h36m = _beside(file, "J_regressor_h36m.npy", len(H36M_NAMES), vertices)
+        h36m = _published(file, "J_regressor_h36m.npy", len(H36M_NAMES), vertices)
     keypoint_vertices = np.array([ids[n] for n in FACE_AND_FEET], np.int64)
     faces = np.asarray(raw["f"]).astype(np.int64)
+    if faces.ndim != 2 or faces.shape[1] != 3:
+        raise BodyFileError(f"{file}: f has shape {faces.shape}, expected (faces, 3)")
     named = np.concatenate([faces.ravel(), keypoint_vertices])
     if named.min() < 0 or named.max() >= vertices:
         raise BodyFileError(f"{file}: faces or keypoints name a vertex beyond the {vertices} there are")
     return BodyData(
-        name=str(raw["name"]) if "name" in raw else file.stem,
+        name=str(raw["name"]) if "name" in raw else name_of(file),
         v_template=_checked(file, "v_template", raw["v_template"], (vertices, 3)),
         shapedirs=_checked(file, "shapedirs", shapedirs, (vertices, 3, 10)),
         posedirs=None if posedirs is None else _checked(file, "posedirs", posedirs, (vertices, 3, 207)),

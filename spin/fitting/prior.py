@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from spin.body.model_file import ASSETS, read_npz
+from spin.body.model_file import ASSETS, OPEN_BODY, read_npz
 from spin.body.safe_pickle import read_array_pickle
 from spin.errors import ModelFileError
 
@@ -76,9 +76,9 @@ class PosePrior(nn.Module):
 
 
 def find_prior(data_dir: Path | None, body_path: Path) -> Path:
-    """SMPLify's gmm_08.pkl beside an SMPL body, else the open prior: a prior belongs to its body's rest pose."""
+    """SMPLify's gmm_08.pkl of the data folder for SMPL, else the open prior: a prior belongs to its body's rest pose."""
     published = None if data_dir is None else data_dir / "gmm_08.pkl"
-    if published is not None and published.is_file() and body_path.parent == data_dir:
+    if published is not None and published.is_file() and body_path != OPEN_BODY:
         return published
     return OPEN_PRIOR
 

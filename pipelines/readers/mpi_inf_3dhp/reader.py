@@ -97,7 +97,7 @@ def _published(root: Path, options: ReaderOptions) -> dict[Sequence, Rows]:
     if options.extra.get("without_fits") or (given is None and not fits.is_file()):
         return {}
     rows = published_rows(root, fits, options.data / ROWS)
-    say(f"mpi-inf-3dhp: keeps the published frames, with the fits of {fits} (--without-fits leaves them aside)")
+    say(f"mpi-inf-3dhp: reads the published frames and the fits of SMPL in {fits} (--without-fits leaves them out)")
     return rows
 
 

@@ -42,6 +42,8 @@ def test_listing_fetches_nothing_and_says_what_is_there(mirror: Mirror, tmp_path
     data = tmp_path / "data"
     get(data, "data", mirror)
     asked = len(mirror.asked)
+    (data / "smpl").mkdir()
+    (data / "smpl" / "SMPL_FEMALE.pkl").touch()
     code, said = command("--list", "--data", str(data), "--base-url", mirror.url)
     assert code == 0
     assert len(mirror.asked) == asked
@@ -51,6 +53,7 @@ def test_listing_fetches_nothing_and_says_what_is_there(mirror: Mirror, tmp_path
     assert states["data"] == "there"
     assert states["static_fits"] == "missing"
     assert states["SMPL_NEUTRAL.pkl"] == "missing"
+    assert states["SMPL_FEMALE.pkl"] == "unusable"
     assert states["coco"] == "not"
     assert "smplify.is.tue.mpg.de" in said
     assert "custom" not in states

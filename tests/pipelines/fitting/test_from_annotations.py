@@ -15,6 +15,7 @@ from pipelines.fitting.fit_static import GivenBodies, StaticFitter, Work, fit_st
 from pipelines.fitting.from_annotations import groups_of, observations_of
 from pipelines.folders import DataFolder
 from spin.body import CompactBody
+from spin.body.model_file import OPEN_BODY
 from spin.crop import keypoints_to_crop
 from spin.errors import ModelFileError
 from spin.evaluation.metrics import pa_mpjpe_mm
@@ -195,6 +196,6 @@ def test_objectives_and_lifters_do_not_mix(data: DataFolder) -> None:
 
 
 def test_smpl_without_a_lifter_says_what_to_run(data: DataFolder) -> None:
-    (data.root / "SMPL_NEUTRAL.npz").write_bytes(b"not looked into")
+    shutil.copy(OPEN_BODY, data.root / "SMPL_NEUTRAL.npz")
     with pytest.raises(ModelFileError, match="spin-pipe train-lifter"):
         fit_static(data, "world", CONFIG, workers=1)

@@ -15,7 +15,7 @@ from pipelines.cli import main
 from pipelines.errors import StageError
 from pipelines.exchange.export import export_fits, valid_fits
 from pipelines.fitting.assets import FittingFiles
-from pipelines.folders import DataFolder
+from pipelines.folders import DataFolder, which_body
 from pipelines.inspection import quality
 from pipelines.inspection.quality import CSV_COLUMNS, as_text, measure_quality, write_csv
 from pipelines.rejections import NOT_FITTED
@@ -224,7 +224,7 @@ def test_the_command(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
     table = tmp_path / "people.csv"
     assert run("--csv", str(table)) == (
-        0, as_text(world.measured()) + "\n", f"{table}: {SAMPLES} samples\n",
+        0, as_text(world.measured()) + "\n", f"{which_body(world.data)}\n{table}: {SAMPLES} samples\n",
     )  # fmt: skip
     assert len(table.read_text().splitlines()) == SAMPLES + 1
     code, out, err = run("people", "--tag", "never")

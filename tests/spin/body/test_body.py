@@ -3,13 +3,10 @@ from __future__ import annotations
 import os
 import pickle
 import sys
-import types
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.sparse
 import torch
 
 from spin.body import BodyMesh, CompactBody, find_body, load_body
@@ -17,7 +14,7 @@ from spin.body.model_file import OPEN_BODY, BodyData
 from spin.body.safe_pickle import read_array_pickle
 from spin.errors import BodyFileError, ModelFileError
 from spin.fitting.prior import load_pose_prior
-from spin.joints import FACE_AND_FEET
+from tests.spin.smpl_files import write_regressors, write_smpl
 
 
 def with_pose_blend(body: BodyData) -> BodyData:
@@ -94,41 +91,11 @@ def test_the_open_body_is_what_its_page_says(body: BodyData, mesh: BodyMesh) -> 
 # ---- files ------------------------------------------------------------------------------------------------------------
 
 
-def smpl_pickle(folder: Path, body: BodyData, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file as SMPL's are: protocol 2, arrays wrapped by chumpy, the regressor by scipy."""
-
-    class Ch:
-        def __init__(self, x: np.ndarray) -> None:
-            self.x = x
-
-    Ch.__module__, Ch.__qualname__ = "chumpy.ch", "Ch"
-    for name in ("chumpy", "chumpy.ch"):
-        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
-    sys.modules["chumpy.ch"].Ch = Ch  # type: ignore[attr-defined]
-    content = {
-        "v_template": body.v_template,
-        "shapedirs": Ch(body.shapedirs),
-        "posedirs": np.zeros((len(body.v_template), 3, 207)),
-        "J_regressor": scipy.sparse.csc_matrix(body.joint_regressor),
-        "weights": Ch(body.skin_weights),
-        "kintree_table": np.array([[2**32 - 1, *body.parents[1:]], range(24)], np.uint32),
-        "f": body.faces.astype(np.uint32),
-        "vertex_id_names": np.array(FACE_AND_FEET),
-        "vertex_ids": body.keypoint_vertices,
-    }
-    path = folder / "SMPL_NEUTRAL.pkl"
-    path.write_bytes(pickle.dumps(content, protocol=2))
-    for name in ("chumpy", "chumpy.ch"):
-        monkeypatch.delitem(sys.modules, name)
-    return path
-
-
-def test_smpl_pickles_are_read_without_chumpy(tmp_path, body, monkeypatch) -> None:
-    path = smpl_pickle(tmp_path, body, monkeypatch)
+def test_smpl_pickles_are_read_without_chumpy(tmp_path, body) -> None:
+    path = write_smpl(tmp_path / "SMPL_NEUTRAL.pkl", body)
     with pytest.raises(BodyFileError, match=r"needs .*J_regressor_extra\.npy"):
         load_body(path)
-    np.save(tmp_path / "J_regressor_extra.npy", body.extra_regressor)
-    np.save(tmp_path / "J_regressor_h36m.npy", body.h36m_regressor)
+    write_regressors(tmp_path, body)
     read = load_body(path)
     assert "chumpy" not in sys.modules
     for name in ("v_template", "shapedirs", "joint_regressor", "skin_weights", "faces", "keypoint_vertices"):
@@ -157,8 +124,8 @@ def test_pickles_that_run_code_are_refused(tmp_path, function) -> None:
     assert not proof.exists()
 
 
-def test_damaged_pickles_are_named(tmp_path, body, monkeypatch) -> None:
-    whole = smpl_pickle(tmp_path, body, monkeypatch).read_bytes()
+def test_damaged_pickles_are_named(tmp_path, body) -> None:
+    whole = write_smpl(tmp_path / "SMPL_NEUTRAL.pkl", body).read_bytes()
     path = tmp_path / "broken.pkl"
     generator = np.random.default_rng(0)
     for content in [b"", b"no pickle", whole[:1000], pickle.dumps([1, 2])] + [
