@@ -228,7 +228,7 @@ def test_the_command(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     )  # fmt: skip
     assert len(table.read_text().splitlines()) == SAMPLES + 1
     code, out, err = run("people", "--tag", "never")
-    assert (code, out, len(err.splitlines())) == (1, "", 1) and "no tag 'never'" in err
+    assert (code, out, len(err.splitlines())) == (1, "", 2) and "no tag 'never'" in err
     write_annotations(world.data, "others")
     code, _, err = run("others", "people", "--csv", str(table))
     assert code == 2 and "one DATASET" in err
