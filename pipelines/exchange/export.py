@@ -14,7 +14,8 @@ from pipelines.exchange.cameras import image_cameras, to_weak
 from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from spin.body import CompactBody, load_body
-from spin.fitting.verdicts import ACCEPT_LOSS, BETA_LIMIT, VERDICTS
+from spin.fitting.objective import BETA_LIMIT
+from spin.fitting.verdicts import ACCEPT_LOSS, VERDICTS
 from spin.joints import SMPL_NAMES
 from spin.rotations import axis_angle_to_matrix
 from store.annotations.table import Annotations

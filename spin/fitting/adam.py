@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from spin.fitting.levenberg_marquardt import Solution
-from spin.fitting.objective import total_cost
+from spin.fitting.objective import BETA_LIMIT, total_cost
 from spin.joints import JOINTS
 
 if TYPE_CHECKING:
@@ -32,7 +33,12 @@ def solve(
     *,
     iterations: int,
 ) -> Solution:
-    """`iterations` of each stage: it ends by count, which is all the convergence it knows. Inputs are not changed."""
+    """`iterations` of each stage: it ends by count, which is all the convergence it knows. Inputs are not changed.
+
+    Betas are brought back within ±BETA_LIMIT after each step. The published code leaves them, and its training replaces such
+    betas by zeros.
+    """
+    start = replace(start, betas=start.betas.clamp(-BETA_LIMIT, BETA_LIMIT))
     with torch.enable_grad():
         pose, camera = _fit_camera(body, start, observations, iterations)
         pose, betas = pose.requires_grad_(), start.betas.detach().clone().requires_grad_()
@@ -41,6 +47,8 @@ def solve(
             optimiser.zero_grad()
             total_cost(body, prior, objective, pose, betas, camera, observations, start.anchor).sum().backward()
             optimiser.step()
+            with torch.no_grad():
+                betas.clamp_(-BETA_LIMIT, BETA_LIMIT)
     with torch.no_grad():
         cost = total_cost(body, prior, objective, pose, betas, camera, observations, start.anchor)
     used = torch.full_like(cost, 2 * iterations, dtype=torch.int64)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import torch
 
 from spin.fitting import adam, levenberg_marquardt
-from spin.fitting.objective import OBJECTIVES, Objective, prior_cost, reprojection_loss, total_cost
+from spin.fitting.objective import BETA_LIMIT, OBJECTIVES, Objective, prior_cost, reprojection_loss, total_cost
 from spin.fitting.observations import Observations, PreparedObservations
 from spin.fitting.placement import place_body
 from spin.fitting.starts import (
@@ -22,7 +22,6 @@ from spin.fitting.starts import (
     mean_pose_starts,
 )
 from spin.fitting.verdicts import (
-    BETA_LIMIT,
     KEPT,
     VALID,
     verdict_of_fit,

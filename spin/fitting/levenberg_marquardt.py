@@ -4,6 +4,9 @@ Each residual of the robust term enters with weight w = c σ² / (σ² + r²): t
 2 w² r, exactly, and w² JᵀJ a positive curvature for it. The pose prior is taken at its active component, the bending
 prior as the residual exp(±θ). Every sample has its own damping; a step that doesn't lower the objective is not taken.
 
+Betas stay within ±BETA_LIMIT: a step that would take some beyond is solved again with those pinned to the limit (an active
+set: Nocedal and Wright, Numerical Optimization, 16.7). Where no beta meets its limit, steps are those of the free problem.
+
 `solve` runs as machine code on the CPU (`spin.fitting.compiled`); `solve_batched` is the same in torch: for a GPU, and to read.
 """
 
@@ -14,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spin.fitting.objective import BENDING_INDEX, BENDING_SIGN, body_weights, pose_prior_weight, total_cost
+from spin.fitting.objective import BENDING_INDEX, BENDING_SIGN, BETA_LIMIT, body_weights, pose_prior_weight, total_cost
 from spin.joints import JOINTS, KEYPOINT_TO_MODEL
 
 if TYPE_CHECKING:
@@ -56,8 +59,8 @@ class Solution:
 
 
 def parameters(start: Start) -> Float[Tensor, "B 85"]:
-    """A start as one row of parameters a sample."""
-    return torch.cat([start.pose_aa, start.betas, start.camera_m], 1)
+    """A start as one row of parameters a sample, its betas within the limit."""
+    return torch.cat([start.pose_aa, start.betas.clamp(-BETA_LIMIT, BETA_LIMIT), start.camera_m], 1)
 
 
 def solve_batched(
@@ -89,8 +92,7 @@ def solve_batched(
             curvature, gradient = system.linearise(x)
             diagonal = curvature.diagonal(dim1=1, dim2=2)
             damped = curvature + torch.diag_embed(damping[:, None] * diagonal + RIDGE)
-            factor, failed = torch.linalg.cholesky_ex(damped)
-            trial = x - torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+            trial, failed = _after_step(x, damped, gradient)
             trial_cost = system.cost(trial)
             # A comparison with NaN is false, so a sample that went wrong stays where it was.
             better = (trial_cost < cost) & (failed == 0) & ~converged
@@ -101,6 +103,33 @@ def solve_batched(
             converged = converged | settled | (damping > DAMPING_RANGE[1])
             damping = damping.clamp(*DAMPING_RANGE)
         return Solution.of(x, cost, used, converged & torch.isfinite(cost))
+
+
+def _after_step(x: Tensor, damped: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where a step leads that takes no beta beyond its limit, and where there is no such step (not 0)."""
+    betas, slope = x[:, BETAS], gradient[:, BETAS]
+    pinned = ((betas >= BETA_LIMIT) & (slope < 0)) | ((betas <= -BETA_LIMIT) & (slope > 0))
+    target = betas
+    while True:
+        trial, failed = _pinned_step(x, damped, gradient, pinned, target)
+        beyond = (trial[:, BETAS].abs() > BETA_LIMIT) & ~pinned
+        if not bool(beyond.any()):
+            return trial, failed
+        pinned, target = pinned | beyond, torch.where(beyond, trial[:, BETAS].sign() * BETA_LIMIT, target)
+
+
+def _pinned_step(x: Tensor, damped: Tensor, gradient: Tensor, pinned: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where the step leads that takes pinned betas to their target, and all else to the model's least value then."""
+    if bool(pinned.any()):
+        step, held = torch.zeros_like(gradient), torch.zeros_like(gradient, dtype=torch.bool)
+        step[:, BETAS], held[:, BETAS] = torch.where(pinned, x[:, BETAS] - target, 0.0), pinned
+        free = (~held).to(x)
+        gradient = (gradient - (damped @ step[..., None])[..., 0]) * free + step
+        damped = damped * free[:, :, None] * free[:, None] + torch.diag_embed(held.to(x))
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    trial = x - torch.cholesky_solve(gradient[..., None], factor)[..., 0]
+    trial[:, BETAS] = torch.where(pinned, target, trial[:, BETAS])
+    return trial, failed
 
 
 class _System:

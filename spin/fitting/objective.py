@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # unnatural bend positive (SMPLify, E_a).
 BENDING_INDEX = (52, 55, 9, 12)
 BENDING_SIGN = (1.0, -1.0, -1.0, -1.0)
+BETA_LIMIT = 3.0  # SPIN believes no shape beyond; solvers stay within
 _FAR_PX, _USUAL_PX = 50.0, 3.0
 
 

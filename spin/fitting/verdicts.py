@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from spin.camera import CROP_PX
-from spin.fitting.objective import body_weights
+from spin.fitting.objective import BETA_LIMIT, body_weights
 from spin.fitting.starts import MIN_JOINTS, confident_joints
 
 if TYPE_CHECKING:
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from spin.fitting.observations import Observations
 
 ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
-BETA_LIMIT = 3.0  # fits of a shape beyond this are not believed (SPIN)
 _LEAST_SPREAD_PX = 1.0
 _OUTSIDE_PX = float(CROP_PX)  # from the crop's edge; half a body may be out of the picture, but not a crop away
 

@@ -20,6 +20,7 @@ from spin.fitting.compiled.objective import add_pose_blend, cost, pose_prior, pr
 from spin.fitting.compiled.solve import Answer, Batch, batch_of, is_at_hand, nothing_to_solve
 from spin.fitting.compiled.tables import PARAMETERS, Body, Problem, Weights, make_scratch
 from spin.fitting.levenberg_marquardt import Solution, parameters
+from spin.fitting.objective import BETA_LIMIT
 from spin.joints import JOINTS
 
 if TYPE_CHECKING:
@@ -206,6 +207,8 @@ def descend_one(
                 add_priors(tb, weights, problem, x, s)
                 for a in range(82):
                     take_step(x, a, 2 * s.gradient[a], step, first, second)
+                for a in range(72, 82):
+                    x[a] = min(max(x[a], -BETA_LIMIT), BETA_LIMIT)
             else:
                 s.gradient[84] += DEPTH_WEIGHT**2 * (x[84] - depth)
                 for a in (0, 1, 2, 82, 83, 84):

@@ -22,7 +22,7 @@ from spin.fitting.levenberg_marquardt import (
     Solution,
     parameters,
 )
-from spin.fitting.objective import body_weights, pose_prior_weight
+from spin.fitting.objective import BETA_LIMIT, body_weights, pose_prior_weight
 
 if TYPE_CHECKING:
     from spin.fitting.objective import Objective
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from spin.fitting.starts import Start
 
 _DAMPING_LEAST, _DAMPING_MOST = DAMPING_RANGE
+_BETAS, _CAMERA = 72, 82  # where betas begin among the parameters, and end
 _CHUNK = 64  # samples that a thread takes at a time
 
 
@@ -57,6 +58,64 @@ class Answer(NamedTuple):
 
 
 @machine_code
+def pinned_step(x: np.ndarray, damping: float, pinned: int, trial: np.ndarray, s: np.record) -> bool:
+    """As `levenberg_marquardt._pinned_step`: `pinned` has a bit for each beta, `trial` their targets, then all parameters."""
+    for i in range(PARAMETERS):
+        for j in range(i & ~7, STRIDE):
+            s.factor[i, j] = s.curvature[i, j]
+        s.factor[i, i] += x.dtype.type(damping * s.curvature[i, i] + RIDGE)
+    if pinned == 0:
+        if not factorise(s.factor):
+            return False
+        solve_factorised(s.factor, s.gradient, trial)
+        for i in range(PARAMETERS):
+            trial[i] = x[i] - trial[i]
+        return True
+    right, target = s.right, s.target
+    for i in range(PARAMETERS):
+        right[i], target[i] = s.gradient[i], trial[i]
+    for a in range(_BETAS, _CAMERA):
+        if pinned >> (a - _BETAS) & 1:
+            step = x[a] - target[a]
+            for i in range(PARAMETERS):
+                right[i] -= (s.curvature[i, a] if i < a else s.curvature[a, i]) * step
+    for a in range(_BETAS, _CAMERA):
+        if pinned >> (a - _BETAS) & 1:
+            for i in range(PARAMETERS):
+                s.factor[i, a] = s.factor[a, i] = 0
+            s.factor[a, a], right[a] = 1, x[a] - target[a]
+    if not factorise(s.factor):
+        return False
+    solve_factorised(s.factor, right, trial)
+    for i in range(PARAMETERS):
+        trial[i] = x[i] - trial[i]
+    for a in range(_BETAS, _CAMERA):
+        if pinned >> (a - _BETAS) & 1:
+            trial[a] = target[a]
+    return True
+
+
+@machine_code
+def after_step(x: np.ndarray, damping: float, trial: np.ndarray, s: np.record) -> bool:
+    """As `levenberg_marquardt._after_step`, into `trial`; False if there is no such step."""
+    pinned = 0
+    for a in range(_BETAS, _CAMERA):
+        if (x[a] >= BETA_LIMIT and s.gradient[a] < 0) or (x[a] <= -BETA_LIMIT and s.gradient[a] > 0):
+            pinned |= 1 << (a - _BETAS)
+            trial[a] = x[a]
+    while pinned_step(x, damping, pinned, trial, s):
+        more = 0
+        for a in range(_BETAS, _CAMERA):
+            if trial[a] > BETA_LIMIT or trial[a] < -BETA_LIMIT:
+                more |= 1 << (a - _BETAS)
+                trial[a] = BETA_LIMIT if trial[a] > 0 else -BETA_LIMIT
+        if more == 0:
+            return True
+        pinned |= more
+    return False
+
+
+@machine_code
 def solve_one(
     tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, trial: np.ndarray,
     s: np.record, limit: int, tolerance: float,
@@ -75,16 +134,9 @@ def solve_one(
         if stale:
             linearise(tb, blend, weights, problem, x, component, s)
             stale = False
-        for i in range(PARAMETERS):
-            for j in range(i & ~7, STRIDE):
-                s.factor[i, j] = s.curvature[i, j]
-            s.factor[i, i] += x.dtype.type(damping * s.curvature[i, i] + RIDGE)
-        better = factorise(s.factor)
+        better = after_step(x, damping, trial, s)
         trial_cost, trial_component = now, component
         if better:
-            solve_factorised(s.factor, s.gradient, trial)
-            for i in range(PARAMETERS):
-                trial[i] = x[i] - trial[i]
             trial_cost, trial_component = cost(tb, blend, weights, problem, trial, s)
             better = trial_cost < now  # false for a cost that is not a number
         if better:

@@ -83,6 +83,8 @@ def scratch_type(pairs: int, real: np.dtype) -> np.dtype:
             ("curvature", real, (STRIDE, STRIDE)),  # upper triangle
             ("factor", real, (STRIDE, STRIDE)),
             ("gradient", real, (STRIDE,)),
+            ("right", real, (STRIDE,)),  # right-hand side of a step with pinned betas
+            ("target", real, (STRIDE,)),  # and where those are taken
         ],
         align=True,
     )

@@ -9,12 +9,12 @@ import torch
 
 from spin.fitting.fitter import BatchFitter, FitConfig, FitResult
 from spin.fitting.levenberg_marquardt import Solution
+from spin.fitting.objective import BETA_LIMIT
 from spin.fitting.observations import Observations, Views
 from spin.fitting.starts import Start
 from spin.fitting.verdicts import (
     ACCEPT_LOSS,
     BEHIND_CAMERA,
-    BETA_LIMIT,
     CONFIDENCE_OUT_OF_RANGE,
     JOINTS_COINCIDE,
     LOSS_TOO_HIGH,
