@@ -163,6 +163,7 @@ def _subject(
     data: DataFolder, dataset: str, log_dir: Path, name: str | None, checkpoint: Path | None, stored_fits: str | None,
     result_in: Path | None,
 ) -> Subject:  # fmt: skip
+    from pipelines.evaluation.result_rows import samples_of_result
     from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
     from pipelines.folders import RunFolder
     from store.annotations.table import Annotations
@@ -175,7 +176,7 @@ def _subject(
         return checkpoint_subject(checkpoint)
     annotations = Annotations.read(data.annotations(dataset))
     if result_in is not None:
-        return result_subject(result_in, annotations)
+        return result_subject(result_in, annotations, samples_of_result(data, dataset, result_in, annotations))
     return fits_subject(data, annotations, stored_fits or None)
 
 

@@ -188,8 +188,9 @@ def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective
     """Bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.
 
     FILE: SPIN's static fits (.npy), final fits or multi-view fits (.npz), EFT's .json, 4D-Humans' or BEDLAM's .npz. Pose and
-    shape are kept to the bit; a camera that the file doesn't hold is found from the keypoints. Rows belong to samples in the
-    data set's order or, where the file has them, by image and box.
+    shape are kept to the bit; a camera that the file doesn't hold is found from the keypoints. Rows belong to samples by image
+    and box where the file has them, else by the rows of SPIN's data set file (data/dataset_extras/), if it is there, else in
+    the data set's order. A file most of whose bodies don't fit their people's keypoints is rejected.
 
     \b
     Examples:
@@ -207,6 +208,7 @@ def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective
         done = run(folder, name, file, same_body=same_body, objective=objective, ignore_3d=ignore_3d)
         entry |= {"rows": done.rows, "offered": done.offered, "better": done.better}
     say(f"{folder.fits(name)}: {done.rows} rows, {done.offered} of them bodies that could be scored")
+    say(f"  rows assigned to samples by {done.assigned_by}")
     say(f"  {done.better} became their sample's fit; {done.offered - done.better} met one at least as good")
     say(f"  {done.with_camera} with a camera of the file's, the others' found from the keypoints")
     _say_rejected(done.rejected, done.rejected_list)

@@ -67,7 +67,7 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrit
 @click.option(
     "--init", default="lifter", show_default=True, metavar="START[,START]...",
     help="Where fits start; the best of several is kept. lifter: a guess from the keypoints. multistart: ways to stand, from "
-    "four sides. store: the fits there are. FILE.npy or .npz: bodies in the data set's row order, (N, 82) or pose and betas.",
+    "four sides. store: the fits there are. FILE.npy or .npz: bodies of a file, assigned to samples as import-fits does.",
 )  # fmt: skip
 @click.option(
     "--objective", type=click.Choice(["anchored", "published"]), default="anchored", show_default=True,
@@ -161,16 +161,30 @@ def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
     """Bodies to start from: of the data set's store, or of a file."""
     import numpy as np
 
+    from pipelines.exchange.assignment import MISFIT, assign, axis_angles
+    from pipelines.exchange.import_fits import check_body
     from pipelines.fits.open import open_fits
     from pipelines.fitting.fit_static import GivenBodies
+    from pipelines.progress import say
     from spin.body import load_body
     from store.annotations.table import Annotations
-    from store.exchange import import_static_fits
+    from store.exchange import read_fits_file
     from store.fits.records import Source
 
     annotations = Annotations.read(folder.annotations(dataset))
     if source != "store":
-        found = import_static_fits(source, len(annotations))
-        return GivenBodies("file", found.pose, found.betas, found.valid)
+        file = Path(source)
+        body = load_body(folder.body)
+        found = read_fits_file(file)
+        check_body(file, found.body, body, folder.root, same_body=True)
+        assigned = assign(folder, dataset, file, found, annotations)
+        known = np.zeros(len(annotations), bool)
+        pose, betas = np.zeros((len(known), 72), np.float32), np.zeros((len(known), 10), np.float32)
+        known[assigned.samples] = True
+        pose[assigned.samples], betas[assigned.samples] = axis_angles(found)[assigned.rows], found.betas[assigned.rows]
+        misfits = sum(reason == MISFIT for reason in assigned.problems.values())
+        say(f"{source}: {len(found)} rows, assigned to samples by {assigned.by}"
+            + (f"; {misfits} don't fit their people and are not used" if misfits else ""))  # fmt: skip
+        return GivenBodies("file", pose, betas, known)
     fits = open_fits(folder.fits(dataset), load_body(folder.body), annotations).get(np.arange(len(annotations)))
     return GivenBodies("store", fits.pose, fits.betas, fits.source != Source.NONE)

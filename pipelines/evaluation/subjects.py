@@ -81,9 +81,10 @@ def fits_subject(data: DataFolder, annotations: Annotations, tag: str | None) ->
     return Subject(bodies, about, rows)
 
 
-def result_subject(file: Path, annotations: Annotations) -> Subject:
-    """Return a result file as subject: a published one, with all rows of the data set in order, or one of `spin-pipe eval`.
+def result_subject(file: Path, annotations: Annotations, samples: Int[np.ndarray, " n"] | None = None) -> Subject:
+    """Return a result file as subject: a published one, or one of `spin-pipe eval`, which says what its rows are.
 
+    `samples`: of each row of a published one, -1 where it has none; None: the data set's, in order (see `result_rows`).
     ExchangeError if it is not a result, StageError if it belongs to another data set.
     """
     names = ("pred_joints", "pose", "betas", "camera")
@@ -91,7 +92,7 @@ def result_subject(file: Path, annotations: Annotations) -> Subject:
     missing = {"pose", "betas", "camera"} - set(found)
     if missing:
         raise missing_keys(file, RESULT_FILE, array_names(file, RESULT_FILE))
-    rows = found.get("rows", np.arange(len(annotations)))
+    rows = found.get("rows", np.arange(len(annotations)) if samples is None else np.sort(samples))
     count = len(found["pose"]) if found["pose"].ndim else 0
     if count != len(rows):
         raise StageError(
@@ -99,16 +100,36 @@ def result_subject(file: Path, annotations: Annotations) -> Subject:
             "data set, or to other frames"
         )
     measured = found.get("measured", np.ones(count, bool)).astype(bool)
-    _check_frames(file, found, rows, measured, annotations)
+    order = np.arange(count)
+    if samples is not None:
+        measured, order = rows >= 0, np.argsort(samples, kind="stable")
+    else:
+        rows, order = _found_by_name(rows, order, measured, found, annotations)
+        _check_frames(file, found, rows, measured, annotations)
 
     def of(name: str, width: tuple[int, ...]) -> np.ndarray:
-        return numbers(file, name, found[name], (count, *width))[measured]
+        return numbers(file, name, found[name], (count, *width))[order][measured]
 
     joints = of("pred_joints", (17, 3)) if "pred_joints" in found and found["pred_joints"].any() else None
     bodies = StoredBodies.with_weak_cameras(rows[measured], of("pose", (72,)), of("betas", (10,)), of("camera", (3,)), joints)
     about = {"kind": "result", "file": str(file), "sha256": file_hash(file)}
     about["joints"] = "regressed from pose and betas" if joints is None else "pred_joints"
     return Subject(bodies, about, rows[measured])
+
+
+def _found_by_name(
+    rows: np.ndarray, order: np.ndarray, measured: np.ndarray, found: dict[str, np.ndarray], annotations: Annotations
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and their order where each image is named once: the data set may have been read again in another order."""
+    names = [str(image) for image in found.get("images", np.empty(0)).tolist()]
+    places = {image: row for row, image in enumerate(annotations.image)}
+    once = len(places) == len(annotations) and len(set(names)) == len(names)
+    if not (names and once and measured.all() and len(names) == len(rows) and set(names) <= set(places)):
+        return rows, order
+    here = np.array([places[name] for name in names])
+    order = np.argsort(here, kind="stable")
+    found["images"] = found["images"][order]
+    return here[order], order
 
 
 def _check_frames(

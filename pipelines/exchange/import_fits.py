@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from pipelines.errors import UsageError
+from pipelines.exchange.assignment import assign, axis_angles
 from pipelines.exchange.cameras import Cameras, cameras_of
 from pipelines.fits.records import put, records_of_view
 from pipelines.fitting.assets import FittingFiles
@@ -24,10 +25,9 @@ from spin.body import load_body
 from spin.fitting.fitter import FitConfig
 from spin.fitting.objective import OBJECTIVES, Objective
 from spin.fitting.verdicts import KEPT, VERDICTS
-from spin.rotations import matrix_to_axis_angle
 from store.annotations.table import Annotations
 from store.errors import FitStoreNotFoundError
-from store.exchange import StaticFits, match_samples, read_fits_file, require_rows
+from store.exchange import StaticFits, read_fits_file
 from store.fits.records import Fits, Solver, Source
 from store.fits.store import FitStore
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from spin.fitting.fitter import BatchFitter
 
 BATCH = 256
-_MOST_RAD = 1000.0  # beyond, float32 no longer tells which way an angle points
 _FILE = "file"
 
 
@@ -52,6 +51,7 @@ class ImportSummary:
     with_camera: int
     rejected: dict[str, int]  # reason -> count
     rejected_list: Path | None
+    assigned_by: str  # how rows were assigned to samples
 
 
 def check_body(file: Path, named: str, body: BodyData, root: Path, *, same_body: bool) -> None:
@@ -89,12 +89,14 @@ def import_fits(
 ) -> ImportSummary:
     """Offers a file's bodies to the data set's store, which is made if there is none; they replace worse fits.
 
-    `objective`: by name; else the store's own. UsageError for another body's, StoreError if the file is of no known format.
+    `objective`: by name; else the store's own. Raise UsageError for another body's, StoreError if the file is of no known
+    format, StageError if most of its bodies don't fit their people.
     """
     annotations, body = Annotations.read(data.annotations(dataset)), load_body(data.body)
     found = read_fits_file(file)
     check_body(file, found.body, body, data.root, same_body=same_body)
-    rows, samples, problems = _assigned(file, found, annotations)
+    assigned = assign(data, dataset, file, found, annotations)
+    rows, samples, problems = assigned.rows, assigned.samples, dict(assigned.problems)
     row_of = np.full(len(annotations), -1)
     row_of[samples] = rows
     given = _given(found, row_of, annotations)
@@ -122,7 +124,7 @@ def import_fits(
     entries = [{"row": row, "reason": reason} for row, reason in sorted(problems.items())]
     listing = write_rejections(data.rejected_rows(dataset), entries, {"file": str(file)})
     reasons = dict(Counter(problems.values()).most_common())
-    return ImportSummary(len(found), offered, better, int(given.cameras.known.sum()), reasons, listing)
+    return ImportSummary(len(found), offered, better, int(given.cameras.known.sum()), reasons, listing, assigned.by)
 
 
 @dataclass(frozen=True)
@@ -142,34 +144,8 @@ def _given(found: StaticFits, row_of: Int[np.ndarray, " n"], annotations: Annota
     """`row_of`: the file's row of each sample, -1 where it has none."""
     known = row_of >= 0
     pose, betas = np.zeros((len(known), 72), np.float32), np.zeros((len(known), 10), np.float32)
-    pose[known], betas[known] = _poses(found)[row_of[known]], found.betas[row_of[known]]
+    pose[known], betas[known] = axis_angles(found)[row_of[known]], found.betas[row_of[known]]
     return _Given(pose, betas, known, cameras_of(found, row_of[known], np.flatnonzero(known), annotations))
-
-
-def _assigned(
-    file: Path, found: StaticFits, annotations: Annotations
-) -> tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"], dict[int, str]]:
-    """Usable rows, their samples, and why the other rows are not."""
-    require_rows(file, found, len(annotations))
-    samples = np.arange(len(found))
-    unmatched: dict[int, str] = {}
-    if found.keys is not None:
-        samples, unmatched = match_samples(found.keys, annotations)
-    far = np.flatnonzero((np.abs(found.pose) > _MOST_RAD).any(1))
-    wild = dict.fromkeys(far.tolist(), f"an angle beyond {_MOST_RAD:g} rad")
-    problems = {**unmatched, **wild, **found.problems}
-    usable = found.valid & (samples >= 0)
-    usable[list(problems)] = False
-    rows = np.flatnonzero(usable)
-    return rows, samples[rows], problems
-
-
-def _poses(found: StaticFits) -> np.ndarray:
-    """Axis-angles, of matrices where the format has those."""
-    if found.rotations is None:
-        return found.pose
-    matrices = np.where(found.valid[:, None, None, None], found.rotations, np.eye(3))
-    return matrix_to_axis_angle(torch.from_numpy(matrices)).flatten(1).numpy().astype(np.float32)
 
 
 def _objective_of(path: Path | str) -> Objective:

@@ -43,9 +43,10 @@ class PreprocessSummary:
 
 @dataclass(frozen=True)
 class Block:
-    """People of one part, as the columns of annotations, and who was rejected."""
+    """People of one part, as the columns of annotations and their places in the source file, and who was rejected."""
 
     columns: dict[str, Any]
+    rows: np.ndarray
     rejected: list[Rejected]
     read: int  # people met, usable or not
     other_bodies: Counter[str] = field(default_factory=Counter)  # whose pose and betas are left out, how often
@@ -72,7 +73,8 @@ class PartReader:
                 rejected.append(Rejected(person.source, person.image, problem))
             else:
                 usable.append(person)
-        return Block(_columns(usable, self.bodies), rejected, len(outcomes), _other_bodies(usable, self.bodies))
+        rows = np.array([person.row for person in usable], np.int64)
+        return Block(_columns(usable, self.bodies), rows, rejected, len(outcomes), _other_bodies(usable, self.bodies))
 
 
 def preprocess(
@@ -129,6 +131,7 @@ class _Gathered:
     """What the blocks add up to. A person that an earlier one already is, by image and source, is rejected."""
 
     blocks: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[np.ndarray] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     read: int = 0
     other_bodies: Counter[str] = field(default_factory=Counter)
@@ -150,14 +153,16 @@ class _Gathered:
             else:
                 self._seen.add(name)
                 fresh.append(place)
-        if len(fresh) < len(names):
-            block = Block(_take(block.columns, fresh), [], 0)
         if fresh:
-            self.blocks.append(block.columns)
+            self.blocks.append(_take(block.columns, fresh) if len(fresh) < len(names) else block.columns)
+            self.rows.append(block.rows[fresh])
 
     def annotations(self, name: str, root: Path) -> Annotations:
         columns: dict[str, Any] = {key: np.concatenate([b[key] for b in self.blocks]) for key in ARRAYS}
         columns |= {key: [text for b in self.blocks for text in b[key]] for key in TEXTS}
+        rows = np.concatenate(self.rows)
+        if (rows >= 0).all() and (np.diff(rows) < 0).any():
+            columns = _take(columns, np.argsort(rows, kind="stable").tolist())
         return Annotations(name=name, image_root=str(root.resolve()), **columns)
 
 

@@ -49,7 +49,7 @@ DATASETS: dict[str, Dataset] = {
         Dataset("h36m", "h36m.reader", TRAIN, split="train"),
         Dataset("lsp-orig", "lsp.original", TRAIN),
         Dataset("mpii", "mpii", TRAIN),
-        Dataset("lspet", "lsp.extended", TRAIN),
+        Dataset("lspet", "lsp.extended", TRAIN, min_body_joints=0),
         Dataset("coco", "coco.reader", TRAIN),
         Dataset("mpi-inf-3dhp", "mpi_inf_3dhp.reader", TRAIN, split="train"),
         Dataset("h36m-p1", "h36m.reader", EVALUATION, split="p1", root="h36m"),

@@ -61,6 +61,7 @@ class Person:
     view: View | None = None  # needs a camera
     mask: str = ""  # picture of the person's true mask, relative to the root
     part: str = ""  # picture of the true body parts, relative to the root
+    row: int = -1  # its place in the source file, whose order samples keep; -1: they are read in that order
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,9 @@ class Reader(Protocol):
     `parts` cuts the work into pieces that are read independently, by several processes: files, sequences, or lists of
     annotations; it may be a generator, and what it yields can be pickled. All people of an image are in one part. `read`
     yields the people of one part. Both raise StageError, naming the file, only if nothing of it can be used.
+
+    Samples are in the order of the source file, as published fits are: a reader that reads image by image numbers its people
+    (`Person.row`).
     """
 
     ABOUT: str  # a line: the data set, and whose it is

@@ -21,7 +21,7 @@ OBTAIN = (
     "human-pose.mpi-inf.mpg.de: mpii_human_pose_v1.tar.gz, free to download; for research. train.h5 is that of "
     "pose-hg-train's first release, and part of SPIN's data archive (`spin-pipe fetch-data`)"
 )
-VERSION = 1
+VERSION = 2
 OPTIONS: tuple[Option, ...] = (
     Option(
         "annotations",
@@ -105,6 +105,7 @@ def _people(image: str, rows: list[Row], openpose: Path | None) -> Iterator[Pers
             keypoints_px=keypoints[place],
             source=_source(row),
             openpose_match=match.reason,
+            row=row.number,
         )
 
 

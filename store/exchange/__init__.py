@@ -15,13 +15,14 @@ from store.exchange.bodies import (
     export_static_fits,
     import_static_fits,
     read_final,
+    read_keys,
     read_mview,
     read_static,
     require_rows,
 )
 from store.exchange.eft import export_eft, read_eft
 from store.exchange.humans4d import export_humans4d, read_humans4d_bodies, read_humans4d_samples
-from store.exchange.matching import match_samples
+from store.exchange.matching import match_samples, same_boxes
 from store.exchange.spin_dataset import (
     PUBLISHED_NAMES,
     SampleRows,
@@ -46,8 +47,10 @@ __all__ = [
     "lost_in_spin_dataset",
     "match_samples",
     "read_fits_file",
+    "read_keys",
     "read_samples_file",
     "require_rows",
+    "same_boxes",
 ]
 
 _FITS = (

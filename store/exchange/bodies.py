@@ -173,6 +173,17 @@ def keys_of(path: Path, arrays: dict[str, np.ndarray], count: int, *, scale_px: 
     )
 
 
+def read_keys(path: Path) -> SampleKeys:
+    """Return image and box of each row of SPIN's data set .npz. Raise ExchangeError if it has none."""
+    expected = "SPIN's data set .npz with imgname (n,), center (n, 2) and scale (n,)"
+    arrays = io.read_arrays(path, ("imgname", "center", "scale"), expected)
+    names = arrays.get("imgname", np.empty(0))
+    keys = keys_of(path, arrays, len(names) if names.ndim else 0)
+    if keys is None:
+        raise io.missing_keys(path, expected, io.array_names(path, expected))
+    return keys
+
+
 def bodies(
     pose: np.ndarray, betas: np.ndarray, there: np.ndarray | None = None, *, why_not: str = NO_BODY,
     keys: SampleKeys | None = None, body: str = "", rotations: np.ndarray | None = None,

@@ -11,12 +11,13 @@ import numpy as np
 from store.annotations.table import Annotations
 
 if TYPE_CHECKING:
-    from jaxtyping import Int64
+    from jaxtyping import Bool, Int64
 
     from store.exchange.bodies import SampleKeys
 
 MAX_SHIFT, MAX_ZOOM = 0.25, 1.5
 """Boxes further apart than this share of the sample's box, or larger or smaller by more, are not of one person."""
+_SAME_BOX = 1e-3  # of the box's side: what float32 and a file's text leave of one box
 _COCO_SOURCE = re.compile(r"annotation (\d{1,18})")
 
 
@@ -27,45 +28,72 @@ def annotation_ids(annotations: Annotations) -> Int64[np.ndarray, "n"]:
 
 
 def match_samples(keys: SampleKeys, annotations: Annotations) -> tuple[Int64[np.ndarray, "k"], dict[int, str]]:
-    """Return the sample of each row, -1 where there is none, with the reason. No two rows get the same sample."""
+    """Return the sample of each row, -1 where there is none, with the reason. No two rows get the same sample.
+
+    An id names a person of its image: many tools count anew in each image.
+    """
     sample = np.full(len(keys.image), -1, np.int64)
     problems: dict[int, str] = {}
-    by_id = {int(key): row for row, key in enumerate(annotation_ids(annotations)) if key}
+    images = _Images(annotations)
+    ids = annotation_ids(annotations)
     free = set(range(len(annotations)))
-    for row, key in enumerate(keys.annotation.tolist()):
-        found = by_id.get(key, -1)
-        if found in free and _name(keys.image[row]) == _name(annotations.image[found]):
-            sample[row] = found
-            free.discard(found)
-    whole, short = _places(annotations)
     rows_of: dict[str, list[int]] = {}
-    for row in np.flatnonzero(sample < 0).tolist():
-        rows_of.setdefault(keys.image[row], []).append(row)
-    for image, rows in rows_of.items():
-        candidates = whole.get(image) or short.get(_name(image)) or []
+    for row, key in enumerate(keys.annotation.tolist()):
+        same = [s for image in images.of(keys.image[row]) for s in images.samples[image] if key and ids[s] == key]
+        if len(same) == 1 and same[0] in free:
+            sample[row] = same[0]
+            free.discard(same[0])
+        else:
+            rows_of.setdefault(keys.image[row], []).append(row)
+    for name, rows in rows_of.items():
+        found = images.of(name)
+        candidates = images.samples[found[0]] if len(found) == 1 else []
         _match_image(keys, annotations, rows, [c for c in candidates if c in free], sample)
         free.difference_update(sample[rows].tolist())
-        reason = "no sample of its image has its box" if candidates else "the data set has no such image"
-        problems |= {row: reason for row in rows if sample[row] < 0}
+        problems |= {row: _reason(found) for row in rows if sample[row] < 0}
     return sample, problems
 
 
-def _name(image: str) -> str:
-    return PurePosixPath(image).name
+def _reason(images: list[str]) -> str:
+    if len(images) > 1:
+        return f"several images of the data set are called that: {', '.join(images[:3])}"
+    return "no sample of its image has its box" if images else "the data set has no such image"
 
 
-def _places(annotations: Annotations) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Return samples by whole path, and by the name of the file; formats hold one or the other."""
-    whole: dict[str, list[int]] = {}
-    short: dict[str, list[int]] = {}
-    for row, image in enumerate(annotations.image):
-        whole.setdefault(image, []).append(row)
-        short.setdefault(_name(image), []).append(row)
-    return whole, short
+def same_boxes(keys: SampleKeys, annotations: Annotations, samples: Int64[np.ndarray, "k"]) -> Bool[np.ndarray, "k"]:
+    """Return which rows have the very box of their sample; False where they have none."""
+    there = np.maximum(samples, 0)
+    if not len(annotations):
+        return np.zeros(len(samples), bool)
+    scale = annotations.scale[there].astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        shift = np.abs(keys.center_px - annotations.center_px[there]).max(1) / (200 * scale)
+        zoom = np.abs(keys.scale - scale) / scale
+    return (samples >= 0) & (shift <= _SAME_BOX) & (zoom <= _SAME_BOX)
+
+
+class _Images:
+    """Finds images of a data set by the names that another file gives them: `samples` are the rows of each."""
+
+    def __init__(self, annotations: Annotations) -> None:
+        self.samples: dict[str, list[int]] = {}
+        for row, image in enumerate(annotations.image):
+            self.samples.setdefault(image, []).append(row)
+        self._by_file: dict[str, list[str]] = {}
+        for image in self.samples:
+            self._by_file.setdefault(PurePosixPath(image).name, []).append(image)
+
+    def of(self, name: str) -> list[str]:
+        """Return the image with the longest path that the name ends in, else all images whose paths end in the name."""
+        alike = self._by_file.get(PurePosixPath(name).name, [])
+        inside = [image for image in alike if f"/{name}".endswith(f"/{image}")]
+        if inside:
+            return [max(inside, key=len)]
+        return [image for image in alike if f"/{image}".endswith(f"/{name}")]
 
 
 def _match_image(keys: SampleKeys, annotations: Annotations, rows: list[int], samples: list[int], out: np.ndarray) -> None:
-    """Return pairs of the nearest boxes in one image, nearest first."""
+    """Pair the nearest boxes in one image, nearest first."""
     if not samples:
         return
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):

@@ -22,7 +22,7 @@ from spin.joints import JOINTS
 
 ABOUT = "COCO 2014 person keypoints, or any data set in its format"
 OBTAIN = "cocodataset.org, Download: images and annotations of 2014; annotations CC BY 4.0, photographs under Flickr's terms"
-VERSION = 3
+VERSION = 4
 OPTIONS: tuple[Option, ...] = ()
 SPLITS = ("train2014", "val2014", "train2017", "val2017")
 TREE = """\
@@ -37,6 +37,7 @@ _IMAGES_A_PART = 1000
 # memory. As a key's value, an array of numbers ends with the last bracket before anything else.
 _OUTLINE = re.compile(rb'(?<!\\)"segmentation":\s*\[[\[\]\d\s.,eE+-]*\]')
 _USED = ("id", "keypoints", "bbox", "iscrowd")
+_ROW = "#row"  # where an annotation's place in the file is kept: no key of a file
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def parts(root: Path, options: ReaderOptions) -> list[Part]:
 
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Yield every annotated person, image by image."""
+    """Yield every annotated person, image by image, numbered by its place in the file."""
     # The published scripts call the folder coco, for any split.
     openpose = detections_folder(root, options, options.split, "coco")
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
@@ -97,6 +98,7 @@ def _people(
             source=_name(annotations[row]),
             openpose_match=match.reason,
             truth=truths.get(number) if isinstance(number := id_of(annotations[row].get("id")), int) else None,
+            row=annotations[row][_ROW],
         )
 
 
@@ -146,7 +148,7 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
         else:
             if number is not None:
                 seen.add(number)
-            out[name].append({key: annotation[key] for key in _USED if key in annotation})
+            out[name].append({key: annotation[key] for key in _USED if key in annotation} | {_ROW: position})
     return out, rejected
 
 

@@ -29,7 +29,7 @@ _ANY = ""  # no id: stands for every category, in a file that names no joints
 class ImageEntry:
     name: str
     size_px: tuple[float, float] | None
-    annotations: list[tuple[str, dict[str, Any]]]  # source, annotation
+    annotations: list[tuple[int, str, dict[str, Any]]]  # place in the file, source, annotation
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def read(part: CocoPart, options: ReaderOptions) -> Iterator[Person | Rejected]:
     yield from part.rejected
     for image in part.images:
         people: list[Person] = []
-        for source, annotation in image.annotations:
-            seen = _seen(image, source, annotation, part.joints)
+        for row, source, annotation in image.annotations:
+            seen = _seen(image, row, source, annotation, part.joints)
             outcome = seen if isinstance(seen, Rejected) else checked_person(seen, options.min_body_joints)
             if isinstance(outcome, Person):
                 people.append(outcome)
@@ -136,7 +136,7 @@ def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], li
             rejected.append(Rejected(source, name, reason))
             continue
         entry = entries.setdefault(name, ImageEntry(name, _size_px(image), []))
-        entry.annotations.append((source, annotation))
+        entry.annotations.append((position, source, annotation))
     return list(entries.values()), rejected
 
 
@@ -147,7 +147,9 @@ def _size_px(image: dict[str, Any]) -> tuple[float, float] | None:
     return None
 
 
-def _seen(image: ImageEntry, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]) -> Seen | Rejected:
+def _seen(
+    image: ImageEntry, row: int, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]
+) -> Seen | Rejected:
     """Return an annotation's person. The third number of a keypoint is COCO's visibility (0: not labelled) or a confidence."""
     if annotation.get("iscrowd"):
         return Rejected(source, image.name, "is a crowd, not a person")
@@ -176,7 +178,7 @@ def _seen(image: ImageEntry, source: str, annotation: dict[str, Any], joints: di
         if numbers is None or not np.isfinite(numbers).all():
             return Rejected(source, image.name, "'bbox' is not 4 numbers")
         numbers = numbers if numbers.any() else None  # [0, 0, 0, 0] is how many tools write that there is no box
-    return Seen(image.name, source, keypoints, numbers, image.size_px)
+    return Seen(image.name, source, keypoints, numbers, image.size_px, row)
 
 
 def _numbers(value: Any, count: int) -> Float[np.ndarray, " count"] | None:

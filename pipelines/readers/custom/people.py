@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -35,6 +35,7 @@ class Seen:
     keypoints_px: Float[np.ndarray, "49 3"]  # float64, confidence 0 where not seen
     box_xywh: Float[np.ndarray, "4"] | None = None
     image_size_px: tuple[float, float] | None = None
+    row: int = -1  # its place in the file
 
 
 def place_image(name: object, root: Path) -> tuple[str, str]:
@@ -75,6 +76,7 @@ def checked_person(seen: Seen, min_body_joints: int) -> Person | Rejected:
         scale=scale,
         keypoints_px=seen.keypoints_px.astype(np.float32),
         source=seen.source,
+        row=seen.row,
     )
 
 
@@ -134,4 +136,4 @@ def matched(people: list[Person], folder: Path | None) -> Iterator[Person]:
             yield person
             continue
         both = np.concatenate([detection, own[JOINTS.superset]])
-        yield Person(person.image, person.center_px, person.scale, both, person.source, openpose_match=reason)
+        yield replace(person, keypoints_px=both, openpose_match=reason)

@@ -12,7 +12,7 @@ from pipelines.readers.custom.joint_names import parse_renames
 
 ABOUT = "Your own images with 2D keypoints: COCO-style JSON, OpenPose files, or a table"
 OBTAIN = "your annotators, or OpenPose; docs/own-data.md goes all the way from a file of keypoints to a report"
-VERSION = 1
+VERSION = 2
 SPLITS = ("all",)
 OPTIONS = (
     Option(

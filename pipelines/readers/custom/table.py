@@ -36,6 +36,7 @@ class TablePart:
     images: list[str]
     sources: list[str]
     values: Float[np.ndarray, "n 3j+4"]
+    rows: list[int]  # places in the table
     rejected: tuple[Rejected, ...] = ()
 
 
@@ -64,7 +65,7 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
     placed = [place_image(name, root) for name in rows.images]
     rejected = rows.rejected + [Rejected(person, "", reason) for person, (_, reason) in zip(rows.people, placed) if reason]
     if rejected:
-        yield TablePart(columns.places, [], [], rows.values[:0], tuple(rejected))
+        yield TablePart(columns.places, [], [], rows.values[:0], [], tuple(rejected))
     by_image: dict[str, list[int]] = {}
     for row, (image, reason) in enumerate(placed):
         if not reason:
@@ -75,18 +76,18 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
         if len(together) >= _ROWS_A_PART or last == len(by_image):
             images = [placed[row][0] for row in together]
             people = [rows.people[row] for row in together]
-            yield TablePart(columns.places, images, people, rows.values[together])
+            yield TablePart(columns.places, images, people, rows.values[together], together)
             together = []
 
 
 def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]:
     yield from part.rejected
     people: list[Person] = []
-    for image, source, values in zip(part.images, part.sources, part.values):
+    for row, image, source, values in zip(part.rows, part.images, part.sources, part.values):
         if people and people[0].image != image:
             yield from matched(people, options.openpose)
             people = []
-        seen = _seen(part.places, image, source, values)
+        seen = _seen(part.places, row, image, source, values)
         outcome = seen if isinstance(seen, Rejected) else checked_person(seen, options.min_body_joints)
         if isinstance(outcome, Person):
             people.append(outcome)
@@ -95,7 +96,7 @@ def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]
     yield from matched(people, options.openpose)
 
 
-def _seen(places: tuple[int, ...], image: str, source: str, values: Float[np.ndarray, " m"]) -> Seen | Rejected:
+def _seen(places: tuple[int, ...], row: int, image: str, source: str, values: Float[np.ndarray, " m"]) -> Seen | Rejected:
     """Return a row's person. A joint without x or y was not seen; one without confidence was, with certainty."""
     given, box = values[:-4].reshape(-1, 3).copy(), values[-4:]
     given[np.isnan(given[:, 2]), 2] = 1
@@ -109,7 +110,7 @@ def _seen(places: tuple[int, ...], image: str, source: str, values: Float[np.nda
         return Rejected(source, image, f"its box has some of {', '.join(BOX)} but not all")
     keypoints = np.zeros((49, 3))
     keypoints[list(places)] = given
-    return Seen(image, source, keypoints, None if np.isnan(box).any() else box.copy())
+    return Seen(image, source, keypoints, None if np.isnan(box).any() else box.copy(), row=row)
 
 
 def _columns(header: list[str], renames: Mapping[str, str], file: Path) -> _Columns:

@@ -14,7 +14,7 @@ from pipelines.readers.lsp.joints_mat import Sample, read_joints, read_samples, 
 
 ABOUT = "HR-LSPET: Leeds Sports Pose's extended training set in high resolution (Johnson and Everingham, 2011)"
 OBTAIN = "datasets.d2.mpi-inf.mpg.de/hr-lspet/hr-lspet.zip, free to download; for research"
-VERSION = 1
+VERSION = 2
 OPTIONS: tuple[Option, ...] = ()
 SPLITS = ("train",)
 TREE = """\
