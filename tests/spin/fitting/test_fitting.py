@@ -20,7 +20,7 @@ from spin.errors import KeypointError
 from spin.evaluation.metrics import pa_mpjpe_mm
 from spin.fitting import levenberg_marquardt
 from spin.fitting.fitter import BatchFitter, FitConfig
-from spin.fitting.objective import reprojection_loss
+from spin.fitting.objective import BETA_LIMIT, reprojection_loss
 from spin.fitting.observations import Observations, Views
 from spin.fitting.prior import PosePrior, load_pose_prior
 from spin.fitting.sampling import PoseSource, draw_people, orbit
@@ -316,7 +316,7 @@ def test_a_fit_behind_the_camera_is_no_fit(compact, prior, problem) -> None:
     assert not result.storable.any()
 
 
-def test_a_start_that_can_be_kept_wins_over_a_cheaper_one_that_cannot(compact, prior, problem) -> None:
+def test_a_start_beyond_the_limit_of_shape_begins_at_it_and_a_given_body_is_not_changed(compact, prior, problem) -> None:
     fitter = BatchFitter(compact, prior, published("lm", 0))
     wild = problem.betas.clone()
     wild[:, 0] = 3.5
@@ -324,8 +324,11 @@ def test_a_start_that_can_be_kept_wins_over_a_cheaper_one_that_cannot(compact, p
     exact = torch.cat([project(points, problem.camera), torch.ones(len(wild), 49, 1)], -1)
     cheap, kept = Start(problem.pose, wild, problem.camera, "store"), problem.near_truth()
     result = fitter.fit(exact, [cheap, kept])
-    assert (result.start == START_KINDS.index("file")).all()
-    assert (fitter.fit(exact, [cheap]).verdict == SHAPE_OUT_OF_RANGE).all()
+    assert (result.start == START_KINDS.index("store")).all()
+    assert result.storable.all() and (result.betas[:, 0] == BETA_LIMIT).all()
+    assert torch.equal(result.betas[:, 1:], wild[:, 1:])
+    given = fitter.as_given(cheap, exact, torch.ones(len(wild), dtype=torch.bool))
+    assert (given.verdict == SHAPE_OUT_OF_RANGE).all() and torch.equal(given.betas, wild)
 
 
 def test_hips_and_neck_alone_are_too_few(compact, prior, problem) -> None:
