@@ -12,6 +12,7 @@ from spin.fitting.objective import BETA_LIMIT, total_cost
 from spin.joints import JOINTS
 
 if TYPE_CHECKING:
+    from jaxtyping import Float
     from torch import Tensor
 
     from spin.body.compact import CompactBody
@@ -55,16 +56,29 @@ def solve(
     return Solution(pose.detach(), betas.detach(), camera, cost, used, torch.ones_like(used, dtype=torch.bool))
 
 
-def _fit_camera(body: CompactBody, start: Start, observations: Observations, iterations: int) -> tuple[Tensor, Tensor]:
-    """Stage one: orientation and translation, from hips and shoulders, weighted by confidence.
+def camera_keypoints(keypoints_px: Float[Tensor, "B V 49 3"]) -> Float[Tensor, "B V 49 3"]:
+    """Return the keypoints that stage one fits, each with weight 1, and zeros for all others.
 
-    The published code uses the four OpenPose joints if all are there, else the four annotated ones, unweighted.
+    As published: OpenPose's hips and shoulders if all four are seen, else the annotated ones, whatever their confidence. The
+    published code also pulls at annotated joints that were not seen; here they don't count, and where none is annotated,
+    OpenPose's do that are there.
     """
+    out = torch.zeros_like(keypoints_px)
+    torso = keypoints_px[:, :, list(JOINTS.torso)]
+    detected, annotated = (torso[..., 2] > 0).split(4, -1)
+    chosen = detected.all(-1, keepdim=True) | ~annotated.any(-1, keepdim=True)
+    weight = torch.cat([detected & chosen, annotated & ~chosen], -1)[..., None].to(torso)
+    out[:, :, list(JOINTS.torso)] = torch.cat([torso[..., :2] * weight, weight], -1)
+    return out
+
+
+def _fit_camera(body: CompactBody, start: Start, observations: Observations, iterations: int) -> tuple[Tensor, Tensor]:
+    """Stage one: orientation and translation, from hips and shoulders."""
     root = start.pose_aa[:, :3].detach().clone().requires_grad_()
     camera = start.camera_m.detach().clone().requires_grad_()
     rest = start.pose_aa[:, 3:].detach()
     torso = list(JOINTS.torso)
-    seen = observations.keypoints_px[:, :, torso]
+    seen = camera_keypoints(observations.keypoints_px)[:, :, torso]
     optimiser = torch.optim.Adam([root, camera], lr=STEP_SIZE)
     for _ in range(iterations):
         points = body.keypoints(body(torch.cat([root, rest], 1), start.betas))[:, torso]

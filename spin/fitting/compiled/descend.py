@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from spin.fitting.adam import DEPTH_WEIGHT, STEP_SIZE
+from spin.fitting.adam import DEPTH_WEIGHT, STEP_SIZE, camera_keypoints
 from spin.fitting.compiled.body import pose_points, turn_axes
 from spin.fitting.compiled.machine_code import machine_code
 from spin.fitting.compiled.objective import add_pose_blend, cost, pose_prior, prepare, pull_feature
@@ -21,7 +21,6 @@ from spin.fitting.compiled.solve import Answer, Batch, batch_of, is_at_hand, not
 from spin.fitting.compiled.tables import PARAMETERS, Body, Problem, Weights, make_scratch
 from spin.fitting.levenberg_marquardt import Solution, parameters
 from spin.fitting.objective import BETA_LIMIT
-from spin.joints import JOINTS
 
 if TYPE_CHECKING:
     from spin.fitting.objective import Objective
@@ -243,10 +242,7 @@ def solve(
 ) -> Solution:
     """`iterations` of each stage, as `spin.fitting.adam.solve`. No bit depends on the number of threads."""
     weights, batch = batch_of(body, objective, start, observations)
-    torso_px = torch.zeros_like(observations.keypoints_px)
-    chosen = list(JOINTS.torso)
-    torso_px[:, :, chosen] = observations.keypoints_px[:, :, chosen]
-    torso = np.ascontiguousarray(torso_px.numpy(), body.real)
+    torso = np.ascontiguousarray(camera_keypoints(observations.keypoints_px).numpy(), body.real)
     count, dtype = len(observations), body.real
     answer = Answer(
         np.array(parameters(start).numpy(), dtype),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from spin.body import BodyData, CompactBody
+from spin.camera import project
 from spin.fitting import adam
 from spin.fitting.compiled import descend
 from spin.fitting.compiled.solve import is_compiled, solve
@@ -181,6 +182,57 @@ def test_only_the_torso_moves_the_camera_in_stage_one(compact, prior, problem) -
     assert torch.equal(same.camera_m, usual.camera_m)
     assert not torch.equal(same.pose_aa, usual.pose_aa)
     assert torch.equal(still.camera_m, problem.camera)
+
+
+OPENPOSE_TORSO, ANNOTATED_TORSO = list(JOINTS.torso[:4]), list(JOINTS.torso[4:])
+
+
+def published_camera(compact, people: Problem, keypoints: torch.Tensor, iterations: int) -> torch.Tensor:
+    """Return the translation that stage one of the published code ends at (smplify.py, losses.py: camera_fitting_loss)."""
+    start = people.near_truth()
+    root, camera = start.pose_aa[:, :3].clone().requires_grad_(), start.camera_m.clone().requires_grad_()
+    optimiser = torch.optim.Adam([root, camera], lr=1e-2)
+    all_detected = (keypoints[:, OPENPOSE_TORSO, 2].min(-1)[0][:, None, None] > 0).float()
+    for _ in range(iterations):
+        points = compact.keypoints(compact(torch.cat([root, start.pose_aa[:, 3:]], 1), start.betas))
+        error = (keypoints[..., :2] - project(points, camera)) ** 2
+        error = all_detected * error[:, OPENPOSE_TORSO] + (1 - all_detected) * error[:, ANNOTATED_TORSO]
+        loss = error.sum((1, 2)) + 100**2 * (camera[:, 2] - start.camera_m[:, 2]) ** 2
+        optimiser.zero_grad()
+        loss.sum().backward()
+        optimiser.step()
+    return camera.detach()
+
+
+def test_stage_one_is_the_published_one(compact, prior, problem) -> None:
+    """With OpenPose's four joints, and with the annotated ones where one of those is missing, whatever their confidence."""
+    keypoints = problem.noisy(EVERY_JOINT, 4.0)
+    keypoints[..., 2] = torch.rand(keypoints.shape[:2], generator=torch.Generator().manual_seed(6)).clamp_min(0.1)
+    missing = torch.arange(len(keypoints)) % 3 == 0
+    keypoints[missing, OPENPOSE_TORSO[1], 2] = 0
+    found = run_adam(compact, prior, problem, keypoints, 8).camera_m
+    assert torch.allclose(found, published_camera(compact, problem, keypoints, 8), atol=2e-4)
+    # Which four count can be seen: the others may be anywhere.
+    for ours, joints in ((missing, OPENPOSE_TORSO), (~missing, ANNOTATED_TORSO)):
+        moved = keypoints.clone()
+        moved[:, joints, :2] += 40.0
+        again = run_adam(compact, prior, problem, moved, 8).camera_m
+        assert torch.equal(again[ours], found[ours])
+        assert not (again[~ours] == found[~ours]).all(1).any()
+
+
+def test_in_stage_one_what_was_not_seen_does_not_count(compact, prior, problem) -> None:
+    keypoints = problem.noisy(EVERY_JOINT, 4.0)
+    keypoints[:, OPENPOSE_TORSO[0], 2] = 0
+    keypoints[:, ANNOTATED_TORSO[0]] = 0  # published: pulled to the crop's corner
+    moved = keypoints.clone()
+    moved[:, ANNOTATED_TORSO[0], :2] = 300.0
+    one, other = (run_adam(compact, prior, problem, k, 5).camera_m for k in (keypoints, moved))
+    assert torch.equal(one, other)
+    # Files of OpenPose alone: three joints are better than none.
+    keypoints[:, ANNOTATED_TORSO] = 0
+    detected = run_adam(compact, prior, problem, keypoints, 5).camera_m
+    assert not (detected[:, :2] == problem.camera[:, :2]).all(1).any()
 
 
 @pytest.mark.parametrize("case", CASES)
