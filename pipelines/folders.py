@@ -30,6 +30,15 @@ def which_body(data: DataFolder) -> str:
     return f"body: {data.body_choice.line}"
 
 
+def crop_line(data: DataFolder, crop: str, *, published: bool) -> str:
+    """Return the line that says how a network's input is cut, and whether its bodies are those in use."""
+    own = "SPIN's checkpoint" if published else "a checkpoint of this project"
+    trained = "published" if published else "plain"
+    why = f"as the training of {own}" if crop == trained else f"but the training of {own} was given the {trained} one"
+    other = "; it predicts SMPL's shapes, which mean nothing on the open body" if published and data.body == OPEN_BODY else ""
+    return f"crop: {crop}, {why}{other}"
+
+
 @dataclass(frozen=True)
 class DataFolder:
     """The data folder: SMPL's files if the user has them, annotations, fits (which may be stored elsewhere)."""

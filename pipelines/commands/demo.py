@@ -10,10 +10,12 @@ import click
 
 from pipelines.commands.common import DATA, data_folder
 from pipelines.errors import EXPECTED, StageError, UsageError
-from pipelines.folders import which_body
+from pipelines.folders import crop_line, which_body
+from spin.published_crop import CROP_RULES
 
 if TYPE_CHECKING:
     from pipelines.demo.bodies import BodyEstimator, DemoRequest
+    from pipelines.folders import DataFolder
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -52,10 +54,14 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     "--focal", type=click.FloatRange(min=1),
     help="Focal length of the photograph, px, for the full-image camera of --save-params. Default: its diagonal.",
 )  # fmt: skip
+@click.option(
+    "--crop", type=click.Choice(CROP_RULES),
+    help="How a network's input is cut. Default: as its training did: published for SPIN's checkpoints, else plain.",
+)  # fmt: skip
 @DATA
 def demo(
     img: Path, checkpoint: Path | None, fit: bool, bbox: Path | None, openpose: Path | None, person: str, outfile: str | None,
-    save_params: str | None, save_mesh: str | None, focal: float | None, data: Path,
+    save_params: str | None, save_mesh: str | None, focal: float | None, crop: str | None, data: Path,
 ) -> None:  # fmt: skip
     """Bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).
 
@@ -68,7 +74,7 @@ def demo(
       spin-pipe demo --img photo.jpg --openpose photo_keypoints.json --fit --person all
       spin-pipe demo --img photos --openpose detections --fit --outfile bodies --save-params
     """
-    from pipelines.demo.bodies import BodyEstimator, DemoRequest, requests_in_folder
+    from pipelines.demo.bodies import DemoRequest, requests_in_folder
     from pipelines.progress import progress, say
 
     if checkpoint is None and not fit:
@@ -79,6 +85,8 @@ def demo(
         raise UsageError("--bbox and --openpose: give one of them; a person's box comes from its detection")
     if fit and openpose is None:
         raise UsageError("--fit needs detections: give --openpose FILE")
+    if crop is not None and checkpoint is None:
+        raise UsageError(f"--crop {crop}: for a network's input; give --checkpoint FILE with it")
     if focal is not None and save_params is None:
         raise UsageError("--focal is for the camera that --save-params writes: give that, too")
     if person != "largest" and openpose is None:
@@ -88,8 +96,7 @@ def demo(
         for path in (bbox, openpose):
             if path is not None and not path.is_file():
                 raise UsageError(f"{path}: no such file")
-        say(which_body(folder))
-        estimator = BodyEstimator(folder, checkpoint, fit)
+        estimator = _estimator(folder, checkpoint, fit, crop)
         where = outfile or str(img.with_suffix(""))
         for line in _one(estimator, DemoRequest(img, bbox, openpose, person), where, save_params, save_mesh, focal):
             say(line)
@@ -99,8 +106,7 @@ def demo(
     if save_params:
         raise UsageError(f"--save-params {save_params}: one file for a folder of images; leave the name out")
     images = list(requests_in_folder(img, openpose, person))
-    say(which_body(folder))
-    estimator = BodyEstimator(folder, checkpoint, fit)
+    estimator = _estimator(folder, checkpoint, fit, crop)
     target, rejected = Path(outfile) if outfile else img, []
     with progress(len(images), "demo", "img") as bar:
         for request in images:
@@ -115,6 +121,18 @@ def demo(
     say(f"{target}: pictures of {len(images) - len(rejected)} images")
     if rejected:
         raise StageError(f"{len(rejected)} of {len(images)} images rejected; see the reasons above")
+
+
+def _estimator(folder: DataFolder, checkpoint: Path | None, fit: bool, crop: str | None) -> BodyEstimator:
+    """Return the estimator, and say which body and which crop it uses."""
+    from pipelines.demo.bodies import BodyEstimator
+    from pipelines.progress import say
+
+    say(which_body(folder))
+    estimator = BodyEstimator(folder, checkpoint, fit, crop)
+    if checkpoint is not None:
+        say(crop_line(folder, estimator.crop, published=estimator.published))
+    return estimator
 
 
 def _one(

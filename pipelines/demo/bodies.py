@@ -30,7 +30,8 @@ from spin.fitting.verdicts import VERDICTS
 from spin.images import read_image
 from spin.joints import JOINTS
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
-from spin.network.inference import for_inference
+from spin.network.inference import exact_float32, for_inference
+from spin.published_crop import published_crop
 from spin.rotations import matrix_to_axis_angle
 
 if TYPE_CHECKING:
@@ -181,13 +182,16 @@ def people_detected(path: Path, image: UInt8[np.ndarray, "H W 3"], which: str) -
 class BodyEstimator:
     """Estimates bodies: with a network, with a fitter, or with a fitter that starts at the network's prediction."""
 
-    def __init__(self, data: DataFolder, checkpoint: Path | None, fit: bool) -> None:
+    def __init__(self, data: DataFolder, checkpoint: Path | None, fit: bool, crop: str | None = None) -> None:
+        """`crop`: the rule by which the network's input is cut; None: the one that it was trained with."""
         self.network, self.img_res = None, CROP_PX
+        self.crop, self.published = crop or "plain", False
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if checkpoint is not None:
             loaded = load_checkpoint(checkpoint)
             self.network = for_inference(network_from_checkpoint(loaded, str(checkpoint))).to(self.device)
             self.img_res = int(loaded.config.get("img_res", CROP_PX))
+            self.crop, self.published = crop or loaded.crop_rule, loaded.published
         self.fitter: BatchFitter | None = None
         if fit:
             config = FitConfig()
@@ -230,8 +234,9 @@ class BodyEstimator:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return pose, betas, and translation in the crop's camera."""
         assert self.network is not None
-        crops = [normalise(crop_image(image, p.center_px, p.scale, crop_px=self.img_res)) for p in people]
-        with torch.no_grad():
+        cut = published_crop if self.crop == "published" else crop_image
+        crops = [normalise(cut(image, p.center_px, p.scale, crop_px=self.img_res)) for p in people]
+        with torch.no_grad(), exact_float32():
             prediction = self.network(torch.from_numpy(np.stack(crops)).to(self.device))
         pose = matrix_to_axis_angle(prediction.rotations).flatten(1)
         return pose.cpu(), prediction.betas.cpu(), weak_to_translation(prediction.weak_camera).cpu()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     StateDict = Mapping[str, Tensor]
 
+_OWN_KEYS = {"step", "seed", "config"}  # of this project's files; SPIN's have none of them
 _BACKBONE_PARTS = ("conv1.", "bn1.", "layer1.", "layer2.", "layer3.", "layer4.")
 
 
@@ -40,6 +41,12 @@ class Checkpoint:
     tag: Mapping[str, str] = field(default_factory=dict)  # fit store of each data set -> the state it was in
     config: Mapping[str, Any] = field(default_factory=dict)  # JSON values only
     loop: Mapping[str, Tensor] = field(default_factory=dict)  # what the loop has measured of the network
+    published: bool = field(default=False, metadata={"written": False})  # of SPIN's code, by the file's keys
+
+    @property
+    def crop_rule(self) -> str:
+        """Return the crop that the network was trained with, of `spin.published_crop.CROP_RULES`."""
+        return "published" if self.published else "plain"
 
     @property
     def backbone(self) -> str | None:
@@ -51,7 +58,8 @@ def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write under a temporary name, sync, rename: a reader sees the old file or the new one, never a part."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    content = {item.name: _plain(getattr(checkpoint, item.name)) for item in fields(Checkpoint)}
+    written = [item.name for item in fields(Checkpoint) if item.metadata.get("written", True)]
+    content = {name: _plain(getattr(checkpoint, name)) for name in written}
     content["model"] = {_without_wrapper(name): tensor for name, tensor in content["model"].items()}
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -80,6 +88,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
     if "step" not in known and "total_step_count" in content:
         known["step"] = int(content["total_step_count"])  # the published code's name
     known["model"] = _state_dict(path, content["model"])
+    known["published"] = not _OWN_KEYS & set(content)
     return Checkpoint(**known)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -11,6 +13,23 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from spin.network.hmr import HMR
 
 _PAIRS = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"), ("0", "1"))  # the last: of a shortcut
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """While open, GPUs compute float32 convolutions in float32, as CPUs do: cuDNN's default is TF32, of 10 bits."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def precision_of(network: HMR) -> str:
+    """Return the type in which a network computes, for people to read."""
+    dtype = str(network.features_dtype).removeprefix("torch.")
+    return dtype if network.features_dtype == torch.float32 else f"{dtype} in convolutions"
 
 
 def for_inference(network: HMR) -> HMR:

@@ -1,4 +1,7 @@
-"""Crops from files that are decoded only as far as needed, against whole ones and against the published crop."""
+"""Crops from files that are decoded only as far as needed, against whole ones and against the published cut and filter.
+
+The published crop also stretches grey levels, which these do not: tests/spin/test_published_crop.py.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from spin.errors import ImageError
 from spin.images import Encoded, decode, decode_part, jpeg_header, read_encoded, read_image
 from spin.world import World
 from tests.spin.natural import natural_image
-from tests.spin.published_crop import Box, published_crop
+from tests.spin.published_crop import Box, unstretched_crop
 
 PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "coco_sample"
 LIMIT = 2.0  # grey levels, mean absolute difference
@@ -30,9 +33,9 @@ def jpeg(image: np.ndarray, **options) -> bytes:
 
 
 def difference(encoded: Encoded, box: Box, crop_px: int = 224) -> float:
-    """Mean absolute difference of our crop of the box to the published one, which is cut from the whole image."""
+    """Mean absolute difference of our crop of the box to one that is cut and resized as published, from the whole image."""
     ours = crop_encoded(encoded, box.center_px, box.scale, crop_px=crop_px)
-    return float(np.abs(ours - published_crop(decode(encoded), box, crop_px)).mean())
+    return float(np.abs(ours - unstretched_crop(decode(encoded), box, crop_px)).mean())
 
 
 @pytest.fixture(scope="module")
@@ -41,18 +44,18 @@ def noise() -> Encoded:
 
 
 @pytest.mark.parametrize("shrink", [0.8, 1.0, 1.15, 1.3, 1.6, 2.0, 2.25, 3.1, 4.5, 6.0])
-def test_the_crop_of_a_natural_spectrum_is_the_published_one(noise: Encoded, shrink: float) -> None:
+def test_the_crop_of_a_natural_spectrum_is_cut_and_resized_as_published(noise: Encoded, shrink: float) -> None:
     """1/f noise, at all scales that a JPEG can be decoded at."""
     box = Box.of(np.array([901.3, 740.8]), shrink * 224.5 / 200)
     assert difference(noise, box) <= LIMIT
 
 
-def test_a_crop_over_the_images_edge_is_the_published_one(noise: Encoded) -> None:
+def test_a_crop_over_the_images_edge_is_cut_and_resized_as_published(noise: Encoded) -> None:
     for center_px, scale in (((150.5, 300.2), 4.0), ((1700.0, 1480.0), 3.0), ((905.0, 750.0), 12.0)):
         assert difference(noise, Box.of(np.array(center_px), scale)) <= LIMIT
 
 
-def test_crops_of_the_world_are_the_published_ones(body, mesh, prior) -> None:
+def test_crops_of_the_world_are_cut_and_resized_as_published(body, mesh, prior) -> None:
     world = World(body, mesh, prior)
     for index in range(4):
         picture = world.picture(3, index)
@@ -65,7 +68,7 @@ def test_crops_of_the_world_are_the_published_ones(body, mesh, prior) -> None:
 
 
 @pytest.mark.skipif(not PHOTOGRAPHS.is_dir(), reason="the photographs are not part of the project")
-def test_crops_of_photographs_are_the_published_ones() -> None:
+def test_crops_of_photographs_are_cut_and_resized_as_published() -> None:
     content = json.loads((PHOTOGRAPHS / "annotations/person_keypoints_train2014.json").read_text())
     names = {image["id"]: image["file_name"] for image in content["images"]}
     differences = []

@@ -118,7 +118,8 @@ def _skeleton(joints: Float[np.ndarray, "T 17 3"]) -> Float[np.ndarray, "T 28 3"
 
 
 def _calibration(viewpoints: tuple[Viewpoint, ...]) -> str:
-    """Skeletool's format: 4 × 4 matrices row by row, millimetres."""
+    """Skeletool's format: 4 × 4 matrices row by row, millimetres. Lines of numbers end with a blank, which the published
+    script relies on: it cuts off a line's last two characters."""
     lines = ["Skeletool Camera Calibration File V1.0"]
     for number, viewpoint in enumerate(viewpoints):
         camera = viewpoint.camera
@@ -126,11 +127,11 @@ def _calibration(viewpoints: tuple[Viewpoint, ...]) -> str:
         intrinsic[:2, 2] = camera.center_px
         extrinsic[:3, :3], extrinsic[:3, 3] = viewpoint.rotation, 1000 * viewpoint.translation_m
         written = {
-            "sensor": "10 10",
-            "size": f"{camera.width} {camera.height}",
+            "sensor": "10 10 ",
+            "size": f"{camera.width} {camera.height} ",
             "animated": "0",
-            "intrinsic": " ".join(f"{x:.9g}" for x in intrinsic.ravel()),
-            "extrinsic": " ".join(f"{x:.9g}" for x in extrinsic.ravel()),
+            "intrinsic": "".join(f"{x:.9g} " for x in intrinsic.ravel()),
+            "extrinsic": "".join(f"{x:.9g} " for x in extrinsic.ravel()),
             "radial": "0",
         }
         lines += [f"name          {number}", *(f"  {key:<12}{value}" for key, value in written.items())]

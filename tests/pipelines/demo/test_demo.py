@@ -12,16 +12,19 @@ import torch
 from click.testing import CliRunner
 
 from pipelines.cli import cli
-from pipelines.demo.bodies import Person, PersonBody, people_detected, person_of_box
+from pipelines.demo.bodies import BodyEstimator, Person, PersonBody, people_detected, person_of_box
 from pipelines.demo.output import over_the_image
 from pipelines.errors import StageError, UsageError
 from pipelines.folders import DataFolder
 from spin.camera import CROP_PX, FOCAL_PX
+from spin.crop import crop_image, normalise
 from spin.errors import SpinError
 from spin.images import read_image
 from spin.joints import JOINTS
-from spin.network.checkpoints import Checkpoint, save_checkpoint
+from spin.network.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from spin.network.hmr import HMR, MeanParameters
+from spin.published_crop import published_crop
+from spin.rotations import matrix_to_axis_angle
 from store.annotations.table import Annotations
 from tests.spin.rendering.test_gltf import Reader
 
@@ -160,6 +163,29 @@ def test_a_network_needs_no_detections(photo: Path, network: Path, preprocessed:
     assert changed[10:210, 10:110].sum() > 0.9 * changed.sum()  # in the box, near enough
 
 
+def test_spins_checkpoints_are_given_the_published_crop(photo: Path, network: Path, preprocessed: Path, tmp_path: Path) -> None:
+    theirs = tmp_path / "model_checkpoint.pt"
+    torch.save({"model": load_checkpoint(network).model, "epoch": 3, "total_step_count": 9}, theirs)
+    people = [Person(1, np.array([60.3, 80.1], np.float32), 0.7)]
+    image = (90 + read_image(photo) / 8).astype(np.uint8)  # without contrast
+    data, cuts = DataFolder(preprocessed), {"published": published_crop, "plain": crop_image}
+
+    def pose(checkpoint: Path, crop: str | None) -> tuple[str, np.ndarray]:
+        estimator = BodyEstimator(data, checkpoint, fit=False, crop=crop)
+        return estimator.crop, estimator.estimate(image, people).bodies[0].pose
+
+    for checkpoint, expected in ((theirs, "published"), (network, "plain")):
+        for asked in (None, "published", "plain"):
+            rule, found = pose(checkpoint, asked)
+            assert rule == (asked or expected)
+            own = BodyEstimator(data, network, fit=False)
+            own.img_res = 224 if checkpoint == theirs else own.img_res
+            crop = normalise(cuts[rule](image, people[0].center_px, people[0].scale, crop_px=own.img_res))
+            with torch.no_grad():
+                predicted = own.network(torch.from_numpy(crop)[None]).rotations
+            assert found == pytest.approx(matrix_to_axis_angle(predicted).flatten().numpy(), abs=1e-4)
+
+
 def test_the_network_may_start_the_fit(photo: Path, network: Path, preprocessed: Path) -> None:
     output = demo(
         "--img", photo, "--openpose", photo.with_name("photo_keypoints.json"), "--fit", "--checkpoint", network,
@@ -241,6 +267,7 @@ def test_the_nearer_body_hides_the_farther() -> None:
             r"x.fbx: expected a name ending in .glb or .obj",
         ),
         ([], UsageError, "no way to find a body: give a network"),
+        (["--fit", "--openpose", "photo_keypoints.json", "--crop", "plain"], UsageError, "--crop plain: for a network's"),
         (["--fit"], UsageError, "--fit needs detections"),
         (
             ["--fit", "--openpose", "photo_keypoints.json", "--person", "7"],

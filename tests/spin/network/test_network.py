@@ -201,6 +201,11 @@ def test_checkpoint_comes_back_whole(tmp_path: Path, mean: MeanParameters) -> No
 
 def test_checkpoint_rebuilds_its_network(tmp_path: Path, network: HMR) -> None:
     save_checkpoint(tmp_path / "a.pt", Checkpoint(model=network.state_dict()))
+    own = load_checkpoint(tmp_path / "a.pt")
+    assert (own.published, own.crop_rule) == (False, "plain")
+    # A published network that is saved again by a training here is this project's.
+    save_checkpoint(tmp_path / "b.pt", Checkpoint(model=own.model, published=True))
+    assert not load_checkpoint(tmp_path / "b.pt").published
     rebuilt = network_from_checkpoint(load_checkpoint(tmp_path / "a.pt"), "a.pt").eval()
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
@@ -216,6 +221,7 @@ def test_published_file_with_data_parallel_prefixes(tmp_path: Path, network: HMR
     read = load_checkpoint(tmp_path / "model_checkpoint.pt")
     assert (read.epoch, read.batch_idx, read.step) == (4, 9, 99)
     assert read.optimizer is None
+    assert (read.published, read.crop_rule) == (True, "published")
     assert set(read.model) == set(network.state_dict())
     assert read.backbone == "resnet18"
 

@@ -85,6 +85,20 @@ def test_views_of_a_moment_place_it_in_one_world(tree: Path) -> None:
         np.testing.assert_allclose(places, np.broadcast_to(places[0], (8, 17, 3)), atol=1e-5)
 
 
+def test_the_published_script_reads_the_calibration(tree: Path) -> None:
+    """Its `read_calibration`, transcribed: the sixth and seventh of each camera's lines, less two characters at the end."""
+    content = (tree / CALIBRATION).read_text().splitlines(keepends=True)
+    people = [p for p in outcomes(TRAIN, tree)[0] if p.image.startswith("S1/Seq1/")]
+    for video in VIDEOS:
+        intrinsic, extrinsic = (np.reshape([float(s) for s in content[video * 7 + at][11:-2].split()], (4, 4)) for at in (5, 6))
+        person = next(p for p in people if f"/video_{video}/" in p.image)
+        assert person.camera is not None and person.view is not None
+        assert intrinsic[0, 0] == pytest.approx(person.camera.focal_px)
+        np.testing.assert_allclose(intrinsic[:2, 2], person.camera.principal_px, rtol=1e-6)
+        np.testing.assert_allclose(extrinsic[:3, :3], person.view.rotation, atol=1e-6)
+        np.testing.assert_allclose(extrinsic[:3, 3] / 1000, person.view.translation_m, atol=1e-6)
+
+
 def test_only_valid_frames_of_the_test_set_are_read(tree: Path) -> None:
     people, rejected = outcomes(VALID, tree)
     assert {o.image for o in (*people, *rejected)} == {
