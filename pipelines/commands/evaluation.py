@@ -21,7 +21,8 @@ from pipelines.commands.common import (
     data_folder,
 )
 from pipelines.errors import UsageError
-from pipelines.folders import which_body
+from pipelines.folders import crop_line, which_body
+from spin.published_crop import CROP_RULES
 
 if TYPE_CHECKING:
     from pipelines.evaluation.subjects import Subject
@@ -57,13 +58,17 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
     help="Whose body the truth's pose and shape are put on.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), help="The largest number of samples, evenly spread.")
+@click.option(
+    "--crop", type=click.Choice(CROP_RULES),
+    help="How a network's input is cut. Default: as its training did: published for SPIN's checkpoints, else plain.",
+)  # fmt: skip
 @click.option("--result", "--result_file", "npz", type=_FILE, help="Where the .npz goes (default: next to the .json).")
 @click.option("--out", type=_FILE, help="Result (.json). Default: in the run's folder, or next to what was measured.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result's JSON instead of a table.")
 def evaluate(
     datasets: tuple[str, ...], name: str | None, checkpoint: Path | None, stored_fits: str | None,
     result_in: Path | None, data: Path, log_dir: Path, address: str | None, npz: Path | None, out: Path | None, as_json: bool,
-    **settings: Any,
+    crop: str | None, **settings: Any,
 ) -> None:  # fmt: skip
     """Measure a checkpoint, fits, or a result file: MPJPE, PA-MPJPE, per-vertex error, PCK, masks, parts.
 
@@ -89,6 +94,8 @@ def evaluate(
     folder = data_folder(data)
     if sum(given is not None for given in (name, checkpoint, stored_fits, result_in)) != 1:
         raise UsageError("give one of --run RUN, --checkpoint FILE, --stored-fits [TAG], --result-in FILE")
+    if crop is not None and name is None and checkpoint is None:
+        raise UsageError(f"--crop {crop}: for a network's input; give --run or --checkpoint with it")
     chosen = chosen_datasets(folder, tuple(ALIASES.get(d, d) for d in datasets))
     _check_outputs(out, npz, chosen)
     config = _config(settings)
@@ -98,7 +105,9 @@ def evaluate(
     shared = ray_session(address) if len(chosen) > 1 and config.workers != 1 else nullcontext()
     with shared:
         for dataset in chosen:
-            subject = _subject(folder, dataset, log_dir, name, checkpoint, stored_fits, result_in)
+            subject = _subject(folder, dataset, log_dir, name, checkpoint, stored_fits, result_in, crop)
+            if subject.published is not None:
+                say(crop_line(folder, subject.seen["crop"], published=subject.published))
             output = out or _default_output(folder, dataset, subject)
             _check_overwriting(result_in, npz or output.with_suffix(".npz"))
             with journal.recorded(folder.journal, "eval", dataset=dataset, **_for_journal(subject)) as entry:
@@ -161,7 +170,7 @@ def _config(settings: dict[str, Any]) -> Any:
 
 def _subject(
     data: DataFolder, dataset: str, log_dir: Path, name: str | None, checkpoint: Path | None, stored_fits: str | None,
-    result_in: Path | None,
+    result_in: Path | None, crop: str | None,
 ) -> Subject:  # fmt: skip
     from pipelines.evaluation.result_rows import samples_of_result
     from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
@@ -173,7 +182,7 @@ def _subject(
         if checkpoint is None:
             raise UsageError(f"run {log_dir / name}: has no checkpoint yet; run `spin-pipe train --run {name}`")
     if checkpoint is not None:
-        return checkpoint_subject(checkpoint)
+        return checkpoint_subject(checkpoint, crop)
     annotations = Annotations.read(data.annotations(dataset))
     if result_in is not None:
         return result_subject(result_in, annotations, samples_of_result(data, dataset, result_in, annotations))

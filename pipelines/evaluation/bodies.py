@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from spin.camera import CROP_PX, FOCAL_PX, weak_to_translation
-from spin.crop import crop_encoded, normalise
-from spin.errors import ImageError
+from spin.crop import normalise
+from spin.errors import ImageError, KeypointError
 from spin.images import read_encoded
 from spin.network.hmr import HMR
-from spin.network.inference import for_inference
+from spin.network.inference import exact_float32, for_inference
+from spin.published_crop import crop_by_rule
 from spin.rotations import axis_angle_to_matrix
 from store.annotations.table import Annotations
 
@@ -53,11 +54,16 @@ class Source(Protocol):
 
 
 class NetworkBodies:
-    """Predicts bodies; the next images are decoded while the network computes."""
+    """Predicts bodies; the next images are decoded while the network computes.
 
-    def __init__(self, network: HMR, img_res: int, annotations: Annotations, device: torch.device, threads: int) -> None:
+    `crop`: by which rule the network's input is cut.
+    """
+
+    def __init__(
+        self, network: HMR, img_res: int, annotations: Annotations, device: torch.device, threads: int, crop: str = "plain"
+    ) -> None:
         self.network = for_inference(network).to(device)
-        self.img_res, self.annotations, self.device = img_res, annotations, device
+        self.img_res, self.annotations, self.device, self.crop = img_res, annotations, device, crop
         self.decoders = ThreadPoolExecutor(threads)
 
     def each(self, batches: Sequence[Int[np.ndarray, " n"]]) -> Iterator[Bodies]:
@@ -77,8 +83,8 @@ class NetworkBodies:
         a = self.annotations
         try:
             encoded = read_encoded(a.image_path(row))
-            crop = crop_encoded(encoded, a.center_px[row], float(a.scale[row]), crop_px=self.img_res)
-        except ImageError as error:
+            crop = crop_by_rule(self.crop, encoded, a.center_px[row], float(a.scale[row]), crop_px=self.img_res)
+        except (ImageError, KeypointError) as error:
             return str(error)
         return normalise(crop)
 
@@ -86,7 +92,7 @@ class NetworkBodies:
         black = np.zeros((3, self.img_res, self.img_res), np.float32)
         images = torch.from_numpy(np.stack([black if isinstance(c, str) else c for c in crops]))
         images = images.to(device=self.device, memory_format=torch.channels_last)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_float32():
             prediction = self.network(images)
         weak = prediction.weak_camera
         return Bodies(

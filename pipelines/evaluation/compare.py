@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.evaluation.protocol_card import differing
+from pipelines.evaluation.protocol_card import differing, holds_truth
 from pipelines.evaluation.result import Result, aligned, badness, per_joint, per_sequence, read_result
 from spin.evaluation.bootstrap import DRAWS, Compared, compare
 from spin.evaluation.scores import METRICS
@@ -55,8 +55,11 @@ def compare_results(
     fields = differing(first.card, second.card)
     if fields and not anyway:
         differences = "; ".join(f"{name}: {_short(a)} against {_short(b)}" for name, (a, b) in fields.items())
+        earlier = [path for path, result in ((first_path, first), (second_path, second)) if not holds_truth(result.card)]
+        hint = f" ({earlier[0]} is of an earlier version, which did not note the truth: measure it again)" if earlier else ""
         raise StageError(
-            f"{first_path} and {second_path} are not comparable. {differences}. To compare them in spite of that, give --anyway"
+            f"{first_path} and {second_path} are not comparable. {differences}{hint}. "
+            "To compare them in spite of that, give --anyway"
         )
     first, second, paired = _on_common_frames(first, second)
     names = sorted(set(first.sequences) | set(second.sequences))

@@ -35,6 +35,7 @@ from spin.evaluation.protocols import Protocol, protocol_of
 from spin.evaluation.scores import METRICS, concatenate
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
 from spin.network.hmr import HMR
+from spin.network.inference import precision_of
 from store.annotations.table import Annotations
 
 if TYPE_CHECKING:
@@ -84,6 +85,7 @@ class Task:
     parts: SurfaceParts
     protocol: Protocol
     bodies: Path | StoredBodies  # a checkpoint's file, or the bodies themselves
+    seen: dict[str, str]  # a network's crop rule and precision, for the protocol card
     decoders: int | None
 
     def measurer_of(self, source: Source, annotations: Annotations, device: torch.device) -> Measurer:
@@ -103,7 +105,7 @@ class Task:
             network = network_from_checkpoint(loaded, str(self.bodies))
             crop_px = int(loaded.config.get("img_res", CROP_PX))
             decoders = self.decoders or max(_DECODERS, threads)
-            source = NetworkBodies(network, crop_px, annotations, device, decoders)
+            source = NetworkBodies(network, crop_px, annotations, device, decoders, self.seen["crop"])
         return self.measurer_of(source, annotations, device)
 
 
@@ -144,7 +146,7 @@ def evaluate(
     """
     config = config or EvaluationConfig()
     annotations = Annotations.read(data.annotations(dataset))
-    task = _task(data, annotations, subject.bodies, config)
+    task = _task(data, annotations, subject.bodies, subject.seen, config)
     rows = rows_to_measure(annotations, subject.rows, config.limit)
     measured = _measure_all(task, rows, config, address)
     result = _result(task, annotations, measured, subject.about)
@@ -162,7 +164,8 @@ def measure_network(
     """
     config = config or EvaluationConfig()
     annotations = Annotations.read(data.annotations(dataset))
-    task = _task(data, annotations, Path(), config)
+    seen = {"crop": "plain", "precision": precision_of(network)}
+    task = _task(data, annotations, Path(), seen, config)
     device = next(network.parameters()).device
     source = NetworkBodies(network, img_res, annotations, device, config.decoders or _DECODERS)
     rows = rows_to_measure(annotations, None, config.limit)
@@ -190,7 +193,13 @@ def rows_to_measure(
     return rows
 
 
-def _task(data: DataFolder, annotations: Annotations, bodies: Path | StoredBodies, config: EvaluationConfig) -> Task:
+def _task(
+    data: DataFolder,
+    annotations: Annotations,
+    bodies: Path | StoredBodies,
+    seen: dict[str, str],
+    config: EvaluationConfig,
+) -> Task:
     body = load_body(data.body)
     return Task(
         data.annotations(annotations.name).resolve(),
@@ -199,6 +208,7 @@ def _task(data: DataFolder, annotations: Annotations, bodies: Path | StoredBodie
         surface_parts(body, None if data.body == OPEN_BODY else data.root),
         config.protocol or protocol_of(annotations.name),
         bodies,
+        seen,
         config.decoders,
     )
 
@@ -210,8 +220,8 @@ def _result(task: Task, annotations: Annotations, measured: Measured, about: dic
             f"data set {annotations.name}: none of its {len(fine)} samples could be measured; the first: {measured.problem[0]}"
         )
     card = protocol_card(
-        annotations, measured.rows[fine], known(annotations), task.protocol, load_body(task.body),
-        task.true_bodies, task.parts.source,
+        annotations, measured.rows[fine], [p for p, ok in zip(measured.pictures, fine) if ok], task.protocol,
+        load_body(task.body), task.true_bodies, task.parts.source, task.seen,
     )  # fmt: skip
     return result_of(annotations, measured, card, {**about, "software": software()})
 

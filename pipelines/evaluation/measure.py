@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from pipelines.evaluation.bodies import Bodies, Source
-from pipelines.evaluation.truth import PosedTruth, Truth
+from pipelines.evaluation.truth import PosedTruth, Truth, short_hash
 from spin.body import BodyMesh
 from spin.errors import ImageError, KeypointError
 from spin.evaluation.body_parts import PARTS, SurfaceParts
@@ -27,11 +27,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_ARRAYS = ("rows", "joints17_m", "pose", "betas", "camera")
+
+
 @dataclass(frozen=True)
 class Measured:
     """Bodies of rows as the arrays of the published result file, and their errors.
 
-    `problem`: why a row could not be measured; its scores are NaN and its counts are zero.
+    `problem`: why a row could not be measured; its scores are NaN and its counts are zero. `pictures`: hashes of the true mask
+    and of the true parts as they were read, '' where there are none.
     """
 
     rows: Int[np.ndarray, " n"]
@@ -40,20 +44,18 @@ class Measured:
     betas: Float[np.ndarray, "n 10"]
     camera: Float[np.ndarray, "n 3"]  # weak perspective [s, tx, ty]
     problem: list[str]
+    pictures: list[tuple[str, str]]
     scores: Scores
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
     """Join parts into one, its rows in ascending order."""
     order = np.argsort(np.concatenate([p.rows for p in parts]))
-    arrays = {
-        f.name: np.concatenate([getattr(p, f.name) for p in parts])[order]
-        for f in fields(Measured)
-        if f.name not in ("problem", "scores")
-    }
+    arrays = {name: np.concatenate([getattr(p, name) for p in parts])[order] for name in _ARRAYS}
     problems = [problem for p in parts for problem in p.problem]
+    pictures = [hashes for p in parts for hashes in p.pictures]
     scores = concatenate([p.scores for p in parts]).take(order)
-    return Measured(**arrays, problem=[problems[i] for i in order], scores=scores)
+    return Measured(**arrays, problem=[problems[i] for i in order], pictures=[pictures[i] for i in order], scores=scores)
 
 
 class Measurer:
@@ -76,7 +78,8 @@ class Measurer:
         usable = np.array([not why for why in problem])
         known = self.truth.known
         true = self.truth.bodies(rows)
-        mask, part = self._segmentation(rows, bodies, posed.vertices_m, usable, problem)
+        pictures = [("", "")] * len(rows)
+        mask, part = self._segmentation(rows, bodies, posed.vertices_m, usable, problem, pictures)
         scores = Scores(
             self.protocol,
             len(rows),
@@ -92,6 +95,7 @@ class Measurer:
             bodies.betas.cpu().numpy(),
             bodies.weak_camera.cpu().numpy(),
             problem,
+            pictures,
             scores,
         )
 
@@ -127,8 +131,12 @@ class Measurer:
         vertices_m: Float[Tensor, "n V 3"],
         usable: np.ndarray,
         problem: list[str],
+        pictures: list[tuple[str, str]],
     ) -> tuple[PixelCounts, PixelCounts]:
-        """Count pixels of masks and parts. A row with an invalid true picture becomes unusable; `problem` has the reason."""
+        """Count pixels of masks and parts, and note the hashes of the true ones in `pictures`.
+
+        A row with an invalid true picture becomes unusable; `problem` has the reason.
+        """
         known = self.truth.known
         mask, part = (_no_pixels(len(rows), classes) for classes in (2, 1 + len(PARTS)))
         for i in np.flatnonzero(usable & (known.mask | known.part)[rows]).tolist():
@@ -141,10 +149,11 @@ class Measurer:
                     focal_px=float(bodies.focal_px[i]),
                     principal_px=tuple(bodies.principal_px[i].tolist()),
                 )
-                if known.mask[row]:
-                    _count(mask, i, seen.mask, self.truth.mask(row), self._box(row))
-                if known.part[row]:
-                    _count(part, i, seen.part, self.truth.part(row), self._box(row))
+                true = [self.truth.mask(row) if known.mask[row] else None, self.truth.part(row) if known.part[row] else None]
+                for counts, crop, picture in zip((mask, part), (seen.mask, seen.part), true):
+                    if picture is not None:
+                        _count(counts, i, crop, picture, self._box(row))
+                pictures[i] = (_hash(true[0]), _hash(true[1]))
             except (ImageError, KeypointError, MeshError) as error:
                 problem[i], usable[i] = str(error), False
                 for counts in (mask, part):
@@ -154,6 +163,10 @@ class Measurer:
     def _box(self, row: int) -> tuple[np.ndarray, float]:
         a = self.truth.annotations
         return a.center_px[row], float(a.scale[row])
+
+
+def _hash(picture: np.ndarray | None) -> str:
+    return "" if picture is None else short_hash(str(picture.shape).encode() + np.ascontiguousarray(picture).tobytes())
 
 
 def _no_pixels(count: int, classes: int) -> PixelCounts:

@@ -18,7 +18,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.evaluation.measure import Measured
-from pipelines.evaluation.protocol_card import Card
+from pipelines.evaluation.protocol_card import SEEN, Card
 from pipelines.readers.formats.image_names import sequence_of
 from spin.errors import KeypointError
 from spin.evaluation.protocols import Protocol
@@ -137,6 +137,7 @@ def write_result(result: Result, measured: Measured, output: Path, npz: Path) ->
         "dataset": np.array(result.dataset),
         "frames_sha256": np.array(result.card["frames"]["sha256"]),
         "images": np.array(result.images),
+        **{name: np.array(result.card[name]) for name in SEEN if name in result.card},
         **result.scores.arrays(),
     }
     handle = BytesIO()

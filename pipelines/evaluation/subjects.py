@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.evaluation.bodies import StoredBodies
-from pipelines.evaluation.protocol_card import file_hash
+from pipelines.evaluation.protocol_card import SEEN, file_hash
 from pipelines.exchange.cameras import to_weak
 from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
@@ -18,6 +18,7 @@ from spin.body import load_body
 from spin.camera import CROP_PX
 from spin.crop import crop_camera
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
+from spin.network.inference import precision_of
 from store.annotations.table import Annotations
 from store.exchange.io import array_names, missing_keys, numbers, read_arrays
 from store.fits.records import Source
@@ -31,25 +32,32 @@ _OPTIONAL = (
     "measured",
     "images",
     "dataset",
+    *SEEN,
 )  # additional keys of the files that `spin-pipe eval` writes
 
 
 @dataclass(frozen=True)
 class Subject:
-    """Bodies to measure: a checkpoint's file, or the bodies themselves, of `rows` (None: any). `about`: their origin."""
+    """Bodies to measure: a checkpoint's file, or the bodies themselves, of `rows` (None: any). `about`: their origin.
+
+    `seen`: a network's crop rule and precision, for the protocol card; of a file, if it has them. `published`: whether a
+    checkpoint is SPIN's, None if it is none.
+    """
 
     bodies: Path | StoredBodies
     about: dict[str, Any]
     rows: Int[np.ndarray, " n"] | None = None
+    seen: dict[str, str] = field(default_factory=dict)
+    published: bool | None = None
 
 
-def checkpoint_subject(checkpoint: Path) -> Subject:
-    """Return a checkpoint as subject.
+def checkpoint_subject(checkpoint: Path, crop: str | None = None) -> Subject:
+    """Return a checkpoint as subject. `crop`: a rule instead of the one that the checkpoint was trained with.
 
     ModelFileError if it is not a checkpoint, or of another network: it is raised here so that not every worker reports it.
     """
     loaded = load_checkpoint(checkpoint)
-    network_from_checkpoint(loaded, str(checkpoint))
+    network = network_from_checkpoint(loaded, str(checkpoint))
     about = {
         "kind": "checkpoint",
         "file": str(checkpoint),
@@ -58,7 +66,8 @@ def checkpoint_subject(checkpoint: Path) -> Subject:
         "backbone": loaded.backbone,
         "crop_px": int(loaded.config.get("img_res", CROP_PX)),
     }
-    return Subject(checkpoint.resolve(), about)
+    seen = {"crop": crop or loaded.crop_rule, "precision": precision_of(network)}
+    return Subject(checkpoint.resolve(), about, seen=seen, published=loaded.published)
 
 
 def fits_subject(data: DataFolder, annotations: Annotations, tag: str | None) -> Subject:
@@ -114,7 +123,8 @@ def result_subject(file: Path, annotations: Annotations, samples: Int[np.ndarray
     bodies = StoredBodies.with_weak_cameras(rows[measured], of("pose", (72,)), of("betas", (10,)), of("camera", (3,)), joints)
     about = {"kind": "result", "file": str(file), "sha256": file_hash(file)}
     about["joints"] = "regressed from pose and betas" if joints is None else "pred_joints"
-    return Subject(bodies, about, rows[measured])
+    seen: dict[str, str] = {name: str(found[name]) for name in SEEN if name in found}
+    return Subject(bodies, about, rows[measured], seen)
 
 
 def _found_by_name(

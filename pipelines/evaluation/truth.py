@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,6 +55,42 @@ def known(annotations: Annotations) -> Known:
     return Known(a.has_joints17 | superset, a.has_smpl, mask, part)
 
 
+def given_joints(annotations: Annotations, rows: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n 17 3"]:
+    """Return Human3.6M's joints that the data set itself gives (m), NaN where it gives none."""
+    a = annotations
+    out = np.full((len(rows), 17, 3), np.nan)
+    own, superset = a.has_joints17[rows], known(a).joints[rows] & ~a.has_joints17[rows]
+    out[own] = a.joints17_m[rows[own]]
+    out[superset] = a.joints3d_m[rows[superset]][:, _OF_SUPERSET, :3]
+    return out
+
+
+def truth_hashes(annotations: Annotations, rows: Int[np.ndarray, " n"], pictures: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Return a hash of the truth of these rows as it was read, for each kind that is known.
+
+    `pictures`: for each row a hash of its mask and of its parts, '' where there is none.
+    """
+    a, has = annotations, known(annotations)
+    bodies = has.body[rows]
+    genders = "\n".join(a.gender[row] for row in rows[bodies]).encode()
+    masks, parts = ("\n".join(names).encode() for names in zip(*pictures))
+    found = {
+        "joints": (has.joints, given_joints(a, rows).astype("<f4").tobytes()),
+        "bodies": (has.body, bodies.tobytes() + _bytes(a.pose[rows[bodies]], a.betas[rows[bodies]]) + genders),
+        "masks": (has.mask, masks),
+        "parts": (has.part, parts),
+    }
+    return {kind: short_hash(content) for kind, (there, content) in found.items() if there[rows].any()}
+
+
+def _bytes(*arrays: np.ndarray) -> bytes:
+    return b"".join(np.ascontiguousarray(array, "<f4").tobytes() for array in arrays)
+
+
+def short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
 def true_body_files(data: DataFolder, annotations: Annotations, *, neutral: bool) -> dict[str, Path]:
     """Return for each gender the body file that the rows' pose and betas belong to.
 
@@ -83,11 +121,7 @@ class Truth:
 
     def joints17_m(self, rows: Int[np.ndarray, " n"], bodies: list[PosedTruth]) -> Float[np.ndarray, "n 17 3"]:
         """Return Human3.6M's joints: the data set's own, else those of the true `bodies`. NaN where neither is known."""
-        a = self.annotations
-        out = np.full((len(rows), 17, 3), np.nan)
-        own, superset = a.has_joints17[rows], self.known.joints[rows] & ~a.has_joints17[rows]
-        out[own] = a.joints17_m[rows[own]]
-        out[superset] = a.joints3d_m[rows[superset]][:, _OF_SUPERSET, :3]
+        out = given_joints(self.annotations, rows)
         for at, posed in bodies:
             regressed = ~self.known.joints[rows[at]]
             out[at[regressed]] = posed.joints17_m.cpu().numpy()[regressed]

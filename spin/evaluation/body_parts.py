@@ -6,6 +6,7 @@ colour for every point of every face, and a label for every colour.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -54,10 +55,10 @@ class TexturedParts:
     (101, 101, 101) or larger: a label for each colour in steps of 0.01.
     """
 
-    source = f"{TEXTURE_FILE} and {CUBE_FILE}"
-
     def __init__(self, texture: Float[np.ndarray, "F T T T 3"], cube: UInt8[np.ndarray, "C C C"]) -> None:
         self._texture, self._cube = np.asarray(texture, np.float32), np.asarray(cube, np.uint8)
+        content = hashlib.sha256(self._texture.tobytes() + self._cube.tobytes()).hexdigest()
+        self.source = f"{TEXTURE_FILE} and {CUBE_FILE}, sha256 {content[:12]}"
 
     def labels(self, face: Int[np.ndarray, " n"], barycentric: Float[np.ndarray, "n 3"]) -> UInt8[np.ndarray, " n"]:
         last = self._texture.shape[1] - 1

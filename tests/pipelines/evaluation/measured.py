@@ -25,6 +25,13 @@ def tiny_network(seed: int) -> HMR:
     return HMR("resnet18", mean=MeanParameters.from_body_pose(torch.zeros(69)))
 
 
+def published_checkpoint(path: Path, seed: int = 0) -> Path:
+    """A file with the keys of SPIN's checkpoints."""
+    content = {"model": tiny_network(seed).state_dict(), "epoch": 0, "batch_idx": 0, "batch_size": 64, "dataset_perm": [0]}
+    torch.save(content | {"total_step_count": 1}, path)
+    return path
+
+
 def save_result(path: Path, annotations: Annotations, **changes: np.ndarray) -> Path:
     """A result file of the published format: the truth, unless changed."""
     count = len(annotations)

@@ -72,7 +72,7 @@ def test_results_of_two_protocols_are_not_compared_unless_asked(
         compare_results(results[0], tmp_path / "other.json")
     assert "body" not in str(error.value).split("joints:")[0]
     found = compare_results(results[0], tmp_path / "other.json", anyway=True, draws=200)
-    assert set(found.differing) == {"protocol", "frames", "joints", "true joints"}
+    assert set(found.differing) == {"protocol", "frames", "boxes", "truth", "joints", "true joints"}
     assert found.paired  # on the frames that both have
     assert found.first.scores.count == found.second.scores.count == 4
 

@@ -48,6 +48,7 @@ def test_the_commands_with_their_published_options(run, data: DataFolder, folder
         ((), "give one of"),
         (("--checkpoint", "x.pt", "--stored-fits"), "give one of"),
         (("--stored-fits", "--protocol", "coco"), "--protocol coco: not known"),
+        (("--stored-fits", "--crop", "plain"), "--crop plain: for a network's input"),
         (("--stored-fits", "--out", "x.txt"), "--out x.txt: expected a name that ends in .json"),
         (("--stored-fits", "--result", "x.json"), "--result x.json: expected a name that ends in .npz"),
     ],

@@ -149,7 +149,7 @@ def test_spins_files_are_used_where_they_are_given(body, tmp_path) -> None:
         surface_parts(body, tmp_path)
     np.save(tmp_path / "cube_parts.npy", cube)
     parts = surface_parts(body, tmp_path)
-    assert parts.source == "vertex_texture.npy and cube_parts.npy"
+    assert parts.source.startswith("vertex_texture.npy and cube_parts.npy, sha256 ")
     middle = np.full((count, 3), 1 / 3)
     assert np.array_equal(parts.labels(np.arange(count), middle), label)
     np.save(tmp_path / "vertex_texture.npy", colours[None, 1:])
