@@ -29,7 +29,7 @@ from spin.fitting.lifter import find_lifter, load_lifter
 from spin.fitting.objective import Objective
 from spin.fitting.observations import Observations, Views
 from spin.fitting.prior import find_prior, load_pose_prior
-from spin.fitting.verdicts import VALID, VERDICTS
+from spin.fitting.verdicts import VALID, VERDICTS, is_doubtful
 from spin.joint_names import joint_index, known_names
 from spin.joints import COCO_NAMES, JOINTS, KEYPOINT_TO_MODEL
 
@@ -53,7 +53,8 @@ class BodyFits:
     a point X of the body is seen at focal_px * (X + camera_m)_xy / (X + camera_m)_z + principal_px. Without a focal
     length of yours it is SPIN's: 5000 px over a 224 px crop, centred on the person's box.
     score: the expected PA-MPJPE in mm with the default objective; with `published` the reprojection loss in px². The
-    lower, the better. status: "valid", or what is wrong with the keypoints or the fit.
+    lower, the better. status: "valid", or what is wrong with the keypoints or the fit. doubtful: a valid fit whose expected
+    error is above 100 mm (with `published` nothing is known of it, and none is).
     """
 
     pose: Float[np.ndarray, "N 72"]
@@ -63,6 +64,7 @@ class BodyFits:
     principal_px: Float[np.ndarray, "N 2"]
     score: Float[np.ndarray, " N"]
     status: tuple[str, ...]
+    doubtful: Bool[np.ndarray, " N"]
     body: BodyData
 
     def __len__(self) -> int:
@@ -237,15 +239,17 @@ class Fitter:
             arrays = [getattr(part, name).cpu().numpy() for part in parts]
             return np.concatenate(arrays) if arrays else np.zeros((0, *shape), np.float32)
 
-        verdicts = column("verdict").astype(int)
+        verdicts, score = column("verdict").astype(int), column("score")
+        doubtful = is_doubtful(verdicts, score) & usable & (self._fitter.scorer is not None)
         return BodyFits(
             pose=column("pose_aa", 72),
             betas=column("betas", 10),
             camera_m=column("camera_m", 3),
             focal_px=np.where(known, focal, crop_focal / zoom).astype(np.float32),
             principal_px=np.where(known[:, None], principal, center).astype(np.float32),
-            score=column("score"),
+            score=score,
             status=tuple(VERDICTS[v] if fine else NO_BOX for v, fine in zip(verdicts, usable)),
+            doubtful=doubtful,
             body=self.body,
         )
 

@@ -148,6 +148,7 @@ def _one(
 
     from pipelines.demo.bodies import run_demo
     from pipelines.demo.output import from_the_side, meshes, over_the_image, parameters, write_picture
+    from spin.fitting.verdicts import DOUBTFUL_MM
     from spin.rendering.gltf import check_ending
     from store.files.atomic import write_file
 
@@ -161,7 +162,9 @@ def _one(
     write_picture(side, from_the_side(bodies, faces))
     lines = [f"rejected: {reason}" for reason in result.rejected]
     lines += [
-        f"person {body.person.number}: {body.verdict}, reprojection loss {body.loss_px2:.1f} px²"
+        f"person {body.person.number}: {'doubtful' if body.doubtful else body.verdict}, expected error "
+        f"{body.expected_error_mm:.0f} mm{f' (above {DOUBTFUL_MM:g} mm)' if body.doubtful else ''}, "
+        f"reprojection loss {body.loss_px2:.1f} px²"
         for body in bodies
         if body.verdict
     ]

@@ -68,6 +68,7 @@ def export_fits(
     from pipelines.exchange.export import export_fits as run
     from pipelines.exchange.export_meshes import export_glb
     from pipelines.progress import say
+    from spin.fitting.verdicts import DOUBTFUL_MM
 
     folder = data_folder(data)
     names = _with_fits(folder) if all_ and not datasets else chosen_datasets(folder, datasets)
@@ -85,6 +86,8 @@ def export_fits(
             done = run(folder, name, out, tag=tag, format=format_)
             entry |= {"valid": done.valid, "samples": done.samples}
         say(f"{done.path}: {done.samples} samples, {done.valid} valid, {done.without_fit} without a fit")
+        if done.doubtful:
+            say(f"  {done.doubtful} of the valid ones are doubtful: their expected error is above {DOUBTFUL_MM:g} mm")
         if FIT_FORMATS[format_].only_valid and done.written < done.samples:
             say(f"  {done.samples - done.written} samples without a valid fit are left out: the format has no mark for them")
         say(f"  not held by this format: {', '.join(done.lost)}")

@@ -112,6 +112,7 @@ def fit_static(
     from pipelines.progress import say
     from spin.fitting.fitter import FitConfig
     from spin.fitting.objective import Objective
+    from spin.fitting.verdicts import DOUBTFUL_MM
 
     folder = data_folder(data)
     names = training_datasets(folder, datasets)
@@ -149,6 +150,8 @@ def fit_static(
             )  # fmt: skip
             entry |= {"fitted": done.fitted, "valid": done.valid, "samples": done.samples}
         say(f"{folder.fits(name)}: {done.fitted} fitted, {done.valid} of them valid; {done.done} were there already")
+        if done.doubtful:
+            say(f"  {done.doubtful} of the valid ones are doubtful: their expected error is above {DOUBTFUL_MM:g} mm")
         if not done.verdicts and not overwrite:
             say("  every sample was settled before; --overwrite fits them again")
         for verdict, count in done.verdicts.items():

@@ -26,7 +26,7 @@ from spin.crop import BOX_MARGIN, box_to_center_scale, crop_image, keypoints_to_
 from spin.errors import ImageError
 from spin.fitting.fitter import BatchFitter, FitConfig
 from spin.fitting.observations import Observations
-from spin.fitting.verdicts import VERDICTS
+from spin.fitting.verdicts import VERDICTS, is_doubtful
 from spin.images import read_image
 from spin.joints import JOINTS
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
@@ -67,6 +67,8 @@ class PersonBody:
     vertices_m: Float[np.ndarray, "V 3"]
     loss_px2: float = float("nan")  # of a fit
     verdict: str = ""  # of a fit, as VERDICTS has it; empty: predicted, not fitted
+    expected_error_mm: float = float("nan")  # of a fit
+    doubtful: bool = False  # a valid fit, but of a high expected error
 
     @property
     def focal_px(self) -> float:
@@ -201,12 +203,13 @@ class BodyEstimator:
 
     def estimate(self, image: UInt8[np.ndarray, "H W 3"], people: Sequence[Person]) -> DemoResult:
         """Return a body for each person that is not rejected. StageError if all are rejected."""
+        fitted: list[tuple[float, str, float, bool]] | list[tuple[()]] = [()] * len(people)
         predicted = None if self.network is None else self._predict(image, people)
         with torch.no_grad():
             if self.fitter is None:
                 assert predicted is not None
                 pose, betas, camera = predicted
-                fine, loss, verdicts = [True] * len(people), [float("nan")] * len(people), [""] * len(people)
+                fine = [True] * len(people)
             else:
                 keypoints = np.stack([_detections(person) for person in people])
                 boxes = (
@@ -220,10 +223,12 @@ class BodyEstimator:
                     result = self.fitter.refine(predicted[0], predicted[1], observations, predicted[2])
                 fine = result.storable.tolist()
                 pose, betas, camera = result.pose_aa, result.betas, result.camera_m
-                loss, verdicts = result.loss.tolist(), [VERDICTS[v] for v in result.verdict.tolist()]
+                words = [VERDICTS[v] for v in result.verdict.tolist()]
+                doubtful = is_doubtful(result.verdict, result.score).tolist()
+                fitted = list(zip(result.loss.tolist(), words, result.score.tolist(), doubtful))
             vertices = self.mesh(pose, betas).vertices_m + camera[:, None]
         arrays = (a.numpy() for a in (pose, betas, camera, vertices))
-        rows = [PersonBody(*row) for row in zip(people, *arrays, loss, verdicts)]
+        rows = [PersonBody(*row, *more) for *row, more in zip(people, *arrays, fitted)]
         rejected = [f"person {r.person.number}: {r.verdict}" for r, ok in zip(rows, fine) if not ok]
         if len(rejected) == len(rows):
             raise StageError(f"no person can be fitted: {'; '.join(rejected)}")

@@ -108,6 +108,7 @@ def parameters(
         "full_translation_m": np.stack([body.seen_from(focal, principal) for body in people]),
         "loss_px2": np.array([body.loss_px2 for body in people]),
         "verdict": np.array([body.verdict for body in people]),
+        "expected_error_mm": np.array([body.expected_error_mm for body in people]),
     }
 
 

@@ -11,6 +11,7 @@ import torch
 
 from pipelines.errors import UsageError
 from pipelines.exchange.cameras import image_cameras, to_weak
+from pipelines.fits.doubt import doubtful_fits
 from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from spin.body import CompactBody, load_body
@@ -79,11 +80,12 @@ FIT_FORMATS = {
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """`written`: rows of the file. `lost`: what the format has no place for."""
+    """`doubtful`: of the valid ones, and exported like them. `written`: rows of the file. `lost`: what it has no place for."""
 
     path: Path
     samples: int
     valid: int
+    doubtful: int
     without_fit: int
     written: int
     lost: list[str]
@@ -124,7 +126,8 @@ def export_fits(
     _write(format, path, annotations, fits, valid, body)
     written = int(valid.sum()) if form.only_valid else samples
     without = int((fits.source == Source.NONE).sum())
-    return ExportSummary(path, samples, int(valid.sum()), without, written, form.lost)
+    doubtful = int(doubtful_fits(fits, store.fingerprint.score_rule).sum())
+    return ExportSummary(path, samples, int(valid.sum()), doubtful, without, written, form.lost)
 
 
 def _write(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from pipelines.fits.doubt import EXPECTED_ERROR
 from pipelines.fits.open import annotations_part
 from pipelines.folders import DataFolder
 from spin.body import CompactBody, load_body
@@ -49,7 +50,7 @@ class FittingFiles:
         body, rule = load_body(self.body), "reprojection-loss:1"
         if objective.is_anchored:
             assert self.lifter is not None
-            rule = f"expected-error-mm:{load_lifter(self.lifter, body.fingerprint).fingerprint}"
+            rule = f"{EXPECTED_ERROR}:{load_lifter(self.lifter, body.fingerprint).fingerprint}"
         prior = load_pose_prior(self.prior).fingerprint
         return Fingerprint(
             body=body.fingerprint,

@@ -22,6 +22,7 @@ import torch
 from pipelines.cluster.nodes import require_seen
 from pipelines.cluster.session import cpu_count, ray_session
 from pipelines.cluster.waiting import first_done
+from pipelines.fits.doubt import doubtful_fits, in_mm
 from pipelines.fits.open import STATIC_TAG, require_reachable
 from pipelines.fits.records import SOLVERS, put, records_of_view
 from pipelines.fits.service import start_service
@@ -86,12 +87,13 @@ class FittedBatch:
 
 @dataclass(frozen=True)
 class FitSummary:
-    """Counts of a run. `done` samples had a fit before it."""
+    """Counts of a run. `done` samples had a fit before it. `doubtful`, of those valid: None where scores are not in mm."""
 
     samples: int
     done: int
     fitted: int
     valid: int
+    doubtful: int | None
     verdicts: dict[str, int]
     rejected_list: Path | None
 
@@ -178,6 +180,7 @@ def fit_static(
         task: Any = ray.remote(num_cpus=1, max_retries=-1)(fit_batch)
         ahead = _Ahead(workers, changing=address is not None)
         verdicts: Counter[int] = Counter()
+        doubtful = 0
         total = int(sum(len(group) for groups in todo for group in groups))
         batches = (_work(annotations, groups, given, epoch) for groups in todo)
         work = _through_store(
@@ -190,6 +193,7 @@ def fit_static(
         with progress(total, f"fit-static {dataset}", "fit") as bar:
             for fitted in work:
                 verdicts.update(fitted.verdicts.tolist())
+                doubtful += int(doubtful_fits(fitted.fits, fingerprint.score_rule).sum())
                 ledger.record(fitted.all_ids, fitted.verdicts)
                 bar.update(len(fitted.all_ids))
                 bar.set_postfix_str(f"{verdicts[VALID] / verdicts.total():.1%} valid", refresh=False)
@@ -201,6 +205,7 @@ def fit_static(
         done=int(stored.sum()),
         fitted=sum(verdicts[v] for v in KEPT),
         valid=verdicts[VALID],
+        doubtful=doubtful if in_mm(fingerprint.score_rule) else None,
         verdicts={VERDICTS[v]: n for v, n in sorted(verdicts.items())},
         rejected_list=ledger.path if ledger.reasons else None,
     )

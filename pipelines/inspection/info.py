@@ -13,11 +13,11 @@ import numpy as np
 from pipelines import panels
 from pipelines.errors import StageError, UsageError
 from pipelines.exchange.export import valid_fits
+from pipelines.fits.doubt import doubtful_fits, status_in_words
 from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.rejections import NOT_FITTED, read_rejections, reasons_without_fit
 from spin.body import BodyMesh, load_body
-from spin.fitting.verdicts import VERDICTS
 from spin.joints import JOINTS
 from store.annotations.parquet import read_provenance
 from store.annotations.table import Annotations
@@ -48,6 +48,7 @@ class DatasetInfo:
     image_root_exists: bool = False
     fitted: int = 0
     valid: int = 0
+    doubtful: int = 0  # of those valid
     tags: tuple[str, ...] = ()
     fits_problem: str = ""
 
@@ -60,10 +61,10 @@ def dataset_info(data: DataFolder, name: str) -> DatasetInfo:
         return DatasetInfo(name, problem=str(error))
     noted = read_provenance(data.annotations(name))
     problems: list[str] = []
-    fits, tags = Fits.empty(len(a)), list[str]()
+    fits, tags, score_rule = Fits.empty(len(a)), list[str](), ""
     try:
         store = open_fits(data.fits(name), load_body(data.body), a)
-        fits, tags = store.get(np.arange(len(a))), store.tags()
+        fits, tags, score_rule = store.get(np.arange(len(a))), store.tags(), store.fingerprint.score_rule
     except FitStoreNotFoundError:
         pass
     except StoreError as error:
@@ -85,6 +86,7 @@ def dataset_info(data: DataFolder, name: str) -> DatasetInfo:
         image_root_exists=Path(a.image_root).is_dir(),
         fitted=int((fits.source != Source.NONE).sum()),
         valid=int(valid_fits(fits).sum()),
+        doubtful=int(doubtful_fits(fits, score_rule).sum()),
         tags=tuple(tags),
         fits_problem="; ".join(problems),
     )
@@ -144,6 +146,7 @@ class _Sample:
     row: int
     fit: Fits | None  # of this row alone; None if there is none
     without: str  # why there is no fit
+    score_rule: str = ""
 
 
 def _sample(data: DataFolder, name: str, row: int) -> _Sample:
@@ -151,12 +154,13 @@ def _sample(data: DataFolder, name: str, row: int) -> _Sample:
     if not 0 <= row < len(a):
         raise UsageError(f"--sample {row}: {name} has samples 0 to {len(a) - 1}")
     try:
-        fit = open_fits(data.fits(name), load_body(data.body), a).get(np.array([row]))
+        store = open_fits(data.fits(name), load_body(data.body), a)
+        fit = store.get(np.array([row]))
     except FitStoreNotFoundError:
         return _Sample(a, row, None, NOT_FITTED)
     if fit.source[0] == Source.NONE:
         return _Sample(a, row, None, reasons_without_fit(data, name, []).get(row, NOT_FITTED))
-    return _Sample(a, row, fit, "")
+    return _Sample(a, row, fit, "", store.fingerprint.score_rule)
 
 
 def sample_info(data: DataFolder, name: str, row: int) -> dict[str, Any]:
@@ -183,7 +187,7 @@ def sample_info(data: DataFolder, name: str, row: int) -> dict[str, Any]:
         out["fit"] = {
             "source": Source(int(fit.source[0])).name.lower(),
             "start": StartKind(int(fit.start[0])).name.lower(),
-            "verdict": VERDICTS[int(fit.verdict[0])],
+            "verdict": status_in_words(fit, found.score_rule)[0],
             "loss_px2": round(float(fit.loss[0]), 3),
             "score": round(float(fit.score[0]), 3),
             "coverage": round(float(fit.coverage[0]), 3),
@@ -241,7 +245,8 @@ def dataset_lines(d: DatasetInfo) -> list[str]:
     if d.fitted:
         share = d.valid / d.people
         tags = f"; tags {', '.join(d.tags)}" if d.tags else ""
-        lines.append(f"  fits: {d.fitted} of {d.people} samples, {d.valid} valid ({share:.0%}){tags}")
+        doubtful = f", {d.doubtful} of these doubtful" if d.doubtful else ""
+        lines.append(f"  fits: {d.fitted} of {d.people} samples, {d.valid} valid ({share:.0%}){doubtful}{tags}")
     elif not d.fits_problem:
         lines.append(f"  fits: none yet; `spin-pipe fit-static {d.name}` makes them")
     return lines + ([f"  {d.fits_problem}"] if d.fits_problem else [])

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from pipelines.errors import StageError
+from pipelines.fits.doubt import doubtful_fits, in_mm
 from pipelines.fits.open import open_fits
 from pipelines.folders import DataFolder
 from pipelines.rejections import NOT_FITTED, reasons_without_fit
 from spin.body import load_body
-from spin.fitting.verdicts import VERDICTS
+from spin.fitting.verdicts import DOUBTFUL_MM, VERDICTS
 from store.annotations.table import Annotations
 from store.errors import FitStoreNotFoundError
 from store.files.atomic import write_named_by_content
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 PERCENTILES = (5, 50, 95)
 CSV_COLUMNS = (
     "sample", "image", "source", "fit", "start", "verdict",
-    "loss_px2", "score", "coverage", "prior_cost_px2", "iterations", "step", "improvements",
+    "loss_px2", "score", "coverage", "prior_cost_px2", "iterations", "step", "improvements", "doubtful",
 )  # fmt: skip
 
 
@@ -50,6 +51,11 @@ class Quality:
     @property
     def fitted(self) -> Bool[np.ndarray, " n"]:
         return self.fits.source != Source.NONE
+
+    @property
+    def doubtful(self) -> Bool[np.ndarray, " n"] | None:
+        """Which fits are valid, but doubtful; None where scores are no expected errors, and nothing is known of it."""
+        return doubtful_fits(self.fits, self.score_rule) if in_mm(self.score_rule) else None
 
 
 def measure_quality(data: DataFolder, dataset: str, *, tag: str | None = None) -> Quality:
@@ -101,6 +107,9 @@ def _verdict_lines(quality: Quality) -> list[str]:
     valid = counts.pop(VERDICTS[Verdict.VALID])
     rows = [(VERDICTS[Verdict.VALID], valid), *counts.most_common(), ("without a fit", reasons.total())]
     lines = [f"  {count:8}  {count / samples:6.1%}  {verdict}" for verdict, count in rows]
+    if quality.doubtful is not None:
+        count = int(quality.doubtful.sum())
+        lines.insert(1, f"  {'':16}  {count:8}  of these doubtful, with an expected error above {DOUBTFUL_MM:g} mm")
     return lines + [f"  {'':16}  {count:8}  {reason}" for reason, count in reasons.most_common()]
 
 
@@ -141,6 +150,7 @@ def _csv_rows(quality: Quality) -> Iterator[tuple[object, ...]]:
         getattr(fits, name).astype(np.str_).tolist()
         for name in ("loss", "score", "coverage", "prior_cost", "iterations", "step", "improvements")
     ]
+    doubtful = [""] * len(fits) if quality.doubtful is None else quality.doubtful.astype(int).tolist()
     for row, (source, start) in enumerate(zip(fits.source.tolist(), fits.start.tolist())):
         known = source != Source.NONE
         yield (
@@ -151,4 +161,5 @@ def _csv_rows(quality: Quality) -> Iterator[tuple[object, ...]]:
             StartKind(start).name.lower() if known else "",
             quality.verdicts[row],
             *(column[row] if known else "" for column in numbers),
+            doubtful[row] if known else "",
         )

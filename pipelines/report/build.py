@@ -15,6 +15,7 @@ import numpy as np
 
 from pipelines import journal
 from pipelines.errors import StageError, UsageError
+from pipelines.fits.doubt import EXPECTED_ERROR
 from pipelines.fits.open import STATIC_TAG
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.panels import SURROUNDINGS
@@ -26,6 +27,7 @@ from pipelines.report.samples import DatasetFits, choose, has_fit, load_dataset
 from pipelines.report.sheet import contact_sheet
 from pipelines.training.config import TrainConfig
 from spin.body import BodyMesh, load_body
+from spin.fitting.verdicts import DOUBTFUL_MM
 from store.files.atomic import write_file
 
 if TYPE_CHECKING:
@@ -123,7 +125,7 @@ def _explorer(content: dict[str, Any], pictured: Pictured) -> dict[str, Any]:
         "aside": pictured.aside,
         "before": content["before"],
         "listed": len(content["columns"]["sample"]),
-        "in_mm": content["score"] == ["expected-error-mm"],
+        "in_mm": content["score"] == [EXPECTED_ERROR],
     }
 
 
@@ -150,6 +152,7 @@ def _content(
         "written": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "sets": sets,
         "states": tables.fit_states(sets),
+        "doubtful_mm": DOUBTFUL_MM,
         "histograms": histograms,
         "curves": charts.training_curves(metrics) + charts.validation_curves(validation),
         "evaluations": evaluations,

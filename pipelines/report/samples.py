@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipelines.fits.doubt import status_in_words
 from pipelines.fits.open import STATIC_TAG, open_fits
 from pipelines.folders import DataFolder
 from pipelines.rejections import NOT_FITTED, read_rejections, reasons_without_fit
@@ -61,11 +62,8 @@ class DatasetFits:
         """Of each sample: the verdict on its fit in words, or why it has none."""
         if self.now is None:
             return [NOT_FITTED] * len(self.annotations)
-        known = zip(self.now.verdict.tolist(), has_fit(self.now).tolist())
-        return [
-            VERDICTS[verdict] if fitted else f"no fit: {self.reason_without_fit(row)}"
-            for row, (verdict, fitted) in enumerate(known)
-        ]
+        known = zip(status_in_words(self.now, self.score_rule), has_fit(self.now).tolist())
+        return [status if fitted else f"no fit: {self.reason_without_fit(row)}" for row, (status, fitted) in enumerate(known)]
 
 
 def has_fit(fits: Fits) -> Bool[np.ndarray, " n"]:

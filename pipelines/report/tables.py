@@ -13,6 +13,7 @@ from pipelines import journal
 from pipelines.errors import StageError
 from pipelines.evaluation.result import read_json
 from pipelines.exchange.export import valid_fits
+from pipelines.fits.doubt import doubtful_fits, in_mm
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.report.samples import DatasetFits, has_fit
 from spin.evaluation.scores import METRICS, Metric
@@ -20,13 +21,17 @@ from spin.evaluation.scores import METRICS, Metric
 
 @dataclass(frozen=True)
 class State:
-    """A data set's fits in numbers; medians in px², None where there is nothing to take them of."""
+    """A data set's fits in numbers; medians in px². None where there is nothing to take them of.
+
+    `doubtful` are some of the valid ones now; None where scores are not in mm.
+    """
 
     dataset: str
     samples: int
     fitted: int
     valid_before: float | None
     valid_now: float | None
+    doubtful: int | None
     median_before: float | None
     median_now: float | None
     from_loop: int
@@ -77,6 +82,7 @@ def _state(item: DatasetFits) -> State:
         fitted,
         share(item.before),
         share(item.now),
+        None if item.now is None or not in_mm(item.score_rule) else int(doubtful_fits(item.now, item.score_rule).sum()),
         median(item.before),
         median(item.now),
         from_loop,

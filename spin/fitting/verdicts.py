@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -46,8 +46,15 @@ VERDICTS = (
     f"loss of {ACCEPT_LOSS:g} px² or more",
     "not converged",
 )
+DOUBTFUL_MM = 100.0  # expected error of a valid fit beyond which it is as likely as not that far off (docs/fitting.md)
+DOUBTFUL = f"doubtful: valid, but with an expected error above {DOUBTFUL_MM:g} mm"
 # Poor fits are fits all the same, and kept until a better one comes; they are not exported as valid.
 KEPT = (VALID, LOSS_TOO_HIGH, NOT_CONVERGED)
+
+
+def is_doubtful(verdict: Any, expected_error_mm: Any) -> Any:
+    """Return where a fit is valid but doubtful, of arrays, tensors or numbers. Doubtful fits are valid ones in all else."""
+    return (verdict == VALID) & (expected_error_mm > DOUBTFUL_MM)
 
 
 def verdict_of_observations(observations: Observations) -> Int[Tensor, " B"]:

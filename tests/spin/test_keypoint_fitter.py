@@ -44,6 +44,7 @@ def test_the_public_interface_is_there_and_importing_it_loads_nothing() -> None:
 def test_bodies_are_near_the_truth_and_meet_their_keypoints(fits: BodyFits, people: tuple[np.ndarray, np.ndarray]) -> None:
     keypoints, truth = people
     assert fits.valid.all() and set(fits.status) == {"valid"}
+    assert fits.doubtful.dtype == bool and np.array_equal(fits.doubtful, fits.score > 100)
     found = fits.joints()[:, list(JOINTS.coco)]
     error = pa_mpjpe_mm(torch.from_numpy(found), torch.from_numpy(truth.astype(np.float32)))
     assert float(torch.as_tensor(error).mean()) < 70

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -142,6 +143,18 @@ def test_meshes_are_seen_where_the_people_are(ending: str, photo: Path, preproce
     seen = vertices @ camera.T
     middle = (seen[:, :2] / seen[:, 2:]).reshape(2, -1, 2).mean(1)
     assert np.abs(middle - center).max() < 60
+
+
+def test_a_doubtful_body_is_shown_as_that(photo: Path, preprocessed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = (
+        "--img", photo, "--openpose", photo.with_name("photo_keypoints.json"), "--fit", "--save-params", "--data", preprocessed,
+    )  # fmt: skip
+    assert re.search(r"person 2: valid, expected error \d+ mm, reprojection loss", demo(*arguments))
+    monkeypatch.setattr("spin.fitting.verdicts.DOUBTFUL_MM", 1.5)
+    assert re.search(r"person 2: doubtful, expected error \d+ mm \(above 1.5 mm\), reprojection loss", demo(*arguments))
+    with np.load(photo.with_name("photo_params.npz")) as found:
+        assert found["verdict"].tolist() == ["valid"]  # which a doubtful body is
+        assert 10 < found["expected_error_mm"][0] < 100
 
 
 def test_a_network_needs_no_detections(photo: Path, network: Path, preprocessed: Path) -> None:

@@ -17,6 +17,7 @@ from pipelines.exchange.export import export_fits, valid_fits
 from pipelines.fitting.assets import FittingFiles
 from pipelines.folders import DataFolder, which_body
 from pipelines.inspection import quality
+from pipelines.inspection.info import dataset_info, dataset_lines, sample_info
 from pipelines.inspection.quality import CSV_COLUMNS, as_text, measure_quality, write_csv
 from pipelines.rejections import NOT_FITTED
 from spin.fitting import verdicts
@@ -79,10 +80,12 @@ def write_annotations(data: DataFolder, name: str = "people") -> Annotations:
     return annotations
 
 
-def empty_world(root: Path) -> World:
+PUBLISHED = FitConfig(objective=OBJECTIVES["published"], init=("multistart",))
+
+
+def empty_world(root: Path, config: FitConfig = PUBLISHED) -> World:
     data = DataFolder(root)
     annotations = write_annotations(data)
-    config = FitConfig(objective=OBJECTIVES["published"], init=("multistart",))
     fingerprint = FittingFiles.of(data, config).fingerprint(config.objective, annotations)
     return World(data, FitStore.create(data.fits("people"), samples=SAMPLES, fingerprint=fingerprint))
 
@@ -134,6 +137,47 @@ def test_percentiles_are_those_of_the_samples_with_a_fit(world: World) -> None:
         assert found[name] == [f"{value:.4g}" for value in expected], name
 
 
+@pytest.fixture
+def in_mm(tmp_path: Path) -> World:
+    """Scores are expected errors: of the four valid fits two are doubtful, one by little; of the others none."""
+    made = empty_world(tmp_path / "data", FitConfig())
+    scores = np.float32([60, 100.5, 100, 223, 400, 300])
+    made.store.merge(np.arange(len(LOSSES)), replace(make_fits(), score=scores))
+    made.store.flush()
+    return made
+
+
+def test_valid_fits_of_a_high_expected_error_are_counted_as_doubtful(in_mm: World, tmp_path: Path) -> None:
+    measured = in_mm.measured()
+    assert words(as_text(measured))[1:4] == [
+        "4 50.0% valid",
+        "2 of these doubtful, with an expected error above 100 mm",
+        "1 12.5% loss of 100 px² or more",
+    ]
+    write_csv(measured, tmp_path / "people.csv")
+    rows = list(csv.DictReader((tmp_path / "people.csv").open(encoding="utf-8", newline="")))
+    assert [row["doubtful"] for row in rows] == ["0", "1", "0", "1", "0", "0", "", ""]
+    assert [row["verdict"] for row in rows[:4]] == ["valid"] * 4
+    found = dataset_info(in_mm.data, "people")
+    assert (found.valid, found.doubtful) == (4, 2)
+    assert "4 valid (50%), 2 of these doubtful" in "\n".join(dataset_lines(found))
+    assert sample_info(in_mm.data, "people", 3)["fit"]["verdict"] == "doubtful: valid, but with an expected error above 100 mm"
+    assert sample_info(in_mm.data, "people", 2)["fit"]["verdict"] == "valid"
+
+
+def test_a_doubtful_fit_is_exported_as_the_valid_one_that_it_is(in_mm: World, tmp_path: Path) -> None:
+    done = export_fits(in_mm.data, "people", tmp_path / "people.npz")
+    assert (done.valid, done.doubtful) == (4, 2)
+    with np.load(tmp_path / "people.npz") as content:
+        assert content["valid_fit"].tolist() == [True] * 4 + [False] * 4
+
+
+def test_scores_that_are_not_in_mm_tell_of_no_doubt(world: World) -> None:
+    assert world.measured().doubtful is None
+    assert "doubtful" not in as_text(world.measured())
+    assert dataset_info(world.data, "people").doubtful == 0
+
+
 def test_a_tagged_state_is_measured(world: World) -> None:
     lines = words(as_text(world.measured("static")))
     assert lines[0] == "people: 8 samples, fits as of 'static'"
@@ -150,11 +194,11 @@ def test_a_row_for_each_sample_with_nothing_where_nothing_is_known(world: World,
     assert tuple(header) == CSV_COLUMNS and len(rows) == SAMPLES
     assert rows[1] == [
         "1", "1, größer.jpg", 'person "1"', "static", "lifter", "valid",
-        "2.1", "21.0", "0.6", "0.7", "8", "0", "0",
+        "2.1", "21.0", "0.6", "0.7", "8", "0", "0", "",
     ]  # fmt: skip
     assert rows[4][3:7] == ["static", "unknown", "loss of 100 px² or more", "140.0"]
-    assert rows[5][3:6] == ["loop", "network", "not converged"] and rows[5][-2:] == ["256", "2"]
-    nothing = [""] * 7
+    assert rows[5][3:6] == ["loop", "network", "not converged"] and rows[5][-3:] == ["256", "2", ""]
+    nothing = [""] * 8
     assert rows[6][3:] == ["none", "", "too few joints", *nothing]
     assert rows[7][3:] == ["none", "", NOT_FITTED, *nothing]
     assert [path.name for path in path.parent.iterdir()] == ["people.csv"]

@@ -14,12 +14,15 @@ import numpy as np
 import pytest
 import torch
 from report_page import build
-from report_world import EVIL, IMPROVED, LOSSES, SAMPLES, make_fits, make_run
+from report_world import EVIL, IMPROVED, LOSSES, SAMPLES, World, make_fits, make_run
 
 from pipelines.errors import StageError, UsageError
 from pipelines.folders import DataFolder
 from pipelines.report import build_report
+from pipelines.report.samples import choose, load_dataset
+from pipelines.report.tables import fit_states
 from pipelines.training.config import TrainConfig
+from spin.body import load_body
 from spin.camera import FOCAL_PX, project
 from spin.crop import crop_affine
 from spin.joints import SKELETON
@@ -85,6 +88,20 @@ def test_the_page_holds_every_fit_as_the_store_has_it(built):
     assert {len(column) for column in fits.values()} == {SAMPLES}
     assert data["before"] == "static"
     assert data["score"] == ["reprojection-loss"]
+
+
+def test_doubtful_fits_are_told_from_valid_ones_and_counted(world: World) -> None:
+    item = load_dataset(world.data, "people", load_body(world.data.body))
+    assert item.now is not None
+    item = replace(item, score_rule="expected-error-mm:x", now=replace(item.now, score=item.now.score * 20))
+    doubtful = "doubtful: valid, but with an expected error above 100 mm"
+    assert item.reasons() == [
+        "valid", "valid", "valid", "loss of 100 px² or more", doubtful, "valid", "no fit: too few joints"
+    ]  # fmt: skip
+    (state,) = fit_states([item])
+    assert (state.doubtful, state.valid_now) == (1, pytest.approx(5 / 7))
+    assert "one of each reason" in choose([item], 4).rows[0][4]
+    assert fit_states([replace(item, score_rule="reprojection-loss:1")])[0].doubtful is None
 
 
 def test_joints_lie_where_the_crop_sees_them(world, mesh):

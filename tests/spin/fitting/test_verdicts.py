@@ -16,6 +16,7 @@ from spin.fitting.verdicts import (
     ACCEPT_LOSS,
     BEHIND_CAMERA,
     CONFIDENCE_OUT_OF_RANGE,
+    DOUBTFUL_MM,
     JOINTS_COINCIDE,
     LOSS_TOO_HIGH,
     NOT_CONVERGED,
@@ -25,6 +26,7 @@ from spin.fitting.verdicts import (
     TOO_FEW_JOINTS,
     VALID,
     VERDICTS,
+    is_doubtful,
     verdict_of_fit,
     verdict_of_observations,
 )
@@ -210,6 +212,13 @@ def test_a_fit_that_would_have_gone_on_is_not_converged(compact, prior, problem)
     assert (result.iterations == 1).all()
     more = BatchFitter(compact, prior, replace(config, iterations=60)).fit(problem.keypoints, [far])
     assert (more.verdict == NOT_CONVERGED).sum() < (result.verdict == NOT_CONVERGED).sum()
+
+
+def test_doubtful_is_a_valid_fit_of_a_high_expected_error() -> None:
+    verdict = torch.tensor([VALID, VALID, VALID, LOSS_TOO_HIGH, NOT_CONVERGED])
+    score = torch.tensor([50.0, DOUBTFUL_MM, DOUBTFUL_MM + 0.1, 300.0, 300.0])
+    assert is_doubtful(verdict, score).tolist() == [False, False, True, False, False]
+    assert is_doubtful(verdict.numpy(), score.numpy()).tolist() == [False, False, True, False, False]
 
 
 def test_poor_fits_are_kept_and_wrong_ones_are_not() -> None:
