@@ -168,6 +168,8 @@ def import_annotations(file: Path, data: Path, name: str, root: Path, same_body:
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
     say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
+    for note, count in done.notes.items():
+        say(f"  {count} {note}")
     if imported.bodies_of:
         say(
             f"  {sum(done.other_bodies.values())} bodies left out: they are of {imported.bodies_of}, "

@@ -150,6 +150,8 @@ def _run(
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
     say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints")
+    for note, count in done.notes.items():
+        say(f"  {count} {note}")
     for body, count in done.other_bodies.items():
         say(f"  {count} bodies left out: they are of {body}, which is not the body in use; joints and keypoints are kept")
     for reason, count in list(done.rejected.items())[:_SHOWN]:

@@ -18,11 +18,11 @@ import numpy as np
 from pipelines.cluster.ordered_map import ordered_map
 from pipelines.errors import StageError
 from pipelines.folders import DataFolder
+from pipelines.preprocessing.person_checks import notes_of, problems_of
 from pipelines.progress import progress
 from pipelines.readers import Dataset
-from pipelines.readers.base import SMPL, Person, ReaderOptions, Rejected
-from pipelines.readers.formats.image_check import ImageCheck, check_images
-from pipelines.readers.formats.image_names import is_text
+from pipelines.readers.base import SMPL, Note, Person, ReaderOptions, Rejected
+from pipelines.readers.formats.image_check import check_images
 from pipelines.rejections import write_rejections
 from spin.body import load_body
 from store.annotations.schema import ARRAYS, TEXTS
@@ -36,6 +36,7 @@ class PreprocessSummary:
     images: int
     with_openpose: int
     with_truth: int
+    notes: dict[str, int]  # what else is worth knowing of people -> of how many
     other_bodies: dict[str, int]  # another body than the one in use -> people whose pose and betas are of it, and left out
     rejected: dict[str, int]  # reason -> count
     rejected_list: Path | None
@@ -49,6 +50,7 @@ class Block:
     rows: np.ndarray
     rejected: list[Rejected]
     read: int  # people met, usable or not
+    notes: Counter[str] = field(default_factory=Counter)
     other_bodies: Counter[str] = field(default_factory=Counter)  # whose pose and betas are left out, how often
 
 
@@ -68,13 +70,17 @@ class PartReader:
         rejected = [o for o in outcomes if isinstance(o, Rejected)]
         images = check_images(self.root, (p.image for p in people), decode=self.decode)
         usable = []
-        for person, problem in zip(people, _problems(people, images)):
+        for person, problem in zip(people, problems_of(people, images)):
             if problem:
                 rejected.append(Rejected(person.source, person.image, problem))
             else:
                 usable.append(person)
         rows = np.array([person.row for person in usable], np.int64)
-        return Block(_columns(usable, self.bodies), rows, rejected, len(outcomes), _other_bodies(usable, self.bodies))
+        notes: Counter[str] = Counter()
+        for note in [*(o for o in outcomes if isinstance(o, Note)), *notes_of(usable, images)]:
+            notes[note.text] += note.count
+        read = len(people) + sum(isinstance(o, Rejected) for o in outcomes)
+        return Block(_columns(usable, self.bodies), rows, rejected, read, notes, _other_bodies(usable, self.bodies))
 
 
 def preprocess(
@@ -120,6 +126,7 @@ def preprocess(
         images=len(set(annotations.image)),
         with_openpose=int(annotations.keypoints_px[:, :25, 2].any(1).sum()),
         with_truth=int((annotations.has_smpl | annotations.has_joints3d | annotations.has_joints17).sum()),
+        notes=dict(gathered.notes.most_common()),
         other_bodies=dict(gathered.other_bodies.most_common()),
         rejected=dict(_reasons(gathered.rejected).most_common()),
         rejected_list=listing,
@@ -134,6 +141,7 @@ class _Gathered:
     rows: list[np.ndarray] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     read: int = 0
+    notes: Counter[str] = field(default_factory=Counter)
     other_bodies: Counter[str] = field(default_factory=Counter)
     _seen: set[tuple[str, str]] = field(default_factory=set)
 
@@ -144,6 +152,7 @@ class _Gathered:
     def add(self, block: Block) -> None:
         self.rejected += block.rejected
         self.read += block.read
+        self.notes += block.notes
         self.other_bodies += block.other_bodies
         names = list(zip(block.columns["image"], block.columns["source"]))
         fresh = []
@@ -193,40 +202,6 @@ def _provenance(dataset: Dataset, options: ReaderOptions) -> dict[str, str]:
         "reader_version": str(dataset.reader.VERSION),
         "options": json.dumps(settings, default=str),
     }
-
-
-def _problems(people: list[Person], images: dict[str, ImageCheck]) -> list[str]:
-    """Return why each person can't become a row, or ''. Readers give better reasons where they can; nothing passes both."""
-    if not people:
-        return []
-    box = np.array([[*p.center_px, p.scale] for p in people], np.float64)
-    keypoints = np.array([p.keypoints_px for p in people], np.float32)
-    confidence = keypoints[..., 2]
-    boxed = np.isfinite(box).all(1) & (box[:, 2] > 0)
-    numbers: np.ndarray = np.all(np.isfinite(keypoints), axis=(1, 2))
-    sure = (confidence.min(1) >= 0) & (confidence.max(1) <= 1)
-    out = []
-    for row, person in enumerate(people):
-        truth = person.truth
-        known = [truth.pose_aa, truth.betas, truth.joints3d_m, truth.joints17_m] if truth else []
-        image = images[person.image]
-        if image.problem:
-            out.append(image.problem)
-        elif not boxed[row]:
-            out.append("its box has no area, or is not a number")
-        elif (np.abs(box[row, :2] - np.array(image.size_px) / 2) >= 100 * box[row, 2] + np.array(image.size_px) / 2).any():
-            out.append(f"its box is outside the image ({image.size_px[0]} × {image.size_px[1]} px)")
-        elif not numbers[row]:
-            out.append("a keypoint is not a number")
-        elif not sure[row]:
-            out.append("a keypoint's confidence is outside 0..1")
-        elif not all(map(is_text, (person.image, person.source))):
-            out.append("its image or its name can't be written as text")
-        elif not all(np.isfinite(part).all() for part in known if part is not None):
-            out.append("its true body is not a number")
-        else:
-            out.append("")
-    return out
 
 
 def _other_bodies(people: list[Person], bodies: frozenset[str]) -> Counter[str]:

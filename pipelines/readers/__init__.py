@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import cast
 
-from pipelines.readers.base import Person, Reader, ReaderOptions, Rejected
+from pipelines.readers.base import Note, Person, Reader, ReaderOptions, Rejected
 
 TRAIN, EVALUATION, OWN = "train", "evaluation", "own"
 
@@ -65,7 +65,7 @@ DATASETS: dict[str, Dataset] = {
 TRAINING_SETS = tuple(d.name for d in DATASETS.values() if d.use == TRAIN)
 
 
-def read_all(reader: Reader, root: Path, options: ReaderOptions) -> Iterator[Person | Rejected]:
-    """Yield all people in a data set, in its order, in this process."""
+def read_all(reader: Reader, root: Path, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
+    """Yield all people in a data set, part by part, in this process."""
     for part in reader.parts(root, options):
         yield from reader.read(root, part, options)

@@ -61,6 +61,7 @@ class Person:
     view: View | None = None  # needs a camera
     mask: str = ""  # picture of the person's true mask, relative to the root
     part: str = ""  # picture of the true body parts, relative to the root
+    image_size_px: tuple[float, float] | None = None  # upright, as the source gives it
     row: int = -1  # its place in the source file, whose order samples keep; -1: they are read in that order
 
 
@@ -71,6 +72,14 @@ class Rejected:
     source: str
     image: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is worth knowing of a person or a file, and is no reason to reject it: counted and printed, as "3 <text>"."""
+
+    text: str
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,7 @@ class Reader(Protocol):
 
     def parts(self, root: Path, options: ReaderOptions) -> Iterable[Any]: ...
 
-    def read(self, root: Path, part: Any, options: ReaderOptions) -> Iterator[Person | Rejected]: ...
+    def read(self, root: Path, part: Any, options: ReaderOptions) -> Iterator[Person | Rejected | Note]: ...
 
 
 # Confidence of OpenPose's detections that are not there.

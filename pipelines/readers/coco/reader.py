@@ -13,8 +13,10 @@ from zipfile import BadZipFile
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Option, Person, ReaderOptions, Rejected, Truth
+from pipelines.readers.base import Note, Option, Person, ReaderOptions, Rejected, Truth
 from pipelines.readers.coco.columns import Table, table_of
+from pipelines.readers.formats.image_check import check_image
+from pipelines.readers.formats.image_frames import READ_AS_STORED, Frame, frame_of, size_of
 from pipelines.readers.formats.image_names import name_problem
 from pipelines.readers.formats.json_file import Id, id_of, images_by_id, parse_json
 from pipelines.readers.openpose import detections_folder, match_image
@@ -37,7 +39,7 @@ _IMAGES_A_PART = 1000
 # memory. As a key's value, an array of numbers ends with the last bracket before anything else.
 _OUTLINE = re.compile(rb'(?<!\\)"segmentation":\s*\[[\[\]\d\s.,eE+-]*\]')
 _USED = ("id", "keypoints", "bbox", "iscrowd")
-_ROW = "#row"  # where an annotation's place in the file is kept: no key of a file
+_ROW, _SIZE = "#row", "#size"  # where an annotation's place in the file is kept, and its image's size: no keys of a file
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,47 @@ def parts(root: Path, options: ReaderOptions) -> list[Part]:
     return [Part([], tuple(rejected)), *map(Part, chunks)] if rejected else [*map(Part, chunks)]
 
 
-def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
     """Yield every annotated person, image by image, numbered by its place in the file."""
     # The published scripts call the folder coco, for any split.
     openpose = detections_folder(root, options, options.split, "coco")
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
     yield from part.rejected
+    images = [f"{options.split}/{name}" for name, people in part.images for _ in people]
     annotations = [a for _, people in part.images for a in people]
     if not annotations:
         return
+    frames = [frame_of(a[_SIZE], check_image(root / image)) for a, image in zip(annotations, images)]
+    annotations = [upright(a, frame) for a, frame in zip(annotations, frames)]
     table = table_of(annotations, options.min_body_joints)
     first = 0
     for file_name, people in part.images:
         image, rows = f"{options.split}/{file_name}", range(first, first + len(people))
         first += len(people)
-        usable = [row for row in rows if not table.problems[row]]
         for row in rows:
+            table.problems[row] = table.problems[row] or frames[row].problem
             if table.problems[row]:
                 yield Rejected(_name(annotations[row]), image, table.problems[row])
+        usable = [row for row in rows if not table.problems[row]]
         if usable:
             yield from _people(image, usable, annotations, table, openpose, truths)
+            turned = sum(frames[row].to_upright is not None for row in usable)
+            if turned:
+                yield Note(READ_AS_STORED, turned)
+
+
+def upright(annotation: dict[str, Any], frame: Frame) -> dict[str, Any]:
+    """Return an annotation in the pixels of the upright image. What is no number stays, and is rejected later."""
+    if frame.to_upright is None:
+        return annotation
+    out = annotation | {_SIZE: frame.size_px}
+    try:
+        keypoints = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
+        keypoints[:, :2] = frame.points(keypoints[:, :2])
+        out |= {"keypoints": keypoints.ravel().tolist(), "bbox": frame.box(np.array(annotation["bbox"], np.float64)).tolist()}
+    except (KeyError, ValueError, TypeError, OverflowError):
+        pass
+    return out
 
 
 def _people(
@@ -98,6 +121,7 @@ def _people(
             source=_name(annotations[row]),
             openpose_match=match.reason,
             truth=truths.get(number) if isinstance(number := id_of(annotations[row].get("id")), int) else None,
+            image_size_px=annotations[row][_SIZE],
             row=annotations[row][_ROW],
         )
 
@@ -126,6 +150,7 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
     Of an annotation what is used is kept, and the rest let go.
     """
     entries, shared = images_by_id(content["images"])
+    sizes = {number: size_of(entry.get("width"), entry.get("height")) for number, entry in entries.items()}
     names = {number: entry["file_name"] for number, entry in entries.items()}
     problems = {name: name_problem(name) for name in names.values()}
     out: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -148,7 +173,8 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
         else:
             if number is not None:
                 seen.add(number)
-            out[name].append({key: annotation[key] for key in _USED if key in annotation} | {_ROW: position})
+            kept = {key: annotation[key] for key in _USED if key in annotation}
+            out[name].append(kept | {_ROW: position, _SIZE: None if image is None else sizes[image]})
     return out, rejected
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Person, ReaderOptions, Rejected
+from pipelines.readers.base import Note, Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
-from pipelines.readers.custom.people import Seen, checked_person, matched, place_image, shown
+from pipelines.readers.custom.people import Seen, matched, outcomes, place_image, shown
+from pipelines.readers.formats.image_frames import size_of
 from pipelines.readers.formats.json_file import Id, id_of, images_by_id
 from pipelines.readers.formats.openpose_file import confidence_problem
 from spin.joints import COCO_NAMES
@@ -26,10 +27,19 @@ _ANY = ""  # no id: stands for every category, in a file that names no joints
 
 
 @dataclass(frozen=True)
+class Entry:
+    """An annotation, its place in the file, and its image's size as the file gives it."""
+
+    row: int
+    source: str
+    annotation: dict[str, Any]
+    size_px: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
 class ImageEntry:
     name: str
-    size_px: tuple[float, float] | None
-    annotations: list[tuple[int, str, dict[str, Any]]]  # place in the file, source, annotation
+    annotations: list[Entry]
 
 
 @dataclass(frozen=True)
@@ -51,13 +61,13 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
     return [CocoPart(joints, [], tuple(rejected)), *out] if rejected else out
 
 
-def read(part: CocoPart, options: ReaderOptions) -> Iterator[Person | Rejected]:
+def read(root: Path, part: CocoPart, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
     yield from part.rejected
     for image in part.images:
         people: list[Person] = []
-        for row, source, annotation in image.annotations:
-            seen = _seen(image, row, source, annotation, part.joints)
-            outcome = seen if isinstance(seen, Rejected) else checked_person(seen, options.min_body_joints)
+        for entry in image.annotations:
+            outcome, notes = outcomes(_seen(image, entry, part.joints), root, options.min_body_joints)
+            yield from notes
             if isinstance(outcome, Person):
                 people.append(outcome)
             else:
@@ -135,22 +145,14 @@ def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], li
         if reason:
             rejected.append(Rejected(source, name, reason))
             continue
-        entry = entries.setdefault(name, ImageEntry(name, _size_px(image), []))
-        entry.annotations.append((position, source, annotation))
+        size_px = size_of(image.get("width"), image.get("height"))
+        entries.setdefault(name, ImageEntry(name, [])).annotations.append(Entry(position, source, annotation, size_px))
     return list(entries.values()), rejected
 
 
-def _size_px(image: dict[str, Any]) -> tuple[float, float] | None:
-    width, height = image.get("width"), image.get("height")
-    if isinstance(width, int | float) and isinstance(height, int | float) and 0 < width < 1e6 and 0 < height < 1e6:
-        return float(width), float(height)
-    return None
-
-
-def _seen(
-    image: ImageEntry, row: int, source: str, annotation: dict[str, Any], joints: dict[Id, tuple[int, ...]]
-) -> Seen | Rejected:
+def _seen(image: ImageEntry, entry: Entry, joints: dict[Id, tuple[int, ...]]) -> Seen | Rejected:
     """Return an annotation's person. The third number of a keypoint is COCO's visibility (0: not labelled) or a confidence."""
+    source, annotation = entry.source, entry.annotation
     if annotation.get("iscrowd"):
         return Rejected(source, image.name, "is a crowd, not a person")
     category = id_of(annotation.get("category_id"))
@@ -178,7 +180,7 @@ def _seen(
         if numbers is None or not np.isfinite(numbers).all():
             return Rejected(source, image.name, "'bbox' is not 4 numbers")
         numbers = numbers if numbers.any() else None  # [0, 0, 0, 0] is how many tools write that there is no box
-    return Seen(image.name, source, keypoints, numbers, image.size_px, row)
+    return Seen(image.name, source, keypoints, numbers, entry.size_px, entry.row)
 
 
 def _numbers(value: Any, count: int) -> Float[np.ndarray, " count"] | None:

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import NO_OPENPOSE, Person, Rejected
+from pipelines.readers.base import NO_OPENPOSE, Note, Person, Rejected
+from pipelines.readers.formats.image_check import check_image
+from pipelines.readers.formats.image_frames import READ_AS_STORED, frame_of
 from pipelines.readers.formats.image_names import is_text
 from pipelines.readers.formats.openpose_file import SMALLEST_PX
 from pipelines.readers.openpose import match_people, read_detections
@@ -60,6 +62,30 @@ def shown(value: object) -> str:
     return f"{str(value)[:80]!a}" if simple else f"a {type(value).__name__}"
 
 
+def upright(seen: Seen, root: Path) -> tuple[Seen, str, list[Note]]:
+    """Return a person in the pixels of the upright image; why there are none, or ''; and what is worth knowing of it."""
+    frame = frame_of(seen.image_size_px, check_image(root / seen.image))
+    if frame.to_upright is None:
+        return seen, frame.problem, []
+    keypoints = seen.keypoints_px.copy()
+    visible = keypoints[:, 2] > 0
+    keypoints[visible, :2] = frame.points(keypoints[visible, :2])
+    box = None if seen.box_xywh is None else frame.box(seen.box_xywh)
+    turned = replace(seen, keypoints_px=keypoints, box_xywh=box, image_size_px=frame.size_px)
+    return turned, "", [Note(READ_AS_STORED)]
+
+
+def outcomes(seen: Seen | Rejected, root: Path, min_body_joints: int) -> tuple[Person | Rejected, list[Note]]:
+    """Return the person in the upright image's pixels, or why it is rejected; and what is worth knowing of it."""
+    if isinstance(seen, Rejected):
+        return seen, []
+    there, problem, notes = upright(seen, root)
+    person = checked_person(there, min_body_joints)
+    if problem and isinstance(person, Person):
+        return Rejected(seen.source, seen.image, problem), []
+    return person, notes if isinstance(person, Person) else []
+
+
 def checked_person(seen: Seen, min_body_joints: int) -> Person | Rejected:
     """Return a person with a box and enough joints, or the reason."""
     reason = _problem(seen, min_body_joints)
@@ -76,6 +102,7 @@ def checked_person(seen: Seen, min_body_joints: int) -> Person | Rejected:
         scale=scale,
         keypoints_px=seen.keypoints_px.astype(np.float32),
         source=seen.source,
+        image_size_px=seen.image_size_px,
         row=seen.row,
     )
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from pipelines.errors import StageError, UsageError
-from pipelines.readers.base import Option, Person, ReaderOptions, Rejected
+from pipelines.readers.base import Note, Option, Person, ReaderOptions, Rejected
 from pipelines.readers.custom import coco_like, openpose_folder, table
 from pipelines.readers.custom.joint_names import parse_renames
 
@@ -27,7 +27,7 @@ OPTIONS = (
     Option(
         "table", "file",
         "CSV or Parquet, a row a person: image; left_knee_x, left_knee_y, left_knee_confidence and so on; if known x, y, "
-        "width, height; if useful person.",
+        "width, height, and image_width, image_height; if useful person.",
     ),
     Option(
         "joints", "text",
@@ -70,13 +70,13 @@ def parts(root: Path, options: ReaderOptions) -> Iterable[Part]:
     return coco_like.parts(path, root, renames)
 
 
-def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected]:
+def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
     """Yield all people of one part."""
     if isinstance(part, openpose_folder.FolderPart):
         return openpose_folder.read(part, options)
     if isinstance(part, table.TablePart):
-        return table.read(part, options)
-    return coco_like.read(part, options)
+        return table.read(root, part, options)
+    return coco_like.read(root, part, options)
 
 
 def _source(root: Path, options: ReaderOptions) -> tuple[str, Path]:

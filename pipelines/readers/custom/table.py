@@ -15,34 +15,39 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines.errors import StageError
-from pipelines.readers.base import Person, ReaderOptions, Rejected
+from pipelines.readers.base import Note, Person, ReaderOptions, Rejected
 from pipelines.readers.custom.joint_names import UNUSED, resolve
-from pipelines.readers.custom.people import Seen, checked_person, matched, place_image
+from pipelines.readers.custom.people import Seen, matched, outcomes, place_image
+from pipelines.readers.formats.image_frames import size_of
 from pipelines.readers.formats.openpose_file import confidence_problem
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
-IMAGE, PERSON, BOX = "image", "person", ("x", "y", "width", "height")
+IMAGE, PERSON, BOX, SIZE = "image", "person", ("x", "y", "width", "height"), ("image_width", "image_height")
+_LAST = len(BOX) + len(SIZE)
 _ROWS_A_PART = 5000
 _CONFIDENCE = ("_confidence", "_score", "_visibility")
 
 
 @dataclass(frozen=True)
 class TablePart:
-    """Rows of some images. `values`: x, y, confidence of each joint in `places`, then the box; NaN where a cell is empty."""
+    """Rows of some images.
+
+    `values`: x, y, confidence of each joint in `places`, the box, the image's size; NaN where a cell is empty.
+    """
 
     places: tuple[int, ...]
     images: list[str]
     sources: list[str]
-    values: Float[np.ndarray, "n 3j+4"]
+    values: Float[np.ndarray, "n 3j+6"]
     rows: list[int]  # places in the table
     rejected: tuple[Rejected, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Columns:
-    """Names of the columns that are read, in the order of TablePart.values; '' for a confidence or box that is not given."""
+    """Names of the columns that are read, in the order of TablePart.values; '' for what is not given."""
 
     names: tuple[str, ...]
     places: tuple[int, ...]
@@ -53,7 +58,7 @@ class _Columns:
 class _Rows:
     images: list[str]
     people: list[str]
-    values: Float[np.ndarray, "n 3j+4"]
+    values: Float[np.ndarray, "n 3j+6"]
     rejected: list[Rejected]
 
 
@@ -80,15 +85,15 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
             together = []
 
 
-def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]:
+def read(root: Path, part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
     yield from part.rejected
     people: list[Person] = []
     for row, image, source, values in zip(part.rows, part.images, part.sources, part.values):
         if people and people[0].image != image:
             yield from matched(people, options.openpose)
             people = []
-        seen = _seen(part.places, row, image, source, values)
-        outcome = seen if isinstance(seen, Rejected) else checked_person(seen, options.min_body_joints)
+        outcome, notes = outcomes(_seen(part.places, row, image, source, values), root, options.min_body_joints)
+        yield from notes
         if isinstance(outcome, Person):
             people.append(outcome)
         else:
@@ -98,7 +103,7 @@ def read(part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected]
 
 def _seen(places: tuple[int, ...], row: int, image: str, source: str, values: Float[np.ndarray, " m"]) -> Seen | Rejected:
     """Return a row's person. A joint without x or y was not seen; one without confidence was, with certainty."""
-    given, box = values[:-4].reshape(-1, 3).copy(), values[-4:]
+    given, box, size = values[:-_LAST].reshape(-1, 3).copy(), values[-_LAST : -len(SIZE)], values[-len(SIZE) :]
     given[np.isnan(given[:, 2]), 2] = 1
     given[np.isnan(given[:, :2]).any(1)] = 0
     reason = confidence_problem(given[:, 2])
@@ -110,7 +115,7 @@ def _seen(places: tuple[int, ...], row: int, image: str, source: str, values: Fl
         return Rejected(source, image, f"its box has some of {', '.join(BOX)} but not all")
     keypoints = np.zeros((49, 3))
     keypoints[list(places)] = given
-    return Seen(image, source, keypoints, None if np.isnan(box).any() else box.copy(), row=row)
+    return Seen(image, source, keypoints, None if np.isnan(box).any() else box.copy(), size_of(*size.tolist()), row)
 
 
 def _columns(header: list[str], renames: Mapping[str, str], file: Path) -> _Columns:
@@ -131,7 +136,8 @@ def _columns(header: list[str], renames: Mapping[str, str], file: Path) -> _Colu
         if place != UNUSED:
             sure = next((name + end for end in _CONFIDENCE if name + end in header), "")
             out += [f"{name}_x", f"{name}_y", sure]
-    out += BOX if given else [""] * 4
+    out += BOX if given else [""] * len(BOX)
+    out += SIZE if set(SIZE) <= set(header) else [""] * len(SIZE)
     return _Columns(tuple(out), tuple(p for p in places if p != UNUSED), PERSON in header)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -16,14 +17,20 @@ _TAIL = 4096  # cameras and editors may add bytes after the image's end
 
 
 _ORIENTATION, _LYING = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that exchange width and height
+_REMEMBERED = 10_000  # checks: readers compare sizes of the images that are checked after them
 
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """Why an image can't be used, or ''; then its width and height in px, upright, are known."""
+    """Why an image can't be used, or ''; then its width and height in px are known, upright and as stored.
+
+    `orientation`: EXIF's, 1 to 8; 1 if the stored image is upright.
+    """
 
     problem: str = ""
     size_px: tuple[int, int] = (0, 0)
+    stored_px: tuple[int, int] = (0, 0)
+    orientation: int = 1
 
 
 def check_image(path: Path, *, decode: bool = False) -> ImageCheck:
@@ -33,13 +40,27 @@ def check_image(path: Path, *, decode: bool = False) -> ImageCheck:
     decoded, at an eighth of its size, which finds damage in between.
     """
     try:
+        found = path.stat()
+    except (OSError, ValueError):
+        return _check(path, decode)
+    return _remembered(path, decode, found.st_mtime_ns, found.st_size)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered(path: Path, decode: bool, changed_ns: int, size: int) -> ImageCheck:
+    return _check(path, decode)
+
+
+def _check(path: Path, decode: bool) -> ImageCheck:
+    try:
         with path.open("rb") as handle:
             with Image.open(handle) as image:
                 end = _ENDS.get(image.format or "")
                 # Of a PNG without, Pillow would decode all to look for it after the pixels.
                 exif = image.getexif() if image.format != "PNG" or "exif" in image.info else {}
-                lying = exif.get(_ORIENTATION) in _LYING
-                size = image.size[::-1] if lying else image.size
+                found = exif.get(_ORIENTATION, 1)
+                orientation = found if found in range(1, 9) else 1
+                stored = image.size
             handle.seek(max(0, os.fstat(handle.fileno()).st_size - _TAIL))
             if end is not None and end not in handle.read():
                 return ImageCheck("its image is cut short")
@@ -53,7 +74,8 @@ def check_image(path: Path, *, decode: bool = False) -> ImageCheck:
         return ImageCheck(f"its image can't be decoded ({type(error).__name__})")
     if decode and not _decodes(path):
         return ImageCheck("its image can't be decoded")
-    return ImageCheck(size_px=size)
+    size = stored[::-1] if orientation in _LYING else stored
+    return ImageCheck(size_px=size, stored_px=stored, orientation=orientation)
 
 
 def _decodes(path: Path) -> bool:

@@ -277,10 +277,10 @@ def test_a_box_outside_its_image_is_rejected_and_one_at_its_edge_is_not(mine: Pa
         "below": [10, height + 60, 50, 50],
         "edge": [width - 10, 10, 50, 50],
     }
-    content["images"] = content["images"][:1]
+    content["images"] = [{"id": content["images"][0]["id"], "file_name": file.name}]
     content["annotations"] = []
     for number, (x, y, w, h) in enumerate(boxes.values()):
-        keypoints = [value for k in range(17) for value in (x + 3 * k, y + 3 * k, 2)]
+        keypoints = [value for k in range(17) for value in (x + k / 2, y + 3 * k, 2)]
         content["annotations"].append(first | {"id": number, "bbox": [x, y, w, h], "keypoints": keypoints})
     path.write_text(json.dumps(content))
     data = DataFolder(tmp_path / "data")
