@@ -1,4 +1,4 @@
-"""The command that trains. Its options bear the published names (SPIN's utils/train_options.py), and some of our own."""
+"""The command that trains. Its options are the settings of `pipelines.training.config`, by their published names."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from pipelines.commands.common import (
     training_datasets,
 )
 from pipelines.errors import UsageError
-from pipelines.folders import which_body
+from pipelines.folders import RunFolder, which_body
+from pipelines.training.config import HEADINGS, MACHINE, RUN, SETTINGS, Setting, TrainConfig
 
 if TYPE_CHECKING:
-    from pipelines.folders import RunFolder
+    from collections.abc import Callable
 
-# Published settings of another place and time: where their run lay, and how its own file was found.
+# Published settings that concern another machine: the folders of that run, and its own file of options.
 _NOT_TAKEN = ("log_dir", "summary_dir", "checkpoint_dir", "from_json")
 _GIVEN = (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.DEFAULT_MAP)
 _RENAMED = {
@@ -40,14 +41,14 @@ _RENAMED = {
 
 
 class GroupedCommand(click.Command):
-    """Help with headings: options stand under the heading given with `heading=` in `_option`."""
+    """A command whose help has the options under the headings of `HEADINGS`."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, str]]] = {heading: [] for heading in HEADINGS}
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx) if isinstance(param, click.Option) else None
             if record is not None:
-                groups.setdefault(getattr(param, "heading", "The run"), []).append(record)
+                groups[getattr(param, "heading", RUN)].append(record)
         for heading, records in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(records)
@@ -56,21 +57,17 @@ class GroupedCommand(click.Command):
 class _Option(Option):
     """An option that knows its heading."""
 
-    def __init__(self, *args: Any, heading: str = "The run", **kwargs: Any) -> None:
+    def __init__(self, *args: Any, heading: str = RUN, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.heading = heading
 
 
-def _option(*names: str, heading: str, **settings: Any) -> Any:
-    return click.option(*names, cls=_Option, heading=heading, show_default=True, **settings)
-
-
 def _from_json(ctx: click.Context, param: click.Parameter, path: Path | None) -> None:
-    """Makes the file's settings the defaults; the command line comes before them."""
+    """Make the file's settings the defaults; the command line comes before them."""
     if path is None:
         return
     try:
-        # NumPy's infinity, as the published code writes "no time limit", is no JSON; nothing else that isn't is let in.
+        # Published files have Infinity for "no time limit". It is not JSON, and the only exception that is accepted.
         content = json.loads(path.read_text(), parse_constant={"Infinity": math.inf}.__getitem__)
     except (OSError, ValueError, KeyError, RecursionError) as error:
         raise UsageError(f"--from-json {path}: not JSON that can be read ({error})") from error
@@ -105,8 +102,37 @@ def _shares(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) 
     return shares
 
 
-_LOOP, _LOSS, _SEEN = "Fits in the loop", "Losses and supervision", "What the network sees"
-_WATCH, _COST = "What is watched", "Machine"
+def _type(setting: Setting) -> Any:
+    if setting.choices:
+        return click.Choice(setting.choices)
+    if setting.is_file:
+        return click.Path(dir_okay=False)
+    if setting.least is not None:
+        return click.IntRange(setting.least)
+    return str if setting.kind in (tuple, dict) else setting.kind
+
+
+def _option(setting: Setting) -> Any:
+    """Return the decorator that adds a setting's option."""
+    more: dict[str, Any] = {"help": setting.help, "heading": setting.heading, "also": setting.also}
+    names = setting.names
+    if setting.kind is bool:
+        names = (f"{names[0]}/--no-{names[0][2:]}",) if setting.default else names
+        more |= {"is_flag": True, "default": setting.default, "show_default": bool(setting.default)}
+    else:
+        more |= {"type": _type(setting), "metavar": setting.metavar}
+        if setting.kind in (tuple, dict):
+            more |= {"multiple": True, "callback": _shares if setting.kind is dict else None}
+        else:
+            more |= {"default": setting.default, "show_default": setting.default is not None}
+    return click.option(*names, setting.option, cls=_Option, **more)
+
+
+def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the command an option for each setting of TrainConfig."""
+    for setting in reversed(SETTINGS.values()):
+        command = _option(setting)(command)
+    return command
 
 
 @click.command(cls=GroupedCommand)
@@ -114,129 +140,18 @@ _WATCH, _COST = "What is watched", "Machine"
 @DATASET_OPTION
 @click.option("--run", "name", cls=Option, also=("--name",),
               help="The run's name: its folder in --log-dir. Default: the next free of run-1, run-2, …")  # fmt: skip
-@click.option("--mix", multiple=True, callback=_shares, metavar="NAME=SHARE",
-              help="A data set's share of what is seen; may be repeated. Default: as published, h36m 0.3, mpi-inf-3dhp 0.1, "
-              "all others 0.6 by their size, as far as they are there.")  # fmt: skip
 @DATA
 @FITS
 @LOG_DIR
 @click.option("--from-json", type=click.Path(dir_okay=False, path_type=Path), is_eager=True, expose_value=False,
               callback=_from_json,
               help="Options from a JSON object, published config.json files too; the command line comes first.")  # fmt: skip
-@click.option("--resume", is_flag=True, help="Go on from the run's last checkpoint, fits included.")
+@click.option("--resume", is_flag=True, help="Continue from the run's last checkpoint, fits included.")
 @click.option("--checkpoint", type=click.Path(dir_okay=False, path_type=Path),
-              help="With --resume: go on from this checkpoint of the run.")  # fmt: skip
-@click.option(
-    "--pretrained-checkpoint",
-    type=click.Path(dir_okay=False),
-    help="Start from this network, ours or SPIN's.",
-)
-@click.option("--epochs", "--num-epochs", "epochs", type=click.IntRange(1), default=50, show_default=True)
-@click.option("--max-steps", type=click.IntRange(1), help="End after this many steps, whatever the epochs.")
-@click.option("--time-to-run", type=float, metavar="SECONDS", help="Stop by then, at a checkpoint; --resume goes on.")
-@click.option("--batch-size", type=click.IntRange(1), default=64, show_default=True, help="Of each worker.")
-@click.option("--lr", type=float, default=5e-5, show_default=True, help="Adam's step size.")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--keep", type=click.IntRange(0), default=5, show_default=True,
-              help="Newest checkpoints that are kept, with the fits' states they belong to, besides the best of those measured "
-              "on --eval-dataset, which checkpoints/best.json names; 0: all.")  # fmt: skip
-@click.option("--checkpoint-steps", type=click.IntRange(1), default=1000, show_default=True)
-@_option(
-    "--backbone",
-    type=click.Choice(["resnet18", "resnet34", "resnet50", "resnet101"]),
-    default="resnet50",
-    heading=_SEEN,
-)
-@_option(
-    "--backbone-weights",
-    type=click.Path(dir_okay=False),
-    help="ImageNet weights: a torchvision file, or 'imagenet' to download torchvision's (published).",
-    heading=_SEEN,
-)
-@_option("--img-res", type=int, default=224, help="Side of the crop the network sees, px.", heading=_SEEN)
-@_option("--rot-factor", type=float, default=30.0, help="Augmentation: turns, degrees.", heading=_SEEN)
-@_option("--scale-factor", type=float, default=0.25, help="Augmentation: size of the box.", heading=_SEEN)
-@_option("--noise-factor", type=float, default=0.4, help="Augmentation: colour gains.", heading=_SEEN)
-@_option("--shuffle-train/--no-shuffle-train", default=True, help="A new order in every epoch.", heading=_SEEN)
-@_option("--run-smplify/--no-run-smplify", default=True, help="Fit in the loop.", heading=_LOOP)
-@_option(
-    "--solver",
-    type=click.Choice(["lm", "adam"]),
-    default="lm",
-    help="adam: the published procedure.",
-    heading=_LOOP,
-)
-@_option("--objective", type=click.Choice(["anchored", "published"]), default="anchored", heading=_LOOP,
-         help="Of the fits, as of those in the store: see fit-static.")  # fmt: skip
-@_option("--iterations", "smplify_iterations", also=("--num-smplify-iters",), type=click.IntRange(1), default=10,
-         heading=_LOOP, help="Of the solver (published: --solver adam with 100).")  # fmt: skip
-@_option("--smplify-threshold", type=float, default=100.0, heading=_LOOP,
-         help="A fit teaches if its reprojection loss, px², is below.")  # fmt: skip
-@_option(
-    "--keypoint-loss-weight",
-    type=float,
-    default=5.0,
-    help="Of 2D keypoints, and of known 3D joints.",
-    heading=_LOSS,
-)
-@_option("--pose-loss-weight", type=float, default=1.0, heading=_LOSS)
-@_option("--beta-loss-weight", type=float, default=0.001, heading=_LOSS)
-@_option("--shape-loss-weight", type=float, default=0.0, help="Of vertices; needs the full mesh.", heading=_LOSS)
-@_option("--openpose-train-weight", type=float, default=0.0, help="Of OpenPose's 25 keypoints.", heading=_LOSS)
-@_option("--clip-gradient", type=float, default=0.0, metavar="NORM", heading=_LOSS,
-         help="Shorten longer gradients to this, against batches that undo a training; 0: don't (published).")  # fmt: skip
-@_option("--gt-train-weight", type=float, default=1.0, help="Of the 24 annotated keypoints.", heading=_LOSS)
-@_option(
-    "--ignore-3d",
-    is_flag=True,
-    help="Don't use true bodies and 3D joints where they are known.",
-    heading=_LOSS,
-)
-@_option(
-    "--eval-dataset",
-    "eval_datasets",
-    multiple=True,
-    help="Data set to measure on meanwhile; may be repeated.",
-    heading=_WATCH,
-)
-@_option("--test-steps", type=click.IntRange(1), default=1000, help="Steps between measurements.", heading=_WATCH)
-@_option("--eval-images", type=click.IntRange(1), default=500, help="Of each data set, at most.", heading=_WATCH)
-@_option("--summary-steps", type=click.IntRange(1), default=10, heading=_WATCH,
-         help="Steps between lines of the table and points of the curves.")  # fmt: skip
-@_option(
-    "--picture-steps",
-    type=click.IntRange(1),
-    default=500,
-    help="Steps between pictures in TensorBoard.",
-    heading=_WATCH,
-)
-@_option("--workers", type=click.IntRange(1), default=1, help="Trainer processes.", heading=_COST)
-@click.option(
-    "--address",
-    cls=_Option,
-    heading=_COST,
-    help="A running Ray cluster to use, instead of this machine alone.",
-)
-@_option("--threads", type=click.IntRange(1), heading=_COST,
-         help="Of each trainer's computations. Default: its share of the cores.")  # fmt: skip
-@_option("--accumulate", type=click.IntRange(1), default=1, heading=_COST,
-         help="Batches an optimiser step: 8 with one worker is the batch of 8 workers.")  # fmt: skip
-@_option("--precision", type=click.Choice(["auto", "float32", "bfloat16"]), default="auto", heading=_COST,
-         help="Of the convolutions. auto: bfloat16 where the processor multiplies it (new GPUs, CPUs with AMX).")  # fmt: skip
-@_option(
-    "--channels-last/--no-channels-last",
-    default=True,
-    heading=_COST,
-    help="How images lie in memory; faster.",
-)
-@_option(
-    "--num-workers",
-    type=click.IntRange(1),
-    default=2,
-    help="Threads of each trainer that decode images.",
-    heading=_COST,
-)
-@_option("--pin-memory/--no-pin-memory", default=True, help="Where there is a GPU.", heading=_COST)
+              help="With --resume: continue from this checkpoint of the run.")  # fmt: skip
+@click.option("--address", cls=_Option, heading=MACHINE,
+              help="A running Ray cluster to use, instead of this machine alone.")  # fmt: skip
+@_settings
 @click.pass_context
 def train(
     ctx: click.Context, name: str | None, datasets: tuple[str, ...], data: Path, log_dir: Path, address: str | None,
@@ -259,7 +174,6 @@ def train(
     """
     from pipelines import journal
     from pipelines.progress import say
-    from pipelines.training.config import TrainConfig
     from pipelines.training.preflight import run_lock
     from pipelines.training.run import go_back_to
     from pipelines.training.run import train as run_training
@@ -282,7 +196,7 @@ def train(
         with journal.recorded(folder.journal, "train", name=run.root.name, workers=config.workers) as entry:
             done = run_training(folder, run, config, resume=resume, address=address)
             entry |= {"steps": done.steps, "datasets": list(config.datasets), "shares": done.shares}
-    short = f" of {done.planned}; --run {run.root.name} --resume goes on" if done.steps < done.planned else ""
+    short = f" of {done.planned}; --run {run.root.name} --resume continues" if done.steps < done.planned else ""
     say(f"{done.run}: {done.steps} steps{short}; checkpoint {done.checkpoint}")
     if done.best is not None:
         say(f"  best on {', '.join(done.best['datasets'])}: checkpoint {done.run / 'checkpoints' / done.best['checkpoint']}, "
@@ -291,9 +205,7 @@ def train(
 
 
 def _run(log_dir: Path, name: str | None, resume: bool) -> RunFolder:
-    """The run that was named; else the newest to resume, or the next number that is free."""
-    from pipelines.folders import RunFolder
-
+    """Return the named run; else the newest to resume, or the next number that is free."""
     if name is not None:
         return RunFolder.of(log_dir, name)
     if resume:

@@ -18,6 +18,8 @@ from pipelines.errors import UsageError
 if TYPE_CHECKING:
     from jaxtyping import Int
 
+    from pipelines.training.config import TrainConfig
+
 # The published mix (SPIN, section 4.1 and its MixedDataset): what has a share of its own; all others are in the wild, and share
 # the rest by their size.
 PUBLISHED_SHARES = {"h36m": 0.3, "mpi-inf-3dhp": 0.1}
@@ -102,6 +104,27 @@ class Plan:
             order = _mixed_order(self, place.epoch)
             start = place.batch * self.batch
         return order[start : start + self.batch]
+
+
+def plan_of(config: TrainConfig, sizes: list[int], world: int = 1, rank: int = 0) -> Plan:
+    """Return which samples each step takes, of data sets of these sizes. Raise UsageError if the mix is wrong."""
+    shares = shares_of(dict(zip(config.datasets, sizes)), config.mix)
+    return Plan(
+        tuple(sizes),
+        config.batch_size,
+        world,
+        rank,
+        config.seed,
+        tuple(shares.values()),
+        config.shuffle_train,
+    )
+
+
+def last_step(config: TrainConfig, plan: Plan) -> int:
+    """Return the number of batches of each worker in the whole training: whole steps of the optimiser."""
+    steps = config.epochs * plan.batches_per_epoch
+    steps = steps if config.max_steps is None else min(steps, config.max_steps)
+    return steps - steps % config.accumulate
 
 
 @lru_cache(maxsize=4)

@@ -21,8 +21,9 @@ from pipelines.fitting.fit_static import compile_solver
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.preprocessing.pack import made_for, open_crops
 from pipelines.progress import say
+from pipelines.training.batch_plan import last_step, plan_of
 from pipelines.training.checkpoints import prune
-from pipelines.training.config import TrainConfig, last_step, plan_of
+from pipelines.training.config import TrainConfig
 from pipelines.training.preflight import require_same_fingerprints, require_tags, with_starting_weights
 from pipelines.training.retries import run_workers
 from pipelines.training.terminal import live_table

@@ -23,8 +23,9 @@ from pipelines.errors import EXPECTED, StageError, cause
 from pipelines.fits.client import FitsClient, LookUp
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.preprocessing.pack import made_for, open_crops
+from pipelines.training.batch_plan import last_step, plan_of
 from pipelines.training.checkpoints import keep_checkpoint, new_tag, prune
-from pipelines.training.config import TrainConfig, last_step, plan_of
+from pipelines.training.config import TrainConfig
 from pipelines.training.loading import LoadedBatch, TrainingData, batches
 from pipelines.training.loop_fits import LoopFits, NewFits, stored_fits
 from pipelines.training.metrics_log import MetricsLog
