@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipelines.errors import UsageError
+from pipelines.readers import TRAINING_SETS
+from store.errors import UnusableNameError
+from store.files.open import bucket_and_prefix
 
 if TYPE_CHECKING:
     from pipelines.folders import DataFolder
@@ -35,9 +38,6 @@ DATA = click.option(
 
 def _keep_fits(context: click.Context, _: click.Parameter, value: str | None) -> None:
     if value is not None and "://" in value:
-        from store.errors import UnusableNameError
-        from store.files.open import bucket_and_prefix
-
         try:
             bucket_and_prefix(value)
         except UnusableNameError as error:
@@ -86,7 +86,7 @@ class Group(click.Group):
 
 def data_folder(path: Path) -> DataFolder:
     """Return the named data folder, with its fits where --fits says, if the command has that option."""
-    from pipelines.folders import DataFolder
+    from pipelines.folders import DataFolder  # loads torch, and every command imports this module
 
     context = click.get_current_context(silent=True)
     return DataFolder(path, (context.meta.get(_FITS) if context else None) or "")
@@ -110,6 +110,4 @@ def chosen_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
 
 def training_datasets(data: DataFolder, named: tuple[str, ...]) -> list[str]:
     """Return the named data sets; else the published training sets that are there, or the only data set there is."""
-    from pipelines.readers import TRAINING_SETS
-
     return chosen_datasets(data, named or tuple(name for name in TRAINING_SETS if name in data.known()))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import numpy as np
 
 from pipelines.commands.common import DATA, data_folder
+from pipelines.demo.bodies import BodyEstimator, DemoRequest, requests_in_folder, run_demo
+from pipelines.demo.output import from_the_side, meshes, over_the_image, parameters, write_picture
 from pipelines.errors import EXPECTED, StageError, UsageError
-from pipelines.folders import crop_line, which_body
+from pipelines.folders import DataFolder, crop_line, which_body
+from pipelines.progress import progress, say
+from spin.fitting.verdicts import DOUBTFUL_MM
 from spin.published_crop import CROP_RULES
-
-if TYPE_CHECKING:
-    from pipelines.demo.bodies import BodyEstimator, DemoRequest
-    from pipelines.folders import DataFolder
+from spin.rendering.gltf import check_ending
+from store.files.atomic import write_file
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -74,9 +77,6 @@ def demo(
       spin-pipe demo --img photo.jpg --openpose photo_keypoints.json --fit --person all
       spin-pipe demo --img photos --openpose detections --fit --outfile bodies --save-params
     """
-    from pipelines.demo.bodies import DemoRequest, requests_in_folder
-    from pipelines.progress import progress, say
-
     if checkpoint is None and not fit:
         raise UsageError(
             "no way to find a body: give a network (--checkpoint FILE), or detections to fit (--openpose FILE --fit), or both"
@@ -125,9 +125,6 @@ def demo(
 
 def _estimator(folder: DataFolder, checkpoint: Path | None, fit: bool, crop: str | None) -> BodyEstimator:
     """Return the estimator, and say which body and which crop it uses."""
-    from pipelines.demo.bodies import BodyEstimator
-    from pipelines.progress import say
-
     say(which_body(folder))
     estimator = BodyEstimator(folder, checkpoint, fit, crop)
     if checkpoint is not None:
@@ -144,14 +141,6 @@ def _one(
     focal: float | None,
 ) -> list[str]:
     """Estimate the bodies in one image and write the outputs; return the lines to print."""
-    import numpy as np
-
-    from pipelines.demo.bodies import run_demo
-    from pipelines.demo.output import from_the_side, meshes, over_the_image, parameters, write_picture
-    from spin.fitting.verdicts import DOUBTFUL_MM
-    from spin.rendering.gltf import check_ending
-    from store.files.atomic import write_file
-
     mesh = None if save_mesh is None else Path(save_mesh or f"{outfile}.glb")
     if mesh is not None:
         check_ending(mesh)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pipelines import journal
+from pipelines.cluster.session import ray_session
 from pipelines.commands.common import (
     ADDRESS,
     DATA,
@@ -21,12 +24,17 @@ from pipelines.commands.common import (
     data_folder,
 )
 from pipelines.errors import UsageError
-from pipelines.folders import crop_line, which_body
+from pipelines.evaluation import compare as comparison
+from pipelines.evaluation.evaluate import EvaluationConfig, default_output
+from pipelines.evaluation.evaluate import evaluate as run_evaluation
+from pipelines.evaluation.result import read_json, table
+from pipelines.evaluation.result_rows import samples_of_result
+from pipelines.evaluation.subjects import Subject, checkpoint_subject, fits_subject, result_subject
+from pipelines.folders import DataFolder, RunFolder, crop_line, which_body
+from pipelines.progress import say
+from spin.evaluation.protocols import ALIASES, PROTOCOLS
 from spin.published_crop import CROP_RULES
-
-if TYPE_CHECKING:
-    from pipelines.evaluation.subjects import Subject
-    from pipelines.folders import DataFolder
+from store.annotations.table import Annotations
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 
@@ -84,13 +92,6 @@ def evaluate(
       spin-pipe eval world-test --stored-fits
       spin-pipe eval h36m-p2 --result-in theirs.npz --json
     """
-    from pipelines import journal
-    from pipelines.cluster.session import ray_session
-    from pipelines.evaluation.evaluate import evaluate as run
-    from pipelines.evaluation.result import read_json, table
-    from pipelines.progress import say
-    from spin.evaluation.protocols import ALIASES
-
     folder = data_folder(data)
     if sum(given is not None for given in (name, checkpoint, stored_fits, result_in)) != 1:
         raise UsageError("give one of --run RUN, --checkpoint FILE, --stored-fits [TAG], --result-in FILE")
@@ -111,7 +112,7 @@ def evaluate(
             output = out or _default_output(folder, dataset, subject)
             _check_overwriting(result_in, npz or output.with_suffix(".npz"))
             with journal.recorded(folder.journal, "eval", dataset=dataset, **_for_journal(subject)) as entry:
-                done = run(folder, dataset, subject, output, npz=npz, config=config, address=address)
+                done = run_evaluation(folder, dataset, subject, output, npz=npz, config=config, address=address)
                 entry |= done.metrics
             left_out = len(done.result.left_out)
             if left_out:
@@ -120,8 +121,6 @@ def evaluate(
             rows.append((dataset, done.result.scores.count, done.metrics))
             texts.append(read_json(output))
     if as_json:
-        import json
-
         click.echo(json.dumps(texts[0] if len(texts) == 1 else texts, indent=1))
     else:
         click.echo("\n".join(table(rows)))
@@ -148,9 +147,6 @@ def _for_journal(subject: Subject) -> dict[str, Any]:
 
 
 def _config(settings: dict[str, Any]) -> Any:
-    from pipelines.evaluation.evaluate import EvaluationConfig
-    from spin.evaluation.protocols import ALIASES, PROTOCOLS
-
     protocol = settings["protocol"]
     if protocol is not None:
         known = PROTOCOLS.get(ALIASES.get(protocol, protocol))
@@ -172,11 +168,6 @@ def _subject(
     data: DataFolder, dataset: str, log_dir: Path, name: str | None, checkpoint: Path | None, stored_fits: str | None,
     result_in: Path | None, crop: str | None,
 ) -> Subject:  # fmt: skip
-    from pipelines.evaluation.result_rows import samples_of_result
-    from pipelines.evaluation.subjects import checkpoint_subject, fits_subject, result_subject
-    from pipelines.folders import RunFolder
-    from store.annotations.table import Annotations
-
     if name is not None:
         checkpoint = RunFolder.of(log_dir, name).latest_checkpoint()
         if checkpoint is None:
@@ -190,8 +181,6 @@ def _subject(
 
 
 def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
-    from pipelines.evaluation.evaluate import default_output
-
     about = subject.about
     if about["kind"] == "fits":
         return data.root / "evaluation" / f"{dataset}@fits{'-' if about['tag'] else ''}{about['tag']}.json"
@@ -221,12 +210,8 @@ def compare(first: Path, second: Path, anyway: bool, by: str | None, draws: int,
     Example:
       spin-pipe compare logs/first/evaluation/3dpw@step_1000.json logs/second/evaluation/3dpw@step_1000.json
     """
-    import json
-
-    from pipelines.evaluation import compare
-
-    found = compare.compare_results(first, second, anyway=anyway, by=by, seed=seed, draws=draws)
+    found = comparison.compare_results(first, second, anyway=anyway, by=by, seed=seed, draws=draws)
     if as_json:
-        click.echo(json.dumps(compare.as_json(found), indent=1))
+        click.echo(json.dumps(comparison.as_json(found), indent=1))
     else:
-        click.echo("\n".join(compare.lines(found)))
+        click.echo("\n".join(comparison.lines(found)))

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from pipelines import journal
 from pipelines.commands.common import DATA, DATASETS, FITS, WORKERS, Option, chosen_datasets, data_folder
 from pipelines.errors import UsageError
-from pipelines.folders import which_body
-
-if TYPE_CHECKING:
-    from pipelines.folders import DataFolder
+from pipelines.exchange.export import FIT_FORMATS
+from pipelines.exchange.export import export_annotations as write_annotations
+from pipelines.exchange.export import export_fits as write_fits
+from pipelines.exchange.export_meshes import export_glb
+from pipelines.exchange.import_annotations import import_annotations as read_annotations
+from pipelines.exchange.import_fits import import_fits as read_fits
+from pipelines.folders import DataFolder, which_body
+from pipelines.progress import say
+from spin.fitting.verdicts import DOUBTFUL_MM
+from store.files.open import open_files
+from store.fits.format.layout import CURRENT
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _FORMATS = ("spin", "static", "mview", "eft", "4dhumans", "bedlam", "parquet", "glb")
@@ -63,13 +70,6 @@ def export_fits(
       spin-pipe export-fits world --format glb --sample 0
       spin-pipe export-fits 3dpw --format glb --sequence downtown_walking_00 --fps 30
     """
-    from pipelines import journal
-    from pipelines.exchange.export import FIT_FORMATS
-    from pipelines.exchange.export import export_fits as run
-    from pipelines.exchange.export_meshes import export_glb
-    from pipelines.progress import say
-    from spin.fitting.verdicts import DOUBTFUL_MM
-
     folder = data_folder(data)
     names = _with_fits(folder) if all_ and not datasets else chosen_datasets(folder, datasets)
     if out is not None and len(names) > 1:
@@ -83,7 +83,7 @@ def export_fits(
                 say(f"{mesh.path}: {f'{mesh.frames} frames' if mesh.frames else f'sample {mesh.samples[0]}'}")
             continue
         with journal.recorded(folder.journal, "export-fits", dataset=name, tag=tag, format=format_) as entry:
-            done = run(folder, name, out, tag=tag, format=format_)
+            done = write_fits(folder, name, out, tag=tag, format=format_)
             entry |= {"valid": done.valid, "samples": done.samples}
         say(f"{done.path}: {done.samples} samples, {done.valid} valid, {done.without_fit} without a fit")
         if done.doubtful:
@@ -95,9 +95,6 @@ def export_fits(
 
 def _with_fits(folder: DataFolder) -> list[str]:
     """The data sets that have fits. UsageError if none has."""
-    from store.files.open import open_files
-    from store.fits.format.layout import CURRENT
-
     found = [name for name in folder.known() if open_files(folder.fits(name)).exists(CURRENT)]
     if not found:
         raise UsageError(f"--all: no data set in {folder.root} has fits yet; run `spin-pipe fit-static`")
@@ -118,10 +115,6 @@ def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, 
     Example:
       spin-pipe export-annotations coco
     """
-    from pipelines import journal
-    from pipelines.exchange.export import export_annotations as run
-    from pipelines.progress import say
-
     folder = data_folder(data)
     names = chosen_datasets(folder, datasets)
     if out is not None and len(names) > 1:
@@ -129,7 +122,7 @@ def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, 
     say(which_body(folder))
     for name in names:
         with journal.recorded(folder.journal, "export-annotations", dataset=name) as entry:
-            done = run(folder, name, out, replace=overwrite)
+            done = write_annotations(folder, name, out, replace=overwrite)
             entry |= {"samples": done.samples}
         say(f"{done.path}: {done.samples} samples")
         if done.lost:
@@ -155,15 +148,11 @@ def import_annotations(file: Path, data: Path, name: str, root: Path, same_body:
     Example:
       spin-pipe import-annotations dataset_extras/coco_2014_train.npz --name coco --root raw/coco
     """
-    from pipelines import journal
-    from pipelines.exchange.import_annotations import import_annotations as run
-    from pipelines.progress import say
-
     folder = data_folder(data)
     target = folder.annotations(name)
     say(which_body(folder))
     with journal.recorded(folder.journal, "import-annotations", dataset=name, file=str(file), root=str(root)) as entry:
-        imported = run(folder, file, name, root, same_body=same_body, workers=workers)
+        imported = read_annotations(folder, file, name, root, same_body=same_body, workers=workers)
         done = imported.summary
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
@@ -202,15 +191,11 @@ def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective
       spin-pipe import-fits coco static_fits/coco_fits.npy
       spin-pipe import-fits coco eft_fit/COCO2014-All-ver01.json
     """
-    from pipelines import journal
-    from pipelines.exchange.import_fits import import_fits as run
-    from pipelines.progress import say
-
     folder = data_folder(data)
     (name,) = chosen_datasets(folder, (dataset,))
     say(which_body(folder))
     with journal.recorded(folder.journal, "import-fits", dataset=name, file=str(file)) as entry:
-        done = run(folder, name, file, same_body=same_body, objective=objective, ignore_3d=ignore_3d)
+        done = read_fits(folder, name, file, same_body=same_body, objective=objective, ignore_3d=ignore_3d)
         entry |= {"rows": done.rows, "offered": done.offered, "better": done.better}
     say(f"{folder.fits(name)}: {done.rows} rows, {done.offered} of them bodies that could be scored")
     say(f"  rows assigned to samples by {done.assigned_by}")
@@ -220,8 +205,6 @@ def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective
 
 
 def _say_rejected(reasons: dict[str, int], listing: Path | None) -> None:
-    from pipelines.progress import say
-
     for reason, count in list(reasons.items())[:_SHOWN]:
         say(f"  rejected {count}: {reason}")
     if len(reasons) > _SHOWN:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from pipelines import journal
 from pipelines.commands.common import DATA, Option, data_folder
+from pipelines.download.archives import ARCHIVES, BY_HAND, PUBLISHED, fetch, read_checksums, record_of
+from pipelines.download.http import checked_url
 from pipelines.errors import StageError, UsageError
-
-if TYPE_CHECKING:
-    from pipelines.folders import DataFolder
+from pipelines.folders import DataFolder
+from pipelines.progress import progress, say
+from pipelines.readers import DATASETS, OWN
+from spin.body.choice import examine, smpl_files
 
 
 @click.command("fetch-data")
@@ -46,11 +49,6 @@ def fetch_data(
       spin-pipe fetch-data
       spin-pipe fetch-data static_fits --base-url https://mirror.example.org/spin
     """
-    from pipelines import journal
-    from pipelines.download.archives import ARCHIVES, PUBLISHED, fetch, read_checksums
-    from pipelines.download.http import checked_url
-    from pipelines.progress import progress, say
-
     folder = data_folder(data)
     unknown = [name for name in archives if name not in ARCHIVES]
     if unknown:
@@ -92,10 +90,6 @@ def fetch_data(
 
 def _listing(folder: DataFolder, bases: tuple[str, ...]) -> str:
     """Archives, SMPL and the data sets: what, where from, where to, and whether it is there."""
-    from pipelines.download.archives import ARCHIVES, BY_HAND, record_of
-    from pipelines.readers import DATASETS, OWN
-    from spin.body.choice import examine, smpl_files
-
     lines = [f"Fetched by this command, from {', '.join(bases)}:"]
     for archive in ARCHIVES.values():
         state = "there" if record_of(folder.root, archive) else "missing"

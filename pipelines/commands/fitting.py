@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+import numpy as np
 
+from pipelines import journal
 from pipelines.commands.common import (
     ADDRESS,
     DATA,
@@ -18,11 +19,21 @@ from pipelines.commands.common import (
     training_datasets,
 )
 from pipelines.errors import StageError, UsageError
-from pipelines.folders import which_body
-
-if TYPE_CHECKING:
-    from pipelines.fitting.fit_static import GivenBodies
-    from pipelines.folders import DataFolder
+from pipelines.exchange.assignment import MISFIT, assign, axis_angles
+from pipelines.exchange.import_fits import check_body
+from pipelines.fits.open import open_fits
+from pipelines.fitting.fit_static import GivenBodies
+from pipelines.fitting.fit_static import fit_static as run_fits
+from pipelines.fitting.train_lifter import train_lifter as run_training
+from pipelines.folders import DataFolder, which_body
+from pipelines.progress import say
+from spin.body import load_body
+from spin.fitting.fitter import FitConfig
+from spin.fitting.objective import Objective
+from spin.fitting.verdicts import DOUBTFUL_MM
+from store.annotations.table import Annotations
+from store.exchange import read_fits_file
+from store.fits.records import Source
 
 _OWN_STARTS = ("lifter", "multistart")
 
@@ -46,14 +57,10 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrit
     Example:
       spin-pipe train-lifter --data data
     """
-    from pipelines import journal
-    from pipelines.fitting.train_lifter import train_lifter as run
-    from pipelines.progress import say
-
     folder = data_folder(data)
     say(which_body(folder))
     with journal.recorded(folder.journal, "train-lifter", steps=steps, seed=seed) as entry:
-        done = run(folder, steps=steps, seed=seed, poses=poses, again=overwrite)
+        done = run_training(folder, steps=steps, seed=seed, poses=poses, again=overwrite)
         entry |= {"expects_mm": done.expects_mm}
     say(f"{done.path}: expects PA-MPJPE {done.expects_mm:.0f} mm of itself on people of the prior")
 
@@ -107,13 +114,6 @@ def fit_static(
       spin-pipe fit-static coco --init static_fits/coco_fits.npy
       spin-pipe fit-static mpii --objective published --init multistart --solver adam
     """
-    from pipelines import journal
-    from pipelines.fitting.fit_static import fit_static as run
-    from pipelines.progress import say
-    from spin.fitting.fitter import FitConfig
-    from spin.fitting.objective import Objective
-    from spin.fitting.verdicts import DOUBTFUL_MM
-
     folder = data_folder(data)
     names = training_datasets(folder, datasets)
     kinds = list(dict.fromkeys(kind.strip() for kind in init.split(",") if kind.strip()))
@@ -144,7 +144,7 @@ def fit_static(
         with journal.recorded(
             folder.journal, "fit-static", dataset=name, solver=solver, init=init, objective=objective
         ) as entry:
-            done = run(
+            done = run_fits(
                 folder, name, config, workers=workers, batch=batch_size, address=address, given=given,
                 ignore_3d=ignore_3d, again=overwrite or "store" in kinds,
             )  # fmt: skip
@@ -162,18 +162,6 @@ def fit_static(
 
 def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
     """Bodies to start from: of the data set's store, or of a file."""
-    import numpy as np
-
-    from pipelines.exchange.assignment import MISFIT, assign, axis_angles
-    from pipelines.exchange.import_fits import check_body
-    from pipelines.fits.open import open_fits
-    from pipelines.fitting.fit_static import GivenBodies
-    from pipelines.progress import say
-    from spin.body import load_body
-    from store.annotations.table import Annotations
-    from store.exchange import read_fits_file
-    from store.fits.records import Source
-
     annotations = Annotations.read(folder.annotations(dataset))
     if source != "store":
         file = Path(source)

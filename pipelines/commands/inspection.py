@@ -9,6 +9,9 @@ import click
 from pipelines.commands.common import DATA, DATASETS, FITS, LOG_DIR, chosen_datasets, data_folder
 from pipelines.errors import UsageError
 from pipelines.folders import which_body
+from pipelines.inspection import info as contents
+from pipelines.inspection.quality import as_text, measure_quality, write_csv
+from pipelines.progress import say
 
 
 @click.command()
@@ -32,9 +35,6 @@ def info(dataset: str | None, data: Path, log_dir: Path, sample: int | None, out
       spin-pipe info world
       spin-pipe info world --sample 12 --out sample.png
     """
-    from pipelines.inspection import info
-    from pipelines.progress import say
-
     folder = data_folder(data)
     if sample is not None and dataset is None:
         raise UsageError(f"--sample {sample}: name its data set: spin-pipe info DATASET --sample {sample}")
@@ -43,17 +43,17 @@ def info(dataset: str | None, data: Path, log_dir: Path, sample: int | None, out
     if dataset is not None:
         say(which_body(folder))
     if dataset is None:
-        content, text = info.overview(folder, log_dir), info.overview_text
+        content, text = contents.overview(folder, log_dir), contents.overview_text
     else:
         chosen_datasets(folder, (dataset,))
         if sample is None:
-            content, text = info.details(folder, dataset), info.details_text
+            content, text = contents.details(folder, dataset), contents.details_text
         else:
-            content, text = info.sample_info(folder, dataset, sample), info.sample_text
-    click.echo(info.as_json(content) if as_json else text(content))
+            content, text = contents.sample_info(folder, dataset, sample), contents.sample_text
+    click.echo(contents.as_json(content) if as_json else text(content))
     if dataset is not None and sample is not None:
         picture = out or Path(f"{dataset}-{sample}.png")
-        info.write_picture(folder, dataset, sample, picture)
+        contents.write_picture(folder, dataset, sample, picture)
         say(f"{picture}: the sample's picture")
 
 
@@ -75,9 +75,6 @@ def quality(datasets: tuple[str, ...], data: Path, tag: str | None, csv_file: Pa
     Example:
       spin-pipe quality world --csv world.csv
     """
-    from pipelines.inspection.quality import as_text, measure_quality, write_csv
-    from pipelines.progress import say
-
     folder = data_folder(data)
     names = chosen_datasets(folder, datasets)
     if csv_file is not None and len(names) > 1:

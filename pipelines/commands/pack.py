@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from pipelines import journal
 from pipelines.commands.common import ADDRESS, DATA, DATASETS, WORKERS, chosen_datasets, data_folder
 from pipelines.errors import UsageError
-
-if TYPE_CHECKING:
-    from pipelines.folders import DataFolder
-    from pipelines.preprocessing.pack import PackConfig
+from pipelines.folders import DataFolder
+from pipelines.preprocessing.pack import PackConfig
+from pipelines.preprocessing.pack import pack as pack_crops
+from pipelines.progress import say
+from spin.errors import TrainingError
+from spin.training.config import AugmentationConfig
+from store.crops import PackedCrops
 
 _SHOWN = 5  # unreadable images that are named on the terminal
 
@@ -41,10 +44,6 @@ def pack(
 
     Training finds the file by itself. Remove it to train from the images again.
     """
-    from pipelines.preprocessing.pack import PackConfig
-    from spin.errors import TrainingError
-    from spin.training.config import AugmentationConfig
-
     folder = data_folder(data)
     try:
         augmentation = AugmentationConfig(rotation_deg=rot_factor, scale=scale_factor)
@@ -56,13 +55,8 @@ def pack(
 
 def run_pack(folder: DataFolder, name: str, config: PackConfig, *, workers: int | None, address: str | None) -> None:
     """Packs one data set, and says what that cost and saved."""
-    from pipelines import journal
-    from pipelines.preprocessing.pack import pack as run
-    from pipelines.progress import say
-    from store.crops import PackedCrops
-
     with journal.recorded(folder.journal, "pack", dataset=name, quality=config.quality) as entry:
-        done = run(folder, name, config, workers=workers, address=address)
+        done = pack_crops(folder, name, config, workers=workers, address=address)
         entry |= {"rows": done.rows, "unreadable": done.unreadable, "bytes": done.bytes}
     say(f"{folder.crops(name)}: {done.rows - done.unreadable} crops, {done.bytes / 1e6:,.1f} MB")
     say(f"  the images they are from: {done.image_bytes / 1e6:,.1f} MB")

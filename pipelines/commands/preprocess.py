@@ -5,18 +5,20 @@ from __future__ import annotations
 import textwrap
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from pipelines import journal
 from pipelines.commands.common import ADDRESS, DATA, WORKERS, Group, data_folder
+from pipelines.commands.pack import run_pack
 from pipelines.errors import StageError, UsageError
-from pipelines.folders import which_body
-
-if TYPE_CHECKING:
-    from pipelines.folders import DataFolder
-    from pipelines.readers import Dataset
-    from pipelines.readers.base import Option
+from pipelines.folders import DataFolder, which_body
+from pipelines.preprocessing.pack import PackConfig, outdated
+from pipelines.preprocessing.preprocess import preprocess as read_raw
+from pipelines.progress import say
+from pipelines.readers import DATASETS, EVALUATION, TRAIN, Dataset
+from pipelines.readers.base import Option, ReaderOptions
 
 ROOTS_FILE = "roots.toml"
 _FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -33,13 +35,9 @@ class DatasetGroup(Group):
     """A command for each data set, made when it is asked for: reading modules import a lot."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        from pipelines.readers import DATASETS
-
         return list(DATASETS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from pipelines.readers import DATASETS
-
         return _command(DATASETS[cmd_name]) if cmd_name in DATASETS else None
 
 
@@ -73,8 +71,6 @@ def preprocess(
     """
     if context.invoked_subcommand is not None:
         return
-    from pipelines.progress import say
-    from pipelines.readers import DATASETS, EVALUATION, TRAIN
 
     uses = {use for use, asked in ((TRAIN, train_files), (EVALUATION, eval_files)) if asked}
     if not uses:
@@ -103,8 +99,6 @@ def preprocess(
 
 def _roots(folder: DataFolder, path: Path | None, given: tuple[str, ...]) -> dict[str, Path]:
     """Folders by data set: those of the file, then those of the command line."""
-    from pipelines.readers import DATASETS
-
     out: dict[str, Path] = {}
     file = path or folder.root / ROOTS_FILE
     if path is not None or file.is_file():
@@ -134,19 +128,12 @@ def _run(
     min_body_joints: int | None = None, openpose: Path | None = None, extra: dict[str, Any] | None = None,
     decode: bool = False, packing: bool = False, workers: int | None = None, address: str | None = None,
 ) -> None:  # fmt: skip
-    from pipelines import journal
-    from pipelines.commands.pack import run_pack
-    from pipelines.preprocessing.pack import PackConfig, outdated
-    from pipelines.preprocessing.preprocess import preprocess as run
-    from pipelines.progress import say
-    from pipelines.readers.base import ReaderOptions
-
     target = folder.annotations(name)
     defaults = {option.name: option.default for option in dataset.reader.OPTIONS}
     fewest = dataset.min_body_joints if min_body_joints is None else min_body_joints
     options = ReaderOptions(split, fewest, openpose, folder.root, defaults | (extra or {}))
     with journal.recorded(folder.journal, "preprocess", dataset=name, root=str(root)) as entry:
-        done = run(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
+        done = read_raw(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
     say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints")
@@ -230,8 +217,6 @@ def _command(dataset: Dataset) -> click.Command:
         min_body_joints: int, check_images: str, packing: bool, workers: int | None, address: str | None,
         **extra: Any,
     ) -> None:  # fmt: skip
-        from pipelines.progress import say
-
         given = context.parent.params if context.parent else {}
         if given.get("train_files") or given.get("eval_files") or given.get("roots"):
             raise UsageError(f"give options after the data set's name: spin-pipe preprocess {name} --root DIR")

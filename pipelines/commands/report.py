@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from pipelines import journal
 from pipelines.commands.common import (
     DATA,
     DATASET_OPTION,
@@ -17,6 +18,9 @@ from pipelines.commands.common import (
     data_folder,
 )
 from pipelines.errors import UsageError
+from pipelines.folders import RunFolder, which_body
+from pipelines.progress import progress, say
+from pipelines.report import build_report
 
 
 @click.command()
@@ -54,11 +58,6 @@ def report(
       spin-pipe report --run first
       spin-pipe report --run second --compare first
     """
-    from pipelines import journal
-    from pipelines.folders import RunFolder, which_body
-    from pipelines.progress import progress, say
-    from pipelines.report import build_report
-
     folder = data_folder(data)
     run = None if name is None else RunFolder.of(log_dir, name)
     if run is not None and not run.config.is_file():

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 
 from pipelines.commands.common import DATA, FITS, Group, data_folder
 from pipelines.errors import StageError, UsageError
-from store.exchange.tables import FORMATS
+from store.exchange.tables import FORMATS, export_columns
 from store.files.open import is_url
-
-if TYPE_CHECKING:
-    from store.fits.repair.repair import Outcome
-    from store.fits.store import FitSnapshot, FitStore
+from store.fits.diff import compare_states
+from store.fits.query import matching
+from store.fits.repair.repair import Outcome
+from store.fits.repair.repair import repair as repair_store
+from store.fits.repair.verify import verify as verify_store
+from store.fits.runs import as_text
+from store.fits.store import FitSnapshot, FitStore
 
 NAME = click.argument("name")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
@@ -40,8 +43,6 @@ def place_of(data: Path, name: str) -> Path | str:
 
 
 def open_store(data: Path, name: str) -> FitStore:
-    from store.fits.store import FitStore
-
     return FitStore.open(place_of(data, name), writer="spin-pipe")
 
 
@@ -88,8 +89,6 @@ def log(name: str, data: Path, as_json: bool) -> None:
     Example:
       spin-pipe store log world
     """
-    from store.fits.runs import as_text
-
     entries = open_store(data, name).log()
     lines = []
     for entry in entries:
@@ -191,8 +190,6 @@ def diff(first: str, second: str, limit: int, data: Path, as_json: bool) -> None
     Example:
       spin-pipe store diff world@static world
     """
-    from store.fits.diff import compare_states
-
     states = []
     for which in (first, second):
         name, _, tag = which.partition("@")
@@ -225,8 +222,6 @@ def reset(name: str, expression: str, dry_run: bool, data: Path, as_json: bool) 
       spin-pipe store reset world --where "run == 'first' and step >= 20000"
       spin-pipe fit-static world
     """
-    from store.fits.query import matching
-
     opened = open_store(data, name)
     ids = np.flatnonzero(matching(expression, opened.fits))
     count = len(ids) if dry_run else opened.reset(ids, where=expression)
@@ -281,18 +276,14 @@ def repair(name: str, copy: str | None, accept_loss: bool, data: Path, as_json: 
 
 
 def _repair(place: Path | str, copy: str | None, accept_loss: bool, as_json: bool) -> None:
-    from store.fits.repair.repair import repair as run
-
     if copy and not is_url(copy) and not Path(copy).is_dir():
         raise UsageError(f"--from {copy}: no such folder")
-    _verify(place, run(place, copy=copy, accept_loss=accept_loss), as_json)
+    _verify(place, repair_store(place, copy=copy, accept_loss=accept_loss), as_json)
 
 
 def _verify(place: Path | str, outcomes: list[Outcome] | None, as_json: bool) -> None:
     """Verify a store, and show what was found and what a repair did before. Raises StageError if it is damaged."""
-    from store.fits.repair.verify import verify as run
-
-    found = run(place)
+    found = verify_store(place)
     content: dict[str, Any] = {
         "generations": found.generations, "segments": found.segments, "tags": found.tags,
         "findings": [{"file": f.file, "problem": f.problem} for f in found.findings],
@@ -341,9 +332,6 @@ def export(
     Example:
       spin-pipe store export world --columns score,loss,source,run --out world.parquet
     """
-    from store.exchange.tables import export_columns
-    from store.fits.query import matching
-
     kind = kind or out.suffix.removeprefix(".")
     if kind not in FORMATS:
         raise UsageError(f"--out {out}: its name doesn't say which format; give --format {'|'.join(FORMATS)}")

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
+from ray.job_submission import JobSubmissionClient
 
+from pipelines.cluster.jobs import follow, job_client, last_line
 from pipelines.errors import StageError, UsageError
-
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
 
 
 # What follows COMMAND is the command's own.
@@ -37,8 +35,6 @@ def submit(
       spin-pipe submit --folder /shared --no-wait train world --run first --workers 4
       spin-pipe submit --logs raysubmit_Kq9W2eV7
     """
-    from pipelines.cluster.jobs import job_client, last_line
-
     if sum(map(bool, (status, logs, stop, command))) != 1:
         raise UsageError("submit: expected a COMMAND, or one of --status, --logs, --stop with a job's name")
     words = _words(command) if command else []
@@ -80,8 +76,6 @@ def _words(command: tuple[str, ...]) -> list[str]:
 
 
 def _follow(client: JobSubmissionClient, job: str) -> None:
-    from pipelines.cluster.jobs import follow
-
     try:
         code = follow(client, job, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:

@@ -7,7 +7,10 @@ from pathlib import Path
 import click
 
 from pipelines.commands.common import WORKERS
+from pipelines.progress import progress, say
+from pipelines.synthetic.coco_world import synthesize
 from pipelines.synthetic.layouts import LAYOUTS
+from pipelines.synthetic.published import synthesize_layout
 
 
 @click.command()
@@ -35,10 +38,6 @@ def synth(
       spin-pipe synth --out raw/world --people 300 --test-people 60
       spin-pipe synth --out raw/3dpw --people 20 --layout 3dpw
     """
-    from pipelines.progress import progress, say
-    from pipelines.synthetic.coco_world import synthesize
-    from pipelines.synthetic.published import synthesize_layout
-
     say("body: the open body, of which all people are made")
     if layout is not None:
         made = synthesize_layout(out, layout, people=people, seed=seed)

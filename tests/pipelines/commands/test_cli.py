@@ -81,7 +81,8 @@ def test_a_failure_is_one_line_and_exits_1(run, tmp_path: Path) -> None:
         done = run(*arguments)
         assert done.code == 1
         assert message in done.err
-        assert len(done.err.strip().splitlines()) == 1
+        body, failure = done.err.strip().splitlines()  # which body is used, and the failure
+        assert body.startswith("body: ") and failure.startswith("spin-pipe: ")
     broken = tmp_path / "data" / "annotations" / "world.parquet"
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"not parquet")
