@@ -33,7 +33,7 @@ COMMANDS = {
     ),
     "import-annotations": (
         "pipelines.commands.exchange:import_annotations",
-        "Annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.",
+        "Read annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.",
     ),
     "pack": (
         "pipelines.commands.pack:pack",
@@ -41,7 +41,7 @@ COMMANDS = {
     ),
     "info": (
         "pipelines.commands.inspection:info",
-        "What there is: data sets and their fits, runs, the body in use; or more about one data set, or one of its samples.",
+        "Show what there is: data sets and their fits, runs, the body in use; or one data set or sample in detail.",
     ),
     "doctor": (
         "pipelines.commands.doctor:doctor",
@@ -53,15 +53,15 @@ COMMANDS = {
     ),
     "fit-static": (
         "pipelines.commands.fitting:fit_static",
-        "First fits of whole data sets, into data/fits/.",
+        "Make the first fits of whole data sets, in data/fits/.",
     ),
     "import-fits": (
         "pipelines.commands.exchange:import_fits",
-        "Bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.",
+        "Read bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.",
     ),
     "quality": (
         "pipelines.commands.inspection:quality",
-        "How good the fits are: verdicts and their reasons, losses, scores, coverage, and which starts won.",
+        "Show how good the fits are: verdicts and their reasons, losses, scores, coverage, and which starts won.",
     ),
     "train": (
         "pipelines.commands.train:train",
@@ -77,23 +77,23 @@ COMMANDS = {
     ),
     "demo": (
         "pipelines.commands.demo:demo",
-        "Bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).",
+        "Estimate the bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).",
     ),
     "export-fits": (
         "pipelines.commands.exchange:export_fits",
-        "Fits for other programs; by default SPIN's final fits: pose (N, 72), betas (N, 10), valid_fit (N), in sample order.",
+        "Write fits for other programs; by default SPIN's final fits: pose (N, 72), betas (N, 10), valid_fit (N), by sample.",
     ),
     "export-annotations": (
         "pipelines.commands.exchange:export_annotations",
-        "Annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.",
+        "Write annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.",
     ),
     "store": (
         "pipelines.commands.store:store",
-        "Look after the stores of fits.",
+        "Show, change and repair the stores of fits.",
     ),
     "report": (
         "pipelines.commands.report:report",
-        "One HTML page: fits to filter, sort and look at, before and after training; curves, numbers, timings.",
+        "Make one HTML page: fits to filter, sort and look at, before and after training; curves, numbers, timings.",
     ),
     "submit": (
         "pipelines.commands.submit:submit",
@@ -109,7 +109,7 @@ def cli(debug: bool) -> None:
     """3D human bodies from images with 2D keypoints.
 
     \b
-    The usual way through:
+    The usual order of commands:
       spin-pipe synth --out raw/world                                 make a small data set (or have your own)
       spin-pipe preprocess coco --root raw/world --name world         annotations  -> data/annotations/
       spin-pipe fit-static world                                      first fits   -> data/fits/
@@ -128,8 +128,8 @@ _INTERRUPTED = "interrupted; run the same command again to go on (train: with --
 
 
 def main() -> None:
-    """The `spin-pipe` command: 0 if it worked, 2 for a wrong command, 1 for a failure, with one line saying what."""
-    arguments = [a for a in sys.argv[1:] if a != "--debug"]  # wherever on the line it stands
+    """Run `spin-pipe`. Exit with 0 if it worked, 2 for a wrong command, 1 for a failure, and one line that says why."""
+    arguments = [a for a in sys.argv[1:] if a != "--debug"]  # it may be anywhere on the line
     try:
         cli.main(arguments, prog_name="spin-pipe", standalone_mode=False)
     except click.exceptions.Abort:
@@ -144,7 +144,7 @@ def main() -> None:
 
 
 def _fail(error: Exception) -> None:
-    # Imported here since it imports spin and store, which --help does without.
+    # Imported here because it imports spin and store, which --help doesn't need.
     from pipelines.errors import EXPECTED, UsageError, cause
 
     if "--debug" in sys.argv:

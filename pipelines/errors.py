@@ -7,18 +7,18 @@ from store.errors import StoreError
 
 
 class StageError(Exception):
-    """A stage can't do what it was asked. One line: what, where, what was expected, what to do."""
+    """A stage can't do its work. One line: what, where, what was expected, what to do."""
 
 
 class UsageError(StageError):
-    """The command itself is wrong (exit code 2): an unknown name, options that don't go together."""
+    """The command itself is wrong (exit code 2): an unknown name, or options that exclude each other."""
 
 
 EXPECTED = (StageError, SpinError, StoreError)
 
 
 def cause(error: BaseException) -> BaseException:
-    """The error a Ray worker raised, freed of Ray's wrappers, whose text is the worker's whole traceback."""
+    """Return the error that a Ray worker raised, without Ray's wrappers, whose text is the worker's whole traceback."""
     seen: set[int] = set()
     while id(error) not in seen:
         seen.add(id(error))
@@ -31,6 +31,6 @@ def cause(error: BaseException) -> BaseException:
 
 
 def _worker_failures(error: BaseException) -> list[BaseException]:
-    """Ray Train keeps the failures of its workers in a dictionary by rank."""
+    """Return the failures of workers, which Ray Train keeps in a dictionary by rank."""
     failures = getattr(error, "worker_failures", None)
     return list(failures.values()) if isinstance(failures, dict) else []

@@ -17,7 +17,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 def checked_name(kind: str, name: str) -> str:
-    """A name that may become a file name. UsageError otherwise, so that no name leaves its folder."""
+    """Return a name that may become a file name. Raise UsageError otherwise, so that no name leaves its folder."""
     if not _NAME.fullmatch(name):
         raise UsageError(
             f"{kind} name {name!r}: use letters, digits, '.', '_' and '-', starting with a letter or digit, at most 64"
@@ -57,11 +57,11 @@ class DataFolder:
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.parquet"
 
     def crops(self, dataset: str) -> Path:
-        """Packed crops, if it has some."""
+        """Return the file of packed crops, which may not exist."""
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.crops"
 
     def rejected(self, dataset: str) -> Path:
-        """The list of samples a reader rejected, with reasons."""
+        """Return the list of samples that a reader rejected, with reasons."""
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.rejected.json"
 
     def failed(self, dataset: str) -> Path:
@@ -75,11 +75,11 @@ class DataFolder:
         return Path(self.fits_place or self.root / "fits") / name
 
     def rejected_fits(self, dataset: str) -> Path:
-        """The list of samples that fit-static could not fit, with reasons."""
+        """Return the list of samples that fit-static could not fit, with reasons."""
         return self.root / "fits" / f"{checked_name('data set', dataset)}.rejected.json"
 
     def rejected_rows(self, dataset: str) -> Path:
-        """The rows of a file that import-fits could not use, with reasons."""
+        """Return the list of a file's rows that import-fits could not use, with reasons."""
         return self.root / "fits" / f"{checked_name('data set', dataset)}.import.rejected.json"
 
     def exported(self, dataset: str, ending: str = ".npz") -> Path:
@@ -87,7 +87,7 @@ class DataFolder:
 
     @property
     def backbones(self) -> Path:
-        """Where ImageNet weights are kept that were downloaded."""
+        """Return the folder of downloaded ImageNet weights."""
         return self.root / "backbones"
 
     def dataset_extra(self, file_name: str) -> Path:
@@ -109,17 +109,17 @@ class DataFolder:
 
     @property
     def lifter(self) -> Path:
-        """The lifter of the body in use. ModelFileError if it has none yet."""
+        """Return the lifter of the body in use. Raise ModelFileError if it has none yet."""
         return find_lifter(self.root, self.body)
 
     @property
     def own_lifter(self) -> Path:
-        """Where `spin-pipe train-lifter` leaves one."""
+        """Return the file that `spin-pipe train-lifter` writes."""
         return self.root / LIFTER_FILE
 
     @property
     def mean_parameters(self) -> Path | None:
-        """Published mean pose and shape; they belong to SMPL."""
+        """Return the file of the published mean pose and shape, which belong to SMPL."""
         path = self.root / "smpl_mean_params.npz"
         return path if path.is_file() and self.body != OPEN_BODY else None
 
@@ -128,7 +128,7 @@ class DataFolder:
         return self.root / "journal.jsonl"
 
     def known(self) -> list[str]:
-        """Names of the data sets that were preprocessed."""
+        """Return the names of the data sets that were preprocessed."""
         return sorted(p.stem for p in (self.root / "annotations").glob("*.parquet"))
 
 
@@ -160,28 +160,28 @@ class RunFolder:
 
     @property
     def validation(self) -> Path:
-        """What validation found, a JSON line each time."""
+        """Return the file of validation's results, a JSON line each."""
         return self.root / "validation.jsonl"
 
     @property
     def to_validate(self) -> Path:
-        """Weights that wait to be measured."""
+        """Return the folder of weights that wait to be measured."""
         return self.root / "validation"
 
     def waiting_weights(self) -> list[Path]:
-        """Those, by step."""
+        """Return the weights that wait, by step."""
         return sorted(self.to_validate.glob("step_*.pt"))
 
     @property
     def skipped(self) -> Path:
-        """Images that training could not read, a JSON line each."""
+        """Return the list of images that training could not read, a JSON line each."""
         return self.root / "skipped.jsonl"
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step:08d}.pt"
 
     def all_checkpoints(self) -> list[Path]:
-        """The oldest first."""
+        """Return all checkpoints, the oldest first."""
         return sorted(self.checkpoints.glob("step_*.pt"))
 
     def latest_checkpoint(self) -> Path | None:
@@ -190,10 +190,10 @@ class RunFolder:
 
     @property
     def best(self) -> Path:
-        """Which checkpoint validation found best, and by what number."""
+        """Return the file that names the checkpoint that validation found best, and its number."""
         return self.checkpoints / "best.json"
 
     @property
     def superseded(self) -> Path:
-        """Later checkpoints than one that the run went back to."""
+        """Return the folder of checkpoints later than the one that the run went back to."""
         return self.checkpoints / "superseded"

@@ -1,4 +1,4 @@
-"""A line for every finished stage: what ran, with what, for how long, with which counts. The report's timings."""
+"""A line for every finished stage: what ran, with which settings, how long, and which counts. The report shows the times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any
 
 @contextmanager
 def recorded(path: Path, stage: str, **settings: Any) -> Iterator[dict[str, Any]]:
-    """Appends one JSON line to `path` when the block ends without error; the block adds its counts to the dictionary."""
+    """Append one JSON line to `path` when the block ends without error; the block adds its counts to the dictionary."""
     entry: dict[str, Any] = {
         "stage": stage,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -27,7 +27,7 @@ def recorded(path: Path, stage: str, **settings: Any) -> Iterator[dict[str, Any]
 
 
 def append(path: Path, entry: dict[str, Any]) -> None:
-    """Adds a JSON line. One write call on an append-only file: lines of processes that write together don't mix."""
+    """Append a JSON line, with one write call on an append-only file, so that lines of several processes don't mix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(entry, default=str) + "\n").encode()
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -38,7 +38,7 @@ def append(path: Path, entry: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole lines; one that a kill cut short is left out."""
+    """Return all whole lines, without one that a kill cut short."""
     if not path.is_file():
         return []
     out = []

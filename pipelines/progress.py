@@ -1,4 +1,4 @@
-"""Progress on the terminal, and in log files without filling them."""
+"""Progress on the terminal, and a few lines of it in log files."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 def progress(total: int, what: str, unit: str, *, only_live: bool = False) -> tqdm:
-    """A bar on a terminal; elsewhere a line every ten seconds, or with `only_live` nothing."""
+    """Return a progress bar on a terminal; elsewhere a line every ten seconds, or with `only_live` nothing."""
     live = sys.stderr.isatty()
     return tqdm(
         total=total,
@@ -24,5 +24,5 @@ def progress(total: int, what: str, unit: str, *, only_live: bool = False) -> tq
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal, above a bar if one is running."""
+    """Print a line on the terminal, above a bar if one is running."""
     tqdm.write(text, file=sys.stderr)

@@ -58,10 +58,10 @@ def reasons_without_fit(data: DataFolder, dataset: str, problems: list[str]) -> 
 
 
 class RejectedLedger:
-    """The samples that fit-static rejected, and why: so that running again doesn't try them again, and a person can look."""
+    """The samples that fit-static rejected, with reasons: running again doesn't try them again, and a person can read them."""
 
     def __init__(self, path: Path, key: str, annotations: Annotations) -> None:
-        """Read the list. `key`: what was tried; a list of something else is ignored."""
+        """Read the list. `key` is what was tried; a list with another key is ignored."""
         self.path, self._key = path, key
         self._source, self._image = annotations.source, annotations.image
         self.reasons: dict[int, str] = {}
@@ -71,7 +71,7 @@ class RejectedLedger:
                 if content["tried"] == self._key:
                     self.reasons = {int(e["sample"]): e["reason"] for e in content["rejected"]}
             except (ValueError, KeyError, TypeError):
-                self.reasons = {}  # a damaged list costs a second try, nothing else
+                self.reasons = {}  # a damaged list only costs a second try
 
     def rejected(self, count: int) -> Bool[np.ndarray, " count"]:
         """Return which of the first `count` samples were rejected."""
@@ -84,7 +84,7 @@ class RejectedLedger:
         self.reasons = {i: reason for i, reason in self.reasons.items() if not stored[i]}
 
     def record(self, samples: Int[np.ndarray, " n"], verdicts: Int[np.ndarray, " n"]) -> None:
-        """Note what became of samples, and write the list if it changed."""
+        """Record the verdicts of samples, and write the list if it changed."""
         before = dict(self.reasons)
         for sample, verdict in zip(samples.tolist(), verdicts.tolist()):
             self.reasons.pop(sample, None)

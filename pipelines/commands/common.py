@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Option(click.Option):
-    """An option that is also taken under other names, former or published ones, which the help doesn't show."""
+    """An option that also accepts other names, former or published ones, which the help doesn't show."""
 
     def __init__(self, *args: Any, also: tuple[str, ...] = (), **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -59,13 +59,13 @@ def _keep_named(context: click.Context, _: click.Parameter, value: tuple[str, ..
 def _with_named(context: click.Context, _: click.Parameter, value: tuple[str, ...]) -> tuple[str, ...]:
     named: tuple[str, ...] = context.meta.get(_NAMED, ())
     if named and context.get_parameter_source("datasets") is not click.core.ParameterSource.COMMANDLINE:
-        return named  # what stands on the command line comes before a file of settings
+        return named  # the command line comes before a file of settings
     return (*value, *named)
 
 
 _NAMED = "spin-pipe.datasets"
 DATASETS = click.argument("datasets", nargs=-1, metavar="[DATASET]...", callback=_with_named)
-# The published way to name a data set; read first, so that the argument's callback finds it.
+# The published way to name a data set. It is eager, so that the argument's callback finds it.
 DATASET_OPTION = click.option(
     "--dataset", "named", multiple=True, hidden=True, is_eager=True, expose_value=False, callback=_keep_named
 )
@@ -78,7 +78,7 @@ WORKERS = click.option("--workers", type=click.IntRange(1), help="Processes to u
 
 
 class Group(click.Group):
-    """Lists commands in the order in which they are used."""
+    """List commands in the order in which they are used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)

@@ -66,7 +66,7 @@ def demo(
     img: Path, checkpoint: Path | None, fit: bool, bbox: Path | None, openpose: Path | None, person: str, outfile: str | None,
     save_params: str | None, save_mesh: str | None, focal: float | None, crop: str | None, data: Path,
 ) -> None:  # fmt: skip
-    """Bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).
+    """Estimate the bodies of the people in a photograph: over the image (_shape.png) and from the side (_shape_side.png).
 
     The person is the whole image, or in a --bbox, or one of the --openpose detections.
 

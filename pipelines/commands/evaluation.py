@@ -1,4 +1,4 @@
-"""Commands about numbers: eval, compare."""
+"""The commands that measure: eval, compare."""
 
 from __future__ import annotations
 
@@ -82,8 +82,8 @@ def evaluate(
 
     DATASET: h36m-p1, h36m-p2, 3dpw, lsp, mpi-inf-3dhp (its test set), or any of yours. Default: the only one.
 
-    Measured is what the data set knows. Each result carries its protocol card; `spin-pipe compare` says whether two may be
-    compared. docs/protocols.md defines every number.
+    What is measured depends on what the data set knows. Each result has its protocol card; `spin-pipe compare` says
+    whether two may be compared. docs/protocols.md defines every number.
 
     \b
     Examples:
@@ -200,11 +200,11 @@ def _default_output(data: DataFolder, dataset: str, subject: Subject) -> Path:
 )  # fmt: skip
 @click.option("--draws", type=click.IntRange(100), default=2000, show_default=True, help="Resamplings.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--json", "as_json", is_flag=True, help="Everything as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def compare(first: Path, second: Path, anyway: bool, by: str | None, draws: int, seed: int, as_json: bool) -> None:
     """Compare two results of `spin-pipe eval` (their .json): are they comparable, and do they differ by more than chance?
 
-    Ends with an error that names the fields if their protocol cards differ.
+    If their protocol cards differ, the error names the fields.
 
     \b
     Example:

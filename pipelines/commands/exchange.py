@@ -25,7 +25,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 _FORMATS = ("spin", "static", "mview", "eft", "4dhumans", "bedlam", "parquet", "glb")
 _SAME_BODY = click.option(
     "--same-body", is_flag=True,
-    help="FILE holds bodies of the body in use, though it doesn't say so; else they are taken for SMPL's.",
+    help="FILE holds bodies of the body in use, though it doesn't say so. Without this option they are taken for SMPL's.",
 )  # fmt: skip
 _SHOWN = 12  # reasons on the terminal; the list has them all
 
@@ -39,7 +39,7 @@ _SHOWN = 12  # reasons on the terminal; the list has them all
     help="spin: final fits. static: (N, 82). mview: multi-view fits. eft: EFT's JSON. 4dhumans, bedlam: their .npz. "
     "parquet: a table. glb: meshes with a skeleton, of --sample or --sequence.",
 )  # fmt: skip
-@click.option("--all", "all_", is_flag=True, help="Of every data set that has fits.")
+@click.option("--all", "all_", is_flag=True, help="Export every data set that has fits.")
 @click.option("--sample", "samples", type=click.IntRange(0), multiple=True, help="glb: this sample; may be repeated.")
 @click.option(
     "--sequence",
@@ -58,9 +58,9 @@ def export_fits(
     datasets: tuple[str, ...], data: Path, format_: str, all_: bool, samples: tuple[int, ...], sequence: str | None,
     fps: float, tag: str | None, out: Path | None,
 ) -> None:  # fmt: skip
-    """Fits for other programs; by default SPIN's final fits: pose (N, 72), betas (N, 10), valid_fit (N), in sample order.
+    """Write fits for other programs; by default SPIN's final fits: pose (N, 72), betas (N, 10), valid_fit (N), by sample.
 
-    What the format has no place for is listed. docs/formats.md describes the formats.
+    The command lists what the format can't hold. docs/formats.md describes the formats.
 
     \b
     Examples:
@@ -94,7 +94,7 @@ def export_fits(
 
 
 def _with_fits(folder: DataFolder) -> list[str]:
-    """The data sets that have fits. UsageError if none has."""
+    """Return the data sets that have fits. Raise UsageError if none has."""
     found = [name for name in folder.known() if open_files(folder.fits(name)).exists(CURRENT)]
     if not found:
         raise UsageError(f"--all: no data set in {folder.root} has fits yet; run `spin-pipe fit-static`")
@@ -107,9 +107,9 @@ def _with_fits(folder: DataFolder) -> list[str]:
 @click.option("--out", type=_FILE, help="File to write, for one data set.")
 @click.option("--overwrite", cls=Option, also=("--replace",), is_flag=True, help="Write over a file that is there.")
 def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, overwrite: bool) -> None:
-    """Annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.
+    """Write annotations as SPIN's data set .npz: imgname, center, scale, part, openpose, and what else is known.
 
-    Without --out into data/dataset_extras/, under the published name if the data set has one.
+    Without --out the file is in data/dataset_extras/, under the published name if the data set has one.
 
     \b
     Example:
@@ -140,9 +140,9 @@ def export_annotations(datasets: tuple[str, ...], data: Path, out: Path | None, 
 @_SAME_BODY
 @WORKERS
 def import_annotations(file: Path, data: Path, name: str, root: Path, same_body: bool, workers: int | None) -> None:
-    """Annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.
+    """Read annotations from SPIN's data set .npz, or 4D-Humans', into data/annotations/NAME.parquet.
 
-    Keys that are missing are taken for not known. A row that can't be used, or whose image can't, is rejected and listed.
+    A missing key means that its values are not known. A row is rejected and listed if it or its image can't be used.
 
     \b
     Example:
@@ -177,9 +177,9 @@ def import_annotations(file: Path, data: Path, name: str, root: Path, same_body:
     "--objective", type=click.Choice(["anchored", "published"]),
     help="What fits are scored by [default: as the store's other fits; without a store anchored].",
 )  # fmt: skip
-@click.option("--ignore-3d", is_flag=True, help="Don't score by 3D joints where the annotations have them.")
+@click.option("--ignore-3d", is_flag=True, help="Score without 3D joints, even where the annotations have them.")
 def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective: str | None, ignore_3d: bool) -> None:
-    """Bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.
+    """Read bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.
 
     FILE: SPIN's static fits (.npy), final fits or multi-view fits (.npz), EFT's .json, 4D-Humans' or BEDLAM's .npz. Pose and
     shape are kept to the bit; a camera that the file doesn't hold is found from the keypoints. Rows belong to samples by image
@@ -199,8 +199,8 @@ def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective
         entry |= {"rows": done.rows, "offered": done.offered, "better": done.better}
     say(f"{folder.fits(name)}: {done.rows} rows, {done.offered} of them bodies that could be scored")
     say(f"  rows assigned to samples by {done.assigned_by}")
-    say(f"  {done.better} became their sample's fit; {done.offered - done.better} met one at least as good")
-    say(f"  {done.with_camera} with a camera of the file's, the others' found from the keypoints")
+    say(f"  {done.better} became their sample's fit; {done.offered - done.better} were not better than the fit in the store")
+    say(f"  {done.with_camera} with the file's camera; the cameras of the others were found from the keypoints")
     _say_rejected(done.rejected, done.rejected_list)
 
 

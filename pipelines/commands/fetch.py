@@ -22,16 +22,16 @@ from spin.body.choice import examine, smpl_files
 @DATA
 @click.option(
     "--base-url", "base_urls", multiple=True, metavar="URL",
-    help="Where the archives lie; repeat it for mirrors, which are tried in order [default: the publishers' server].",
+    help="Where the archives are; repeat it for mirrors, which are tried in order [default: the publishers' server].",
 )  # fmt: skip
-@click.option("--list", "listing", is_flag=True, help="Say what there is, and what to obtain by hand; fetch nothing.")
+@click.option("--list", "listing", is_flag=True, help="List what there is, and what to obtain by hand; fetch nothing.")
 @click.option(
     "--checksums", type=click.Path(dir_okay=False, path_type=Path),
     help="A file of SHA-256 sums, as sha256sum writes them, that the archives must have.",
 )  # fmt: skip
 @click.option(
     "--overwrite", cls=Option, also=("--again",), is_flag=True,
-    help="Fetch anew what is there, and replace files that differ.",
+    help="Fetch again what is there, and replace files that differ.",
 )  # fmt: skip
 def fetch_data(
     archives: tuple[str, ...],
@@ -41,7 +41,7 @@ def fetch_data(
     checksums: Path | None,
     overwrite: bool,
 ) -> None:
-    """Download the published data files into the data folder: all, or those named. An interrupted download goes on.
+    """Download the published data files into the data folder: all, or those named. An interrupted download continues.
 
     \b
     Examples:
@@ -52,7 +52,7 @@ def fetch_data(
     folder = data_folder(data)
     unknown = [name for name in archives if name not in ARCHIVES]
     if unknown:
-        raise UsageError(f"no archive is called {unknown[0]!r}; there are {', '.join(ARCHIVES)}")
+        raise UsageError(f"no archive is called {unknown[0]!r}; choose from {', '.join(ARCHIVES)}")
     bases = tuple(checked_url(url) for url in base_urls) or (PUBLISHED,)
     if listing:
         click.echo(_listing(folder, bases))
@@ -89,7 +89,7 @@ def fetch_data(
 
 
 def _listing(folder: DataFolder, bases: tuple[str, ...]) -> str:
-    """Archives, SMPL and the data sets: what, where from, where to, and whether it is there."""
+    """Return what archives, SMPL and the data sets are, where they are obtained, where they go, and whether they are there."""
     lines = [f"Fetched by this command, from {', '.join(bases)}:"]
     for archive in ARCHIVES.values():
         state = "there" if record_of(folder.root, archive) else "missing"

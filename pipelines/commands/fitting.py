@@ -1,4 +1,4 @@
-"""Commands about fits: train-lifter, fit-static."""
+"""The commands that make fits: train-lifter, fit-static."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ _OWN_STARTS = ("lifter", "multistart")
 
 @click.command("train-lifter")
 @DATA
-@click.option("--steps", type=click.IntRange(1), default=12_000, show_default=True, help="More make it better, slowly.")
+@click.option("--steps", type=click.IntRange(1), default=12_000, show_default=True, help="More make a better lifter, slowly.")
 @click.option(
     "--poses", type=click.Path(dir_okay=False, path_type=Path),
     help="More poses to learn from: .npz with 'poses' or 'pose' (N, 72) or (N, 69), axis-angle, of AMASS for example.",
 )  # fmt: skip
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--overwrite", cls=Option, also=("--again",), is_flag=True, help="Train anew where there is one already.")
+@click.option("--overwrite", cls=Option, also=("--again",), is_flag=True, help="Train again where there is one already.")
 def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrite: bool) -> None:
     """Train the lifter of the body in use, from samples of the pose prior: once, some fifteen minutes on two cores.
 
-    The lifter guesses a body from 2D keypoints. Fits start from its guess and are held to it as firmly as it is sure; it
-    also scores which of two fits is better. The open body comes with one; SMPL needs this once.
+    The lifter predicts a body from 2D keypoints. Fits start from its prediction and are held to it as firmly as it is
+    certain; it also scores fits. The open body comes with a lifter; for SMPL, train one once.
 
     \b
     Example:
@@ -73,13 +73,13 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrit
 @ADDRESS
 @click.option(
     "--init", default="lifter", show_default=True, metavar="START[,START]...",
-    help="Where fits start; the best of several is kept. lifter: a guess from the keypoints. multistart: ways to stand, from "
-    "four sides. store: the fits there are. FILE.npy or .npz: bodies of a file, assigned to samples as import-fits does.",
+    help="Where fits start; the best of several is kept. lifter: a prediction from the keypoints. multistart: mean poses, from "
+    "four sides. store: the stored fits. FILE.npy or .npz: bodies of a file, assigned to samples as import-fits does.",
 )  # fmt: skip
 @click.option(
     "--objective", type=click.Choice(["anchored", "published"]), default="anchored", show_default=True,
-    help="anchored: also holds the fit to what its start knew. published: SMPLify's, which fits keypoints better and the "
-    "person worse.",
+    help="anchored: also holds the fit to its start. published: SMPLify's, which fits keypoints better and the person "
+    "worse.",
 )  # fmt: skip
 @click.option(
     "--solver", type=click.Choice(["lm", "adam"]), default="lm", show_default=True,
@@ -87,7 +87,7 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrit
 )  # fmt: skip
 @click.option(
     "--iterations", type=click.IntRange(1),
-    help="Of the solver for each start: lm at most (default 20), adam exactly, in each stage (default 100).",
+    help="Iterations of the solver for each start: of lm at most (default 20), of adam in each stage (default 100).",
 )  # fmt: skip
 @click.option("--ignore-3d", is_flag=True, help="Don't fit 3D joints where the annotations have them.")
 @click.option(
@@ -99,9 +99,9 @@ def fit_static(
     datasets: tuple[str, ...], data: Path, workers: int | None, address: str | None, init: str, objective: str,
     solver: str, iterations: int | None, ignore_3d: bool, overwrite: bool, batch_size: int,
 ) -> None:  # fmt: skip
-    """First fits of whole data sets, into data/fits/. Run again, it does what is missing.
+    """Make the first fits of whole data sets, in data/fits/. Run again, it makes the missing ones.
 
-    Without a name: of the published training sets that are there, or of the only data set.
+    Without a name, it fits the published training sets that are there, or the only data set.
 
     Rows that show one pose in several calibrated views are fitted together; an image's own focal length and 3D joints are
     used where the annotations have them.
@@ -153,7 +153,7 @@ def fit_static(
         if done.doubtful:
             say(f"  {done.doubtful} of the valid ones are doubtful: their expected error is above {DOUBTFUL_MM:g} mm")
         if not done.verdicts and not overwrite:
-            say("  every sample was settled before; --overwrite fits them again")
+            say("every sample was fitted or rejected before; --overwrite fits them again")
         for verdict, count in done.verdicts.items():
             say(f"  {count}: {verdict}")
         if done.rejected_list:
@@ -161,7 +161,7 @@ def fit_static(
 
 
 def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
-    """Bodies to start from: of the data set's store, or of a file."""
+    """Return bodies to start from, of the data set's store or of a file."""
     annotations = Annotations.read(folder.annotations(dataset))
     if source != "store":
         file = Path(source)

@@ -19,7 +19,7 @@ from pipelines.progress import say
 @DATA
 @FITS
 @LOG_DIR
-@click.option("--sample", type=int, metavar="K", help="One sample of the data set: its numbers, and its picture.")
+@click.option("--sample", type=int, metavar="K", help="Show one sample of the data set: its numbers, and its picture.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
@@ -27,7 +27,7 @@ from pipelines.progress import say
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(dataset: str | None, data: Path, log_dir: Path, sample: int | None, out: Path | None, as_json: bool) -> None:
-    """What there is: data sets and their fits, runs, the body in use; or more about one data set, or one of its samples.
+    """Show what there is: data sets and their fits, runs, the body in use; or one data set or sample in detail.
 
     \b
     Examples:
@@ -69,7 +69,7 @@ def info(dataset: str | None, data: Path, log_dir: Path, sample: int | None, out
     help="Table to write, a row for each sample of one data set.",
 )
 def quality(datasets: tuple[str, ...], data: Path, tag: str | None, csv_file: Path | None) -> None:
-    """How good the fits are: verdicts and their reasons, losses, scores, coverage, and which starts won.
+    """Show how good the fits are: verdicts and their reasons, losses, scores, coverage, and which starts won.
 
     \b
     Example:

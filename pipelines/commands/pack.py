@@ -27,8 +27,8 @@ _SHOWN = 5  # unreadable images that are named on the terminal
     "--img-res", type=click.IntRange(32, 512), default=224, show_default=True,
     help="Largest crop that training will cut from them, px.",
 )  # fmt: skip
-@click.option("--rot-factor", type=float, default=30.0, show_default=True, help="As training's.")
-@click.option("--scale-factor", type=float, default=0.25, show_default=True, help="As training's.")
+@click.option("--rot-factor", type=float, default=30.0, show_default=True, help="As in training.")
+@click.option("--scale-factor", type=float, default=0.25, show_default=True, help="As in training.")
 @click.option("--quality", type=click.IntRange(50, 100), default=90, show_default=True, help="The JPEGs'.")
 @WORKERS
 @ADDRESS
@@ -54,7 +54,7 @@ def pack(
 
 
 def run_pack(folder: DataFolder, name: str, config: PackConfig, *, workers: int | None, address: str | None) -> None:
-    """Packs one data set, and says what that cost and saved."""
+    """Pack one data set, and print what that cost and saved."""
     with journal.recorded(folder.journal, "pack", dataset=name, quality=config.quality) as entry:
         done = pack_crops(folder, name, config, workers=workers, address=address)
         entry |= {"rows": done.rows, "unreadable": done.unreadable, "bytes": done.bytes}
@@ -65,6 +65,6 @@ def run_pack(folder: DataFolder, name: str, config: PackConfig, *, workers: int 
         f"images (PSNR {done.psnr_db:.1f} dB; {done.compared} compared)"
     )
     if done.unreadable:
-        say(f"  {done.unreadable} without a crop, which training will leave out:")
+        say(f"  {done.unreadable} without a crop, which training will not use:")
         for problem in list(PackedCrops(folder.crops(name)).problems.values())[:_SHOWN]:
             say(f"    {problem}")

@@ -32,7 +32,7 @@ _PACK = click.option("--pack", "packing", is_flag=True, help="Also pack each per
 
 
 class DatasetGroup(Group):
-    """A command for each data set, made when it is asked for: reading modules import a lot."""
+    """A command for each data set, made when it is used: readers import a lot."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(DATASETS)
@@ -44,7 +44,7 @@ class DatasetGroup(Group):
 @click.group(cls=DatasetGroup, invoke_without_command=True)
 @click.option("--train-files", is_flag=True, help="All training sets whose folder is known.")
 @click.option("--eval-files", is_flag=True, help="All evaluation sets whose folder is known.")
-@click.option("--root", "roots", multiple=True, metavar="NAME=DIR", help="Where a data set lies; repeatable.")
+@click.option("--root", "roots", multiple=True, metavar="NAME=DIR", help="The folder of a data set; repeatable.")
 @click.option(
     "--roots", "roots_file", type=click.Path(dir_okay=False, path_type=Path),
     help=f'A file of lines  name = "folder"  [default: {ROOTS_FILE} in the data folder, if there is one].',
@@ -84,7 +84,7 @@ def preprocess(
         raise UsageError(f"no data set's folder is known; give --root NAME=DIR for some of: {without}")
     say(which_body(folder))
     if without:
-        say(f"left out, since no folder is given for them (--root NAME=DIR): {without}")
+        say(f"not read, because no folder is given for them (--root NAME=DIR): {without}")
     failed = []
     for dataset in with_root:
         try:
@@ -98,7 +98,7 @@ def preprocess(
 
 
 def _roots(folder: DataFolder, path: Path | None, given: tuple[str, ...]) -> dict[str, Path]:
-    """Folders by data set: those of the file, then those of the command line."""
+    """Return folders by data set: those of the file, then those of the command line."""
     out: dict[str, Path] = {}
     file = path or folder.root / ROOTS_FILE
     if path is not None or file.is_file():
@@ -106,10 +106,10 @@ def _roots(folder: DataFolder, path: Path | None, given: tuple[str, ...]) -> dic
             content = tomllib.loads(file.read_text())
         except (OSError, ValueError) as error:
             raise UsageError(f'{file}: not a file of lines  name = "folder"  ({error})') from error
-        # Relative folders are the file's neighbours, wherever the command runs.
+        # Relative folders are relative to the file, not to where the command runs.
         wrong = next((name for name, value in content.items() if not isinstance(value, str)), None)
         if wrong is not None:
-            raise UsageError(f'{file}: {wrong} is no text; expected a line  {wrong} = "folder"')
+            raise UsageError(f'{file}: {wrong} is not a text; expected a line  {wrong} = "folder"')
         out = {name: file.parent / Path(value).expanduser() for name, value in content.items()}
     for item in given:
         name, separator, value = item.partition("=")
@@ -119,7 +119,7 @@ def _roots(folder: DataFolder, path: Path | None, given: tuple[str, ...]) -> dic
     names = {d.root_name for d in DATASETS.values()}
     unknown = sorted(set(out) - names)
     if unknown:
-        raise UsageError(f"no data set is called {unknown[0]!r}; there are {', '.join(sorted(names))}")
+        raise UsageError(f"no data set is called {unknown[0]!r}; choose from {', '.join(sorted(names))}")
     return out
 
 
@@ -198,7 +198,7 @@ def _command(dataset: Dataset) -> click.Command:
     options = [
         DATA,
         _root_option(dataset),
-        click.option("--name", "called", default=name, show_default=True, help="What to call it from now on."),
+        click.option("--name", "called", default=name, show_default=True, help="The data set's name from now on."),
         click.option(
             "--split", type=click.Choice(dataset.splits), default=dataset.splits[0], show_default=True,
             hidden=len(dataset.splits) == 1,
@@ -207,7 +207,7 @@ def _command(dataset: Dataset) -> click.Command:
         click.option("--openpose", type=_FOLDER, help="Folder of OpenPose detections, if elsewhere."),
         click.option(
             "--min-body-joints", type=click.IntRange(0, 12), default=dataset.min_body_joints, show_default=True,
-            help="Set people with fewer of the 12 limb joints aside (12 as published).",
+            help="Reject people with fewer of the 12 limb joints (12 as published).",
         ),
         _DECODE, _PACK, WORKERS, ADDRESS, click.pass_context,
     ]  # fmt: skip

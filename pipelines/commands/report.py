@@ -30,7 +30,7 @@ from pipelines.report import build_report
 @DATA
 @FITS
 @LOG_DIR
-@click.option("--compare", "other_name", help="Another run, to be shown beside it.")
+@click.option("--compare", "other_name", help="Another run, to show next to it.")
 @click.option("--before", default="static", show_default=True, help="Tag of the fits to compare with.")
 @click.option(
     "--samples", type=click.IntRange(1), default=12, show_default=True,
@@ -38,7 +38,7 @@ from pipelines.report import build_report
 )  # fmt: skip
 @click.option(
     "--rows", type=click.IntRange(1), default=20_000, show_default=True,
-    help="Samples listed at most: a page of 10,000 has some 10 MB.",
+    help="The largest number of samples listed; a page of 10,000 has some 10 MB.",
 )  # fmt: skip
 @click.option(
     "--out",
@@ -49,7 +49,7 @@ def report(
     name: str | None, datasets: tuple[str, ...], data: Path, log_dir: Path, other_name: str | None, before: str,
     samples: int, rows: int, out: Path | None,
 ) -> None:  # fmt: skip
-    """One HTML page: fits to filter, sort and look at, before and after training; curves, numbers, timings.
+    """Make one HTML page: fits to filter, sort and look at, before and after training; curves, numbers, timings.
 
     DATASET: what to show. Default: the run's data sets, or the only one.
 

@@ -27,7 +27,7 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON obje
 
 @click.group(cls=Group)
 def store() -> None:
-    """Look after the stores of fits. NAME is a data set, or the path or URL of a store.
+    """Show, change and repair the stores of fits. NAME is a data set, or the path or URL of a store.
 
     \b
     Examples:
@@ -282,7 +282,7 @@ def _repair(place: Path | str, copy: str | None, accept_loss: bool, as_json: boo
 
 
 def _verify(place: Path | str, outcomes: list[Outcome] | None, as_json: bool) -> None:
-    """Verify a store, and show what was found and what a repair did before. Raises StageError if it is damaged."""
+    """Verify a store, and show what was found and what a repair did before. Raise StageError if it is damaged."""
     found = verify_store(place)
     content: dict[str, Any] = {
         "generations": found.generations, "segments": found.segments, "tags": found.tags,
@@ -295,7 +295,7 @@ def _verify(place: Path | str, outcomes: list[Outcome] | None, as_json: bool) ->
     lines = [f"  {outcome.action:10} {outcome.file}: {outcome.text}" for outcome in outcomes or ()]
     lines += [f"{place}: {found.generations} generations, {found.segments} segments, {found.tags} tags read"]
     lines += [f"  {finding.file}: {finding.problem}" for finding in found.findings]
-    show(content, as_json, [*lines, *(["  whole"] if found.whole else [])])
+    show(content, as_json, [*lines, *(["  no damage"] if found.whole else [])])
     if not found.whole:
         advice = "run `spin-pipe store repair`" if outcomes is None else "the list above says what can be done about each"
         raise StageError(f"{place}: {len(found.findings)} files are damaged or missing; {advice}")

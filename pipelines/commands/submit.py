@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-from ray.job_submission import JobSubmissionClient
 
 from pipelines.cluster.jobs import follow, job_client, last_line
 from pipelines.errors import StageError, UsageError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient  # ray is imported once its environment is set
 
 
 # What follows COMMAND is the command's own.
@@ -17,7 +20,7 @@ from pipelines.errors import StageError, UsageError
 @click.option("--address", help="The cluster's job server.  [default: http://127.0.0.1:8265]")
 @click.option("--folder", help="Where the command runs, on the cluster.  [default: the folder you are in]")
 @click.option("--no-wait", is_flag=True, help="Print the job's name and leave it running.")
-@click.option("--status", metavar="JOB", help="Say how a job stands.")
+@click.option("--status", metavar="JOB", help="Print the state of a job.")
 @click.option("--logs", metavar="JOB", help="Follow a job's log until it ends.")
 @click.option("--stop", metavar="JOB", help="Stop a job.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[COMMAND]...")
@@ -27,7 +30,7 @@ def submit(
 ) -> None:  # fmt: skip
     """Run a spin-pipe COMMAND as a job on a running Ray cluster, and follow its log.
 
-    The exit code is the command's. Ctrl-C leaves the job running. Data lie where every node sees them: docs/cluster.md.
+    The exit code is the command's. Ctrl-C leaves the job running. Data must be where every node sees them: docs/cluster.md.
 
     \b
     Examples:
@@ -45,8 +48,8 @@ def submit(
             code = "" if info.driver_exit_code is None else f", exit code {info.driver_exit_code}"
             click.echo(f"{status}: {info.status.value.lower()}{code}")
         elif stop:
-            told = client.stop_job(stop)
-            click.echo(f"{stop}: told to stop" if told else f"{stop}: had ended already")
+            stopping = client.stop_job(stop)
+            click.echo(f"{stop}: stopping" if stopping else f"{stop}: had ended already")
         elif logs:
             _follow(client, logs)
         else:
@@ -56,12 +59,12 @@ def submit(
             if not no_wait:
                 _follow(client, job)
     except (RuntimeError, OSError) as error:
-        # How the client passes on what the server says, or that it went away.
+        # The client raises these with the server's message, or when the server is gone.
         raise StageError(f"the job server says: {last_line(error)}") from error
 
 
 def _words(command: tuple[str, ...]) -> list[str]:
-    """The command, known to be one, and told to use the cluster that it runs on."""
+    """Return the words of a known command, with the option to use the cluster that it runs on."""
     cli = click.get_current_context().find_root().command
     assert isinstance(cli, click.Group)
     words = list(command[1:] if command[0] == "spin-pipe" else command)
@@ -79,6 +82,6 @@ def _follow(client: JobSubmissionClient, job: str) -> None:
     try:
         code = follow(client, job, lambda text: click.echo(text, nl=False))
     except KeyboardInterrupt:
-        click.echo(f"\njob {job} goes on; --logs {job} follows it, --stop {job} ends it", err=True)
+        click.echo(f"\njob {job} keeps running; --logs {job} follows it, --stop {job} ends it", err=True)
         code = 130
     raise SystemExit(code)

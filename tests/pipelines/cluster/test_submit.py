@@ -131,7 +131,7 @@ def test_a_job_is_stopped(job_server: dict[str, str], tmp_path: Path) -> None:
     end = time.monotonic() + 60
     while "running" not in (status := _submit(job_server, "--status", job, cwd=tmp_path)).stdout:
         assert time.monotonic() < end, status.stdout + status.stderr
-    assert _submit(job_server, "--stop", job, cwd=tmp_path).stdout.strip() == f"{job}: told to stop"
+    assert _submit(job_server, "--stop", job, cwd=tmp_path).stdout.strip() == f"{job}: stopping"
     followed = _submit(job_server, "--logs", job, cwd=tmp_path)
     assert followed.returncode not in (0, 2)
     assert "stopped" in _submit(job_server, "--status", job, cwd=tmp_path).stdout

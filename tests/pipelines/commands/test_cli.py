@@ -48,6 +48,13 @@ def test_help_imports_no_command() -> None:
     assert "fit-static" in ended.stdout
 
 
+def test_no_command_imports_ray() -> None:
+    """Ray reads its environment when it is imported, so `ray_session` sets that first."""
+    code = "import sys; from pipelines.cli import cli; [cli.commands[n] for n in cli.commands]; sys.exit('ray' in sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
 WRONG = {
     "no such command": ["fly"],
     "no such option": ["fit-static", "--fast"],
