@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from spin.body import BodyMesh, CompactBody, find_body, load_body
+from spin.body import BodyMesh, CompactBody, choose_body, load_body
+from spin.body.model_file import OPEN_BODY
 from spin.camera import CROP_PX
 from spin.crop import BOX_MARGIN, box_around_keypoints, crop_camera, keypoints_to_crop
-from spin.errors import KeypointError
+from spin.errors import BodyFileError, KeypointError
 from spin.fitting import fitter as engine
 from spin.fitting.lifter import find_lifter, load_lifter
 from spin.fitting.objective import Objective
@@ -150,7 +151,10 @@ class Fitter:
             objective=Objective.named(objective),
             init=("lifter",) if objective == "anchored" else ("multistart",),
         )
-        path = find_body(folder)
+        choice = choose_body(folder)
+        if choice.ignored and choice.path == OPEN_BODY:  # nothing would say so
+            raise BodyFileError(f"body: {choice.line}; put SMPL's file there, or leave `data` out for the open body")
+        path = choice.path
         body = load_body(path)
         chosen = torch.device(device)
         lifter = None

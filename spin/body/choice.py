@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from spin.body.model_file import BODY_ENDINGS, OPEN_BODY, load_body, name_of, published_files
+from spin.body.model_file import BODY_ENDINGS, OPEN_BODY, is_smpl_folder, load_body, name_of, published_files
 from spin.errors import BodyFileError
 
-_FOLDERS = ("", "smpl", "smpl/models")
+_DEEPEST = 4  # folders below the data folder
 _NOT_BODIES = "smpl_mean_params"  # SPIN's mean pose and shape
 
 
@@ -104,24 +104,27 @@ def _stamp(file: Path) -> tuple[int, int] | None:
 def smpl_files(folder: Path) -> dict[str, list[Path]]:
     """Return the files that look like SMPL's, by the name of what they hold ('' if it is not known), the best place first."""
     out: dict[str, list[Path]] = {"SMPL_NEUTRAL": [], "SMPL_FEMALE": [], "SMPL_MALE": [], "": []}
-    for inside in _FOLDERS:
-        for file in sorted(_files(folder / inside), key=_order):
-            name = name_of(file)
-            out[name if name in out else ""].append(file)
+    for file in sorted(_files(folder, _DEEPEST), key=lambda path: _order(path, folder)):
+        name = name_of(file)
+        out[name if name in out else ""].append(file)
     return out
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    for file in folder.glob("*"):
-        stem, ending = file.stem.lower(), file.suffix.lower()
-        looks = ending in BODY_ENDINGS and stem.startswith(("smpl", "basicmodel")) and not stem.startswith(_NOT_BODIES)
-        if looks and not file.is_dir():
-            yield file
+def _files(folder: Path, depth: int) -> Iterator[Path]:
+    """Yield what is called as SMPL's files are, in the folder and in those below that are SMPL's."""
+    for path in folder.glob("*"):
+        if path.is_dir():
+            if depth and is_smpl_folder(path):
+                yield from _files(path, depth - 1)
+            continue
+        stem, ending = path.stem.lower(), path.suffix.lower()
+        if ending in BODY_ENDINGS and stem.startswith(("smpl", "basicmodel")) and not stem.startswith(_NOT_BODIES):
+            yield path
 
 
-def _order(file: Path) -> tuple[bool, bool, str]:
-    """The usual name first, then SMPL's own format."""
-    return name_of(file) != file.stem, file.suffix != ".pkl", file.name
+def _order(file: Path, folder: Path) -> tuple[int, bool, bool, str]:
+    """The nearest first, then the usual name, then SMPL's own format."""
+    return len(file.relative_to(folder).parts), name_of(file) != file.stem, file.suffix != ".pkl", str(file)
 
 
 def _not_neutral(name: str) -> str:

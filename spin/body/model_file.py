@@ -28,7 +28,6 @@ BODY_ENDINGS = (".pkl", ".npz")
 PUBLISHED_REGRESSORS = ("J_regressor_extra.npy", "J_regressor_h36m.npy")
 _ORIGINAL = re.compile(r"(?:smpl_|basicmodel_)(neutral|female|male|f|m)(?:_lbs_10_207_0_v[\d.]+)?", re.IGNORECASE)
 _GENDERS = {"f": "FEMALE", "m": "MALE"}
-_SMPL_FOLDERS = ("smpl", "models")  # in a data folder; SPIN keeps SMPL there, and the regressors above it
 
 PART_NAMES = ("head", "torso", "left arm", "right arm", "left leg", "right leg")
 _LIMB = {"arm": ("shoulder", "elbow", "wrist", "hand"), "leg": ("hip", "knee", "ankle", "foot")}
@@ -96,10 +95,15 @@ def name_of(file: Path) -> str:
     return file.stem if found is None else f"SMPL_{_GENDERS.get(found[1].lower(), found[1].upper())}"
 
 
+def is_smpl_folder(folder: Path) -> bool:
+    """Return whether a folder has a name of SPIN's folder for SMPL (`smpl`), or of SMPL's downloads as they are unpacked."""
+    return "smpl" in folder.name.lower() or folder.name in ("code", "models")
+
+
 def published_files(file: Path) -> list[Path]:
     """Return where the regressors that go with an SMPL file may be: in its folder, or above the folders of SMPL's."""
     folders = [file.parent]
-    while folders[-1].name in _SMPL_FOLDERS:
+    while is_smpl_folder(folders[-1]):
         folders.append(folders[-1].parent)
     return [folder / name for name in PUBLISHED_REGRESSORS for folder in folders]
 

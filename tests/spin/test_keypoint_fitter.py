@@ -12,7 +12,7 @@ import torch
 
 import spin
 from examples.fit_keypoints import some_keypoints
-from spin import BodyFits, Fitter, KeypointError
+from spin import BodyFileError, BodyFits, Fitter, KeypointError
 from spin.evaluation.metrics import pa_mpjpe_mm
 from spin.joints import COCO_NAMES, JOINTS, OPENPOSE_NAMES
 
@@ -30,6 +30,14 @@ def people() -> tuple[np.ndarray, np.ndarray]:
 @pytest.fixture(scope="module")
 def fits(fitter: Fitter, people: tuple[np.ndarray, np.ndarray]) -> BodyFits:
     return fitter.fit_coco(people[0])
+
+
+def test_a_file_of_smpls_that_can_not_be_used_is_an_error(tmp_path: Path) -> None:
+    """There is no first line that could name it, as commands have."""
+    (tmp_path / "smpl").mkdir()
+    (tmp_path / "smpl" / "SMPL_NEUTRAL.pkl").touch()
+    with pytest.raises(BodyFileError, match=r"ignored: .*SMPL_NEUTRAL\.pkl \(it is empty\); put SMPL's file there"):
+        Fitter.load(data=tmp_path)
 
 
 def test_the_public_interface_is_there_and_importing_it_loads_nothing() -> None:

@@ -29,6 +29,8 @@ NEWER = "basicmodel_neutral_lbs_10_207_0_v1.1.0.pkl"
         (NEWER, 300),
         (f"smpl/{NEWER}", 300),
         (f"smpl/models/{NEWER}", 300),
+        (f"SMPL_python_v.1.1.0/smpl/models/{NEWER}", 300),  # the downloads, as they are unpacked
+        (f"smplify_public/code/models/{ORIGINAL}", 10),
         ("smpl/smpl_neutral.pkl", 10),
     ],
 )
