@@ -55,7 +55,7 @@ class BodyMesh(nn.Module):
             kintree_table=np.array([body.parents, range(24)]),
             f=body.faces,
         )
-        # smplx prints that ten shape coefficients are few; ten is what SPIN has.
+        # smplx warns that ten shape coefficients are few; SPIN has ten.
         with contextlib.redirect_stdout(io.StringIO()):
             self.smpl = smplx.SMPLLayer("", data_struct=arrays, vertex_ids=ids, dtype=dtype)
         self.register_buffer("extra_regressor", torch.as_tensor(body.extra_regressor, dtype=dtype))

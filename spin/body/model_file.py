@@ -65,7 +65,7 @@ class BodyData:
 
     @property
     def fingerprint(self) -> str:
-        """Name and hash of all arrays: two bodies with one fingerprint give the same fits the same meaning."""
+        """Return name and hash of all arrays: fits mean the same on two bodies with the same fingerprint."""
         return _fingerprint(self)
 
 
@@ -109,7 +109,7 @@ def published_files(file: Path) -> list[Path]:
 
 
 def load_body(path: Path | None = None) -> BodyData:
-    """Reads a body model. Without a path, the open body.
+    """Read a body model. Without a path, the open body.
 
     SMPL's own files lack three things: J_regressor_extra.npy and J_regressor_h36m.npy, looked for in their folder and in the
     data folder, and the keypoint vertices, which smplx knows. Raises BodyFileError on anything else.
@@ -127,7 +127,7 @@ def load_body(path: Path | None = None) -> BodyData:
 
 
 def read_npz(file: Path) -> Mapping[str, Any]:
-    """All arrays of an .npz, none of them pickled. BodyFileError if it is missing or damaged."""
+    """Return all arrays of an .npz, none of them pickled. Raise BodyFileError if it is missing or damaged."""
     if not file.is_file():
         raise BodyFileError(f"{file}: no such file")
     try:
@@ -138,7 +138,7 @@ def read_npz(file: Path) -> Mapping[str, Any]:
 
 
 def _published(file: Path, name: str, rows: int, vertices: int) -> np.ndarray:
-    """A published regressor that goes with an SMPL file."""
+    """Return a published regressor that goes with an SMPL file."""
     places = [path for path in published_files(file) if path.name == name]
     path = next((path for path in places if path.is_file()), None)
     if path is None:

@@ -1,4 +1,4 @@
-"""Reads pickles of arrays (SMPL_*.pkl, gmm_08.pkl, 3DPW's sequences) without running anything they ask for.
+"""Reads pickles of arrays (SMPL_*.pkl, gmm_08.pkl, 3DPW's sequences) without executing anything in them.
 
 A pickle is a program that may name any importable function. Those of SMPL name chumpy (unmaintained) and scipy, only to
 wrap arrays. This reader knows a short list of names, each bound to numpy or to a stand-in that does nothing but hold
@@ -87,7 +87,7 @@ def _allowed_names() -> dict[tuple[str, str], Callable[..., Any] | type]:
     return names
 
 
-# In Python, not in C: that one sets memory aside by a number in the file, 10 GB for a damaged one of 10 kB.
+# In Python, not in C: the C version reserves memory by a number in the file, 10 GB for a damaged one of 10 kB.
 class _Unpickler(pickle._Unpickler):
     allowed = _allowed_names()
 
@@ -107,7 +107,7 @@ def _dense(sparse: _Sparse) -> np.ndarray:
     data, indices, starts = (np.asarray(state[k]) for k in ("data", "indices", "indptr"))
     out = np.zeros(shape, np.float64)
     along = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
-    # Entries that stand twice add up, as scipy has it.
+    # Entries that appear twice add up, as in SciPy.
     if isinstance(sparse, _CompressedColumns):
         np.add.at(out, (indices, along), data)
     else:
@@ -116,7 +116,7 @@ def _dense(sparse: _Sparse) -> np.ndarray:
 
 
 def _plain(value: Any) -> Any:
-    """The array behind a stand-in; other values as they are."""
+    """Return the array of a stand-in; other values unchanged."""
     if isinstance(value, _Sparse):
         return _dense(value)
     if isinstance(value, _ChumpySelect):
@@ -130,7 +130,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_array_pickle(path: str | Path) -> dict[str, Any]:
-    """The dictionary of arrays in a pickle of SMPL's or SMPLify's, its chumpy and scipy wrappers undone.
+    """Return the dictionary of arrays in a pickle of SMPL's or SMPLify's, without chumpy's and SciPy's wrappers.
 
     Raises BodyFileError, naming the file, if it is missing, damaged, no dictionary, or names anything outside the list.
     """
@@ -138,7 +138,7 @@ def read_array_pickle(path: str | Path) -> dict[str, Any]:
 
 
 def read_data_pickle(path: str | Path) -> dict[str, Any]:
-    """The dictionary in a pickle of a data set's: arrays, numbers, texts, and lists of them, as Python 2 or 3 wrote it.
+    """Return the dictionary in a pickle of a data set's: arrays, numbers, texts, and lists of them, as Python 2 or 3 wrote it.
 
     Raises BodyFileError, as `read_array_pickle`.
     """

@@ -34,7 +34,7 @@ def solve(
     *,
     iterations: int,
 ) -> Solution:
-    """`iterations` of each stage: it ends by count, which is all the convergence it knows. Inputs are not changed.
+    """`iterations` of each stage: it ends by count and tests no convergence. Inputs are not changed.
 
     Betas are brought back within ±BETA_LIMIT after each step. The published code leaves them, and its training replaces such
     betas by zeros.

@@ -74,7 +74,7 @@ class FitResult:
     """One fit a sample, in the frame of its observations (for one crop: the crop's camera).
 
     `score` decides between fits of one sample, the lower wins. `cost` is the objective, `prior_cost` the published priors,
-    whatever the objective, so that all fits compare. `coverage` is the share of the places that keypoints can name which
+    for every objective, so that all fits can be compared. `coverage` is the share of the places that keypoints can name which
     were seen. `start` indexes START_KINDS, `verdict` VERDICTS.
     """
 
@@ -99,7 +99,7 @@ class FitResult:
 
     @property
     def storable(self) -> Bool[Tensor, " B"]:
-        """A fit at all, if perhaps a poor one: a later one can only be better."""
+        """Return which fits are kept, even if poor: a better one replaces them."""
         return torch.isin(self.verdict, torch.tensor(KEPT, device=self.verdict.device))
 
     def to(self, device: torch.device) -> FitResult:
@@ -197,7 +197,7 @@ class BatchFitter:
         return self.fit(prepared, [start])
 
     def as_given(self, start: Start, observations: Observed, placed: Bool[Tensor, " B"]) -> FitResult:
-        """Bodies from elsewhere as they are, scored like any fit. Where they aren't `placed`, they are, by the keypoints."""
+        """Return bodies from elsewhere, unchanged and scored like any fit. The keypoints place those that aren't `placed`."""
         prepared = self.prepare(observations)
         observations, verdict = prepared.observations, prepared.verdict
         with torch.no_grad():
@@ -221,7 +221,7 @@ class BatchFitter:
         kind: str,
         fallback: list[Start],
     ) -> Start:
-        """A start at bodies that are each given in the camera of one view.
+        """Return a start at bodies that are each given in the camera of one view.
 
         Where none is known: the first start of `fallback`, or an upright mean pose, held to by nothing.
         """
@@ -236,12 +236,12 @@ class BatchFitter:
         return given.where(known.to(self.device), other)
 
     def seen_from(self, result: FitResult, observations: Observations, view: int) -> PosedBody:
-        """A fit in the camera of one view, where it may serve as a fit of that view alone."""
+        """Return a fit in the camera of one view, where it may serve as a fit of that view alone."""
         views = observations.to(self.device, self.dtype).views
         rotation = views.rotation[:, view]
         root = matrix_to_axis_angle(rotation @ axis_angle_to_matrix(result.pose_aa[:, :3]))
         pose = torch.cat([root, result.pose_aa[:, 3:]], 1)
-        # A root's rotation turns the body about where the root rests.
+        # A root's rotation turns the body about the root's rest position.
         with torch.no_grad():
             pelvis = self.body(torch.zeros_like(pose), result.betas)[:, 0]
         moved = (rotation @ (pelvis + result.camera_m)[..., None])[..., 0]
@@ -249,7 +249,7 @@ class BatchFitter:
 
     @property
     def needs_compiling(self) -> bool:
-        """Whether the first fit will take half a minute longer: machine code is made once, then kept on disk."""
+        """Return whether the first fit will take half a minute longer: machine code is compiled once, then kept on disk."""
         if self._compiled is None:
             return False
         from spin.fitting.compiled import descend, solve
@@ -269,7 +269,7 @@ class BatchFitter:
         return out
 
     def _costs(self, starts: list[Start], observations: Observations) -> Float[Tensor, "S B"]:
-        """What each start costs as it is."""
+        """Return what each start costs before fitting."""
         return torch.stack([self._solve(start, observations, 0).cost for start in starts])
 
     def _solve(self, start: Start, observations: Observations, iterations: int) -> levenberg_marquardt.Solution:
@@ -304,7 +304,7 @@ class BatchFitter:
         observations: Observations,
         observations_verdict: Int[Tensor, " B"],
     ) -> FitResult:
-        """Of each sample's solutions one that can be kept, and of those the one of lowest score (without a scorer: cost)."""
+        """Return for each sample the solution of lowest score (without a scorer: cost) among those that can be kept."""
         lift = next((start.lift for start in starts if start.lift is not None), None)
         basis = None if self.scorer is None else self.scorer.basis(observations, lift)
         parts = [self._scored(solution, observations, basis) for solution in solutions]
@@ -350,7 +350,7 @@ class BatchFitter:
 
 @dataclass(frozen=True)
 class _Scored:
-    """What is asked of each solution; `possible`: in front of the cameras, and of a shape that is believed."""
+    """What is asked of each solution; `possible`: in front of the cameras, and with betas within the limit."""
 
     loss: Tensor
     score: Tensor

@@ -59,7 +59,7 @@ class Solution:
 
 
 def parameters(start: Start) -> Float[Tensor, "B 85"]:
-    """A start as one row of parameters a sample, its betas within the limit."""
+    """Return a start as one row of parameters for each sample, with betas within the limit."""
     return torch.cat([start.pose_aa, start.betas.clamp(-BETA_LIMIT, BETA_LIMIT), start.camera_m], 1)
 
 
@@ -73,7 +73,7 @@ def solve_batched(
     iterations: int,
     tolerance: float,
 ) -> Solution:
-    """Minimises `total_cost` for all samples in step, on any device. The result never costs more than the start.
+    """Minimise `total_cost` for all samples in step, on any device. The result never costs more than the start.
 
     A sample has converged when a step gains less than `tolerance` of its cost, or none however short gains anything; it
     stays where it is from then on. Inputs are not changed.
@@ -83,7 +83,7 @@ def solve_batched(
         x = parameters(start)
         cost = system.cost(x)
         damping = torch.full_like(cost, DAMPING_START)
-        converged = ~torch.isfinite(cost)  # there is no way down from infinity
+        converged = ~torch.isfinite(cost)  # no step leads down from infinity
         used = torch.zeros_like(cost, dtype=torch.int64)
         for _ in range(iterations):
             if bool(converged.all()):
@@ -94,7 +94,7 @@ def solve_batched(
             damped = curvature + torch.diag_embed(damping[:, None] * diagonal + RIDGE)
             trial, failed = _after_step(x, damped, gradient)
             trial_cost = system.cost(trial)
-            # A comparison with NaN is false, so a sample that went wrong stays where it was.
+            # A comparison with NaN is false, so a sample that went wrong keeps its parameters.
             better = (trial_cost < cost) & (failed == 0) & ~converged
             settled = better & (cost - trial_cost <= tolerance * trial_cost)
             x = torch.where(better[:, None], trial, x)
@@ -153,7 +153,7 @@ class _System:
         self.known = known
         named = self.seen + [JOINTS.superset.start + j for j in known]
         self.select = sorted({KEYPOINT_TO_MODEL[k] for k in named}) or [0]
-        # [p, k] = 1 where keypoint k is model point p: sums what several keypoints say of one point.
+        # [p, k] = 1 where keypoint k is model point p: sums over the keypoints of one point.
         self.member = self._membership(self.seen)
 
     def _membership(self, keypoints: list[int]) -> Tensor:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 OPEN_LIFTER = ASSETS / "open_lifter.npz"
 LIFTER_FILE = "lifter.npz"  # in the data folder, for a body that is not the open one
 
-# What the network's numbers are. Rotations are in the body's frame, not in the parent's: that is what an image shows.
+# The meaning of the network's numbers. Rotations are in the body's frame, not in the parent's: that is what an image shows.
 _ROTATIONS, _BETAS = slice(0, 144), slice(144, 154)
 _LOG_SIGMA_POSE, _LOG_SIGMA_BETAS, _LOG_ERROR = slice(154, 226), slice(226, 236), 236
 OUTPUTS = 237
@@ -53,7 +53,7 @@ class Lift:
 
 @dataclass(frozen=True)
 class LifterInfo:
-    """What a lifter belongs to and how it came about; `body` is that body's fingerprint."""
+    """The body that a lifter belongs to, by its fingerprint, and how the lifter was trained."""
 
     body: str
     steps: int
@@ -64,7 +64,7 @@ class LifterInfo:
 
 
 class _Block(nn.Module):
-    """Two linear layers beside a short cut."""
+    """Two linear layers with a skip connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -85,11 +85,11 @@ class Lifter(nn.Module):
         self.enter = nn.Linear(3 * len(PLACES), info.width)
         self.blocks = nn.ModuleList(_Block(info.width) for _ in range(info.blocks))
         self.leave = nn.Linear(info.width, OUTPUTS)
-        # What the scorer of fits makes of what it sees (spin.fitting.scorer); zero until it is calibrated.
+        # The weights of the scorer of fits (spin.fitting.scorer); zero until it is calibrated.
         for name, count in JUDGE_NUMBERS.items():
             self.register_buffer(f"judge_{name}", torch.zeros(count))
         nn.init.normal_(self.leave.weight, std=1e-3)
-        with torch.no_grad():  # begins at the identity rotations, the mean shape, and a modest certainty
+        with torch.no_grad():  # begins at identity rotations, the mean shape and moderate certainty
             self.leave.bias.zero_()
             self.leave.bias[_ROTATIONS] = torch.eye(3)[:, :2].reshape(6).repeat(24)
             self.leave.bias[_LOG_SIGMA_POSE] = float(np.log(0.3))
@@ -97,12 +97,12 @@ class Lifter(nn.Module):
 
     @property
     def expects_mm(self) -> float:
-        """The PA-MPJPE that it expects of itself, on average over the people it practised on."""
+        """Return the PA-MPJPE that it expects of itself, on average over the people it was trained on."""
         return float(self.get_buffer("judge_expects"))
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all weights: scores that two lifters gave are not compared."""
+        """Return the hash of all weights: scores of different lifters are not compared."""
         digest = hashlib.sha256(self.info.body.encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode() + tensor.detach().cpu().numpy().tobytes())
@@ -115,7 +115,7 @@ class Lifter(nn.Module):
         return self.leave(x)
 
     def lift(self, body: CompactBody, keypoints_crop_px: Float[Tensor, "B 49 3"]) -> Lift:
-        """The body that keypoints suggest: mean of the answers to them and, mirrored back, to their mirror image.
+        """Return the body predicted from keypoints: the mean of those for them and, mirrored back, for their mirror image.
 
         Any focal length and box will do: centre and size are divided out. Without a visible joint the answer is what
         people do on average, with a sigma to match.
@@ -147,7 +147,7 @@ def _mirror_rotations(rotations: Float[Tensor, "B 24 3 3"]) -> Float[Tensor, "B 
 
 
 def merge_places(keypoints_px: Float[Tensor, "B 49 3"]) -> Float[Tensor, "B 34 3"]:
-    """One position for each place of the body: the mean over the keypoints that name it, weighted by confidence."""
+    """Return one position for each place of the body: the mean over the keypoints that name it, weighted by confidence."""
     confidence = torch.nan_to_num(keypoints_px[..., 2], nan=0.0).clamp(0.0, 1.0)
     xy = torch.where(confidence[..., None] > 0, keypoints_px[..., :2], 0.0)
     member = _membership(keypoints_px)
@@ -165,7 +165,7 @@ def _membership(like: Tensor) -> Tensor:
 
 
 def features(places: Float[Tensor, "B 34 3"]) -> Float[Tensor, "B 102"]:
-    """Network input: positions less their centre, divided by their spread, zero where nothing is seen; confidences."""
+    """Return the network's input: centred positions, divided by their spread, zero where nothing is seen; and confidences."""
     xy, confidence = places[..., :2], places[..., 2:]
     seen = (confidence > 0).to(xy.dtype)
     count = seen.sum(1, keepdim=True).clamp_min(1.0)
@@ -178,7 +178,7 @@ def features(places: Float[Tensor, "B 34 3"]) -> Float[Tensor, "B 102"]:
 
 
 def find_lifter(data_dir: Path | None, body_path: Path) -> Path:
-    """The lifter of a body: one trained into the data folder, or the shipped one of the open body.
+    """Return the lifter of a body: one trained into the data folder, or the shipped one of the open body.
 
     ModelFileError, naming the command that makes one, if the body has none.
     """
@@ -194,7 +194,7 @@ def find_lifter(data_dir: Path | None, body_path: Path) -> Path:
 
 
 def save_lifter(handle: BinaryIO, lifter: Lifter) -> None:
-    """Writes an .npz: each matrix as 8-bit integers with a scale a row, vectors as float16, and what it belongs to."""
+    """Write an .npz: each matrix as 8-bit integers with a scale a row, vectors as float16, and what it belongs to."""
     arrays: dict[str, np.ndarray] = {f"info_{name}": np.array(value) for name, value in asdict(lifter.info).items()}
     for name, tensor in lifter.state_dict().items():
         value = tensor.detach().cpu().numpy().astype(np.float32)
@@ -208,7 +208,7 @@ def save_lifter(handle: BinaryIO, lifter: Lifter) -> None:
 
 
 def load_lifter(path: Path, body_fingerprint: str) -> Lifter:
-    """Reads a lifter. ModelFileError if the file is none, is damaged, or belongs to another body."""
+    """Read a lifter. Raise ModelFileError if the file is not one, is damaged, or belongs to another body."""
     try:
         raw = read_npz(path)
     except BodyFileError as error:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # unnatural bend positive (SMPLify, E_a).
 BENDING_INDEX = (52, 55, 9, 12)
 BENDING_SIGN = (1.0, -1.0, -1.0, -1.0)
-BETA_LIMIT = 3.0  # SPIN believes no shape beyond; solvers stay within
+BETA_LIMIT = 3.0  # SPIN accepts no shape beyond; solvers stay within
 _FAR_PX, _USUAL_PX = 50.0, 3.0
 
 
@@ -52,7 +52,7 @@ class Objective:
 
     @classmethod
     def named(cls, name: str) -> Objective:
-        """'anchored', this project's default, or 'published'. ValueError for another name."""
+        """Return the 'anchored' objective, this project's default, or the 'published'. Raise ValueError for another name."""
         if name not in OBJECTIVES:
             raise ValueError(f"objective {name!r}: expected {' or '.join(OBJECTIVES)}")
         return OBJECTIVES[name]
@@ -63,7 +63,7 @@ class Objective:
 
     @property
     def fingerprint(self) -> str:
-        """What a fit depends on; stores of different objectives don't mix."""
+        """Return what a fit depends on; fits of different objectives are not stored together."""
         text = (
             f"smplify:sigma={self.sigma_px:g},pose={self.pose_prior:g},bend={self.bending_prior:g},"
             f"shape={self.shape_prior:g},hips={self.hips:g},joints3d={self.joints3d:g}"
@@ -144,7 +144,7 @@ def joints3d_cost(keypoints_m: Float[Tensor, "B 49 3"], joints3d_m: Float[Tensor
 def noise_px(
     keypoints_m: Float[Tensor, "B 49 3"], camera_m: Float[Tensor, "B 3"], observations: Observations
 ) -> Float[Tensor, " B"]:
-    """How noisy keypoints must be thought, given the body that a start takes them for: 3 px, or more where they disagree.
+    """Return how noisy keypoints are assumed to be, given the start's body: 3 px, or more where they disagree.
 
     The residual r is the root mean square distance to the keypoints, weighted by confidence; one far off counts as 50 px. It
     holds the start's own error too, so that a small one says nothing; beyond 3 px the noise is 3 (r / 3)^1.5, since the

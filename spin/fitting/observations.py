@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float, Int
     from torch import Tensor
 
-# What lies farther has been measured by nobody, and its square leaves float32's digits behind.
+# Coordinates beyond this are never measurements, and their squares exceed the digits of float32.
 FARTHEST_PX, FARTHEST_M = 1e5, 1e3
 
 
@@ -90,7 +90,7 @@ class Observations:
         return Observations(self.keypoints_px[rows], self.views.take(rows), joints)
 
     def view(self, view: int) -> Observations:
-        """What one view says, still in the fit's frame; without 3D joints."""
+        """Return what one view sees, still in the fit's frame, without 3D joints."""
         views = Views(*(getattr(self.views, f.name)[:, view : view + 1] for f in fields(Views)))
         return Observations(self.keypoints_px[:, view : view + 1], views)
 
@@ -100,19 +100,19 @@ class Observations:
         return Observations(self.keypoints_px.to(device, dtype), views, joints)
 
     def finite(self) -> Bool[Tensor, " B"]:
-        """Where all that is seen has numbers. Coordinates without confidence don't matter."""
+        """Return where all that is seen is finite. Coordinates without confidence don't matter."""
         out = _known_within(self.keypoints_px, torch.inf)
         for item in fields(Views):
             out = out & torch.isfinite(getattr(self.views, item.name)).flatten(1).all(1)
         return out if self.joints3d_m is None else out & _known_within(self.joints3d_m, torch.inf)
 
     def within_bounds(self) -> Bool[Tensor, " B"]:
-        """Where nothing that is seen lies farther than anybody measures (and none of it is not a number)."""
+        """Return where all that is seen is finite and near enough to be a measurement."""
         out = _known_within(self.keypoints_px, FARTHEST_PX)
         return out if self.joints3d_m is None else out & _known_within(self.joints3d_m, FARTHEST_M)
 
     def confidence_in_range(self) -> Bool[Tensor, " B"]:
-        """Where every confidence lies between 0 and 1."""
+        """Return where every confidence is between 0 and 1."""
         out = _within_unit(self.keypoints_px[..., 2])
         return out if self.joints3d_m is None else out & _within_unit(self.joints3d_m[..., 3])
 

@@ -1,4 +1,4 @@
-"""Where a body stands whose pose and shape are settled: the translation that best meets the keypoints, and nothing else."""
+"""Where a body of known pose and shape stands: the translation that best meets the keypoints."""
 
 from __future__ import annotations
 

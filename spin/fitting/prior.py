@@ -48,7 +48,7 @@ class PosePrior(nn.Module):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the mixture: what tells fits apart that were held to different priors."""
+        """Return the hash of the mixture, which distinguishes fits with different priors."""
         digest = hashlib.sha256()
         for table in (self.means_np, self.covars_np, self.weights_np):
             digest.update(np.ascontiguousarray(table).tobytes())
@@ -65,7 +65,7 @@ class PosePrior(nn.Module):
         return best, component
 
     def mean_pose(self) -> Float[np.ndarray, "69"]:
-        """The mixture's mean: the pose a person stands in when nothing is known."""
+        """Return the mixture's mean: the pose when nothing is known."""
         return (self.weights_np[:, None] * self.means_np).sum(0).astype(np.float32)
 
     def sample(self, count: int, generator: np.random.Generator) -> Float[np.ndarray, "N 69"]:
@@ -84,7 +84,7 @@ def find_prior(data_dir: Path | None, body_path: Path) -> Path:
 
 
 def load_pose_prior(path: Path | None = None, dtype: torch.dtype = torch.float32) -> PosePrior:
-    """Reads a mixture (`means`, `covars`, `weights`) from .npz or SMPLify's .pkl. ModelFileError if it is not one."""
+    """Read a mixture (`means`, `covars`, `weights`) from .npz or SMPLify's .pkl. Raise ModelFileError if it is not one."""
     file = OPEN_PRIOR if path is None else Path(path)
     raw = read_array_pickle(file) if file.suffix == ".pkl" else read_npz(file)
     try:

@@ -1,4 +1,4 @@
-"""People to practise on: bodies in sampled poses, seen from anywhere, with keypoints as annotators and detectors give them.
+"""People to train on: bodies in sampled poses, seen from anywhere, with keypoints as annotators and detectors give them.
 
 The lifter is trained on these, and the scorer of fits is calibrated on them: true bodies are known, and keypoints are noisy,
 partly missing, sometimes wrong.
@@ -69,7 +69,7 @@ class PoseSource:
             return drawn
         first, second = (self.poses[torch.randint(len(self.poses), (count,), generator=generator)] for _ in range(2))
         upper = torch.zeros(23, dtype=torch.bool)
-        upper[[2, 5, 8, *range(11, 23)]] = True  # spine and all that hangs on it
+        upper[[2, 5, 8, *range(11, 23)]] = True  # spine and everything above it
         mixed = torch.where(upper.repeat_interleave(3), first, second)
         given = torch.where(torch.rand(count, 1, generator=generator) < 0.25, mixed, first)
         given = given + 0.05 * torch.randn(count, 69, generator=generator)
@@ -87,7 +87,7 @@ def look_at(
     *,
     wild_share: float = WILD_SHARE,
 ) -> People:
-    """Bodies turned to any side, the camera up to some 20° above or below; a share of them in any attitude at all."""
+    """Bodies turned to any side, the camera up to some 20° above or below; a share of them in any orientation."""
     count = len(body_pose)
 
     def normal(spread_deg: float) -> Tensor:

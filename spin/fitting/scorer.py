@@ -50,7 +50,7 @@ class ScoreBasis:
 
 
 class FitScorer:
-    """Score fits. The same fit and observations always give the same score, whatever else is in the batch."""
+    """Score fits. The same fit and observations always give the same score, in any batch."""
 
     def __init__(self, body: CompactBody, lifter: Lifter) -> None:
         self.body, self.lifter = body, lifter
@@ -114,7 +114,7 @@ def _joints_seen(observations: Observations) -> Int[Tensor, "B V"]:
 
 
 def _seeing(observations: Observations) -> Bool[Tensor, "B V"]:
-    """Which views see enough of the person to count."""
+    """Return which views see enough of the person to count."""
     return _joints_seen(observations) >= _ENOUGH_JOINTS
 
 

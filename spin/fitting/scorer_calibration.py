@@ -1,4 +1,4 @@
-"""Calibrates the scorer of a lifter: fits of many makes, on people whose true body is known, against what it says of them.
+"""Calibrates the scorer of a lifter: fits made in many ways, of people whose true body is known, against their scores.
 
 Fits that a network had a hand in are not among them: how good a network is no scorer can know beforehand. Training measures
 it, and corrects their scores to the same scale (`spin.training.trust`).
@@ -36,7 +36,7 @@ PEOPLE = 2048
 
 
 def calibrate(body: CompactBody, prior: PosePrior, lifter: Lifter, source: PoseSource, seed: int, people: int = PEOPLE) -> None:
-    """Fills the lifter's `judge_*` numbers, in place. The same seed gives the same numbers."""
+    """Fill the lifter's `judge_*` numbers, in place. The same seed gives the same numbers."""
     generator = torch.Generator().manual_seed(seed)
     scorer = FitScorer(body, lifter)
     with torch.no_grad():
@@ -125,7 +125,7 @@ def _weights(
 def calibrated_weights(
     signs: Float[np.ndarray, "N F"], error_mm: Float[np.ndarray, " N"], rounds: int = 30
 ) -> Float[np.ndarray, " F"]:
-    """Non-negative weights with E = sqrt(signs · weights) near the errors, each judged relative to its size.
+    """Non-negative weights with E = sqrt(signs · weights) near the errors, each weighted relative to its size.
 
     Iteratively reweighted least squares on squared errors; the result is scaled so that the mean expectation is right.
     """

@@ -118,11 +118,11 @@ def _by_spread(points_m: Tensor, observations: Observations) -> Tensor:
     turned = points_m @ rotation.transpose(-1, -2)
     weight = keypoints[..., 2:].clamp_min(0)
     total = weight.sum(1).clamp_min(1e-6)
-    nobody = weight.sum(1) == 0
+    unseen = weight.sum(1) == 0
 
     def centre_and_spread(xy: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
         """`middle`: of samples that nothing is seen of."""
-        centre = torch.where(nobody, middle, (xy * weight).sum(1) / total)
+        centre = torch.where(unseen, middle, (xy * weight).sum(1) / total)
         return centre, (((xy - centre[:, None]) ** 2 * weight).sum((1, 2)) / total[:, 0]).sqrt()
 
     body_centre, body_spread = centre_and_spread(turned[..., :2], turned[..., :2].mean(1))

@@ -104,6 +104,6 @@ def verdict_of_fit(
     verdict[~(loss < ACCEPT_LOSS)] = LOSS_TOO_HIGH
     verdict[(solution.betas.abs() > BETA_LIMIT).any(1)] = SHAPE_OUT_OF_RANGE
     verdict[~torch.isfinite(numbers).all(1)] = NOT_FINITE
-    verdict[~(depth_m > 0)] = BEHIND_CAMERA  # which has no finite cost, either
+    verdict[~(depth_m > 0)] = BEHIND_CAMERA  # which has no finite cost either
     verdict[~torch.isfinite(body).all(1)] = NOT_FINITE
     return torch.where(observations_verdict != VALID, observations_verdict, verdict)

@@ -1,4 +1,4 @@
-"""What a body wears: colours as a function of where a point of the surface lies in the rest pose.
+"""What a body wears: colours as a function of where a point of the surface is in the rest pose.
 
 Painting in the rest pose (T-pose: arms along ±x, legs down, facing +z, y up, metres) keeps hems and patterns
 sharp, however coarse the mesh, and makes them move with the body.

@@ -56,7 +56,7 @@ def _detect_person(rng: np.random.Generator, person: WorldPerson) -> np.ndarray:
 
 
 def _invent_person(rng: np.random.Generator, picture: Picture) -> np.ndarray:
-    """A skeleton where nobody is: somebody's, smaller, elsewhere, with little confidence."""
+    """Return a skeleton where no person is: another person's, smaller, elsewhere, with little confidence."""
     model = picture.people[0].keypoints_px[JOINTS.openpose]
     size = [picture.camera.width, picture.camera.height]
     xy = (model - model.mean(0)) * rng.uniform(0.2, 0.6) + rng.uniform(0.1, 0.9, 2) * size

@@ -100,11 +100,11 @@ def place(rng: np.random.Generator, vertices_m: Float[np.ndarray, "B V 3"]) -> P
     floor = high[0, 1] + first[1]
     for k in range(1, len(vertices_m)):
         side = rng.choice([-1, 1])
-        beside = side * rng.uniform(0.35, 0.9)
+        sideways = side * rng.uniform(0.35, 0.9)
         behind = rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)
         # apart in the picture as in the room: half of the way for each
-        translations[0] = translations[0] - [beside / 2, 0, 0]
-        x = translations[0][0] + middle[0] + beside - (low[k, 0] + high[k, 0]) / 2
+        translations[0] = translations[0] - [sideways / 2, 0, 0]
+        x = translations[0][0] + middle[0] + sideways - (low[k, 0] + high[k, 0]) / 2
         z = np.clip(depth + behind, NEAR_M, FAR_M) - (low[k, 2] + high[k, 2]) / 2
         translations.append(np.array([x, floor - high[k, 1], z]))
     return Placement(camera, np.stack(translations))

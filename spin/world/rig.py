@@ -20,7 +20,7 @@ _FILLS = 0.75  # of the picture's height, by a person in the world's middle
 class Viewpoint:
     """A camera and where it stands: p_camera = rotation p_world + translation_m.
 
-    The world's y points down and its middle lies at the height of a pelvis; cameras look level, as backdrops need it.
+    The world's y points down and its middle is at the height of a pelvis; cameras look level, as backdrops need it.
     """
 
     camera: Pinhole

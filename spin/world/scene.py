@@ -36,7 +36,7 @@ _OCCLUDER_SHARE = 0.2
 _OCCLUDED_LIMIT = 0.35
 _SMALLEST_PX, _ATTEMPTS = 250, 20
 _APART_M = 0.9  # people of several views, from one to the next
-# Streams of random numbers beside that of `picture`
+# Streams of random numbers besides that of `picture`
 _WHO, _VIEW, _PORTRAIT = 2, 3, 5
 _PORTRAIT_SPAN = 0.8
 _LAMP_M = 1.4  # from the person's middle
@@ -225,7 +225,7 @@ class World:
     def _draw(
         self, scene: Scene, camera: Pinhole, outfits: list[Outfit], source: Sun | Lamp, backdrop: Backdrop
     ) -> tuple[Float[np.ndarray, "H W 3"], Int[np.ndarray, "H W"]]:
-        """People and their shadows on the backdrop (linear RGB), and whose each pixel is (-1: nobody's)."""
+        """People and their shadows on the backdrop (linear RGB), and whose each pixel is (-1: of no person)."""
         table = [
             np.concatenate([self._rest_m, vertex_normals(m), m.vertices_cam_m], 1).astype(np.float32) for m in scene.meshes
         ]

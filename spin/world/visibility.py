@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from spin.rendering import Pinhole, Scene
 
-# A joint lies inside the body: it counts as seen if what hides it is no farther before it than this (m).
+# A joint is inside the body: it counts as seen if what hides it is no farther before it than this (m).
 _REACH_M = {
     "nose": 0.04, "eye": 0.04, "ear": 0.04, "jaw": 0.1, "head": 0.13, "top of head": 0.1, "neck": 0.13,
     "thorax": 0.16, "shoulder": 0.13, "elbow": 0.08, "wrist": 0.07, "hip": 0.17, "knee": 0.11, "ankle": 0.09,
@@ -22,7 +22,7 @@ _REACH_M = {
 
 
 def _reach_m(name: str) -> float:
-    """How far inside the body a keypoint lies, by the last words of its name."""
+    """Return how far inside the body a keypoint is, by the last words of its name."""
     return next(_REACH_M[key] for key in sorted(_REACH_M, key=len, reverse=True) if name.endswith(key))
 
 

@@ -10,7 +10,7 @@ from spin.fitting.compiled.tables import PARAMETERS, STRIDE
 
 @machine_code
 def factorise(a: np.ndarray) -> bool:
-    """The upper U with UᵀU = A, in place; True if A is positive definite. Below the diagonal nothing is meant.
+    """The upper U with UᵀU = A, in place; True if A is positive definite. Entries below the diagonal have no meaning.
 
     Four rows are eliminated at a time, so that each element of the rest is read and written once for four products.
     Rows begin at a multiple of eight and end at the stride: whole vectors, nothing left over.

@@ -6,5 +6,5 @@ from numba import njit
 
 # Sums may be reordered and products fused; not-a-number and infinity keep their meaning.
 FAST = {"contract", "reassoc", "nsz", "arcp"}
-# Division by zero gives infinity, as in arrays: a depth of zero makes a cost that is refused, not an exception.
+# Division by zero gives infinity, as in arrays: a depth of zero makes a cost that is rejected, not an exception.
 machine_code = njit(cache=True, nogil=True, fastmath=FAST, error_model="numpy")

@@ -99,14 +99,14 @@ def joints3d(tb: np.record, weights: Weights, problem: Problem, s: np.record) ->
 
 @machine_code
 def pose_prior(tb: np.record, x: np.ndarray, s: np.record) -> tuple:
-    """The lowest component's cost, and which it is. A component is left as soon as it has lost."""
+    """The lowest component's cost, and its number. A component is left as soon as its cost is higher."""
     best, component, half = x.dtype.type(np.inf), 0, x.dtype.type(0.5)
     for m in range(tb.prior_means.shape[0]):
         total = tb.prior_offset[m]
         for i in range(69):
             s.away[i] = x[3 + i] - tb.prior_means[m, i]
         whiten = tb.prior_whiten[m]
-        # From the last row up: the short rows first, so that a loser is found out early.
+        # From the last row up: the short rows first, so that a higher cost is found early.
         for i in range(68, -1, -1):
             z = x.dtype.type(0)
             for j in range(i, 69):
@@ -200,7 +200,7 @@ def add_view(
     x: np.ndarray,
     s: np.record,
 ) -> int:
-    """What one view says of point p: each residual r with weight w = c σ² / (σ² + r²), its gradient w² r.
+    """What one view adds for point p: each residual r with weight w = c σ² / (σ² + r²), its gradient w² r.
 
     Takes and returns the number of rows that wait to be multiplied.
     """
@@ -240,7 +240,7 @@ def add_view(
 
 @machine_code
 def push_row(ux: float, uy: float, uz: float, moves: bool, pull: float, count: int, filled: int, s: np.record) -> int:
-    """A residual whose derivative by the point at hand is u: its row joins those that wait, its pull the gradient."""
+    """A residual whose derivative by the current point is u: its row joins those that wait, and its gradient is added."""
     row, d = s.rows[filled], s.by_parameter
     for a in range(STRIDE):
         row[a] = ux * d[0, a] + uy * d[1, a] + uz * d[2, a]

@@ -182,7 +182,7 @@ def solve_batch(
     tolerance: float,
     threads: int,
 ) -> Answer:
-    """Minimises every sample from its start (N, 85), which is not changed. The number of threads changes no bit."""
+    """Minimise every sample from its start (N, 85), which is not changed. The number of threads changes no bit."""
     count = len(start)
     dtype = body.real
     answer = Answer(np.array(start, dtype), np.zeros(count, dtype), np.zeros(count, np.int64), np.zeros(count, np.bool_))
@@ -243,7 +243,7 @@ def solve(
     tolerance: float,
     threads: int,
 ) -> Solution:
-    """Minimises the objective from a start, as `levenberg_marquardt.solve_batched` does; on the CPU, inputs unchanged."""
+    """Minimise the objective from a start, as `levenberg_marquardt.solve_batched` does; on the CPU, inputs unchanged."""
     weights, batch = batch_of(body, objective, start, observations)
     answer = solve_batch(
         body, weights, batch, parameters(start).numpy(),
@@ -266,14 +266,14 @@ def nothing_to_solve(body: Body) -> tuple[Weights, Batch, Answer]:
 
 
 def is_compiled(body: Body) -> bool:
-    """Whether machine code for this body is at hand, in memory or on disk."""
+    """Return whether machine code for this body is in memory or on disk."""
     weights, batch, answer = nothing_to_solve(body)
     scratch = make_scratch(body)
     return is_at_hand(solve_range, (body.tables, body.blend, weights, batch, answer, scratch, 0, 0, 0, 0.0))
 
 
 def is_at_hand(function: Any, arguments: tuple) -> bool:
-    """Whether a function has been compiled for arguments of these types."""
+    """Return whether a function has been compiled for arguments of these types."""
     signature = tuple(typeof(a) for a in arguments)
     if signature in function.overloads:
         return True

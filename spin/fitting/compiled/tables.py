@@ -73,7 +73,7 @@ def scratch_type(pairs: int, real: np.dtype) -> np.dtype:
             ("axes", real, (24, 3, 3)),  # columns: what each parameter of a joint turns about
             ("joint_by_betas", real, (24, 3, 10)),
             ("below", real, (24, 4)),  # a point's share below each joint: position and weight
-            ("touched", flag, (24,)),  # joints that move the point at hand, as flags
+            ("touched", flag, (24,)),  # joints that move the current point, as flags
             ("active", whole, (24,)),  # and as a list
             ("by_parameter", real, (3, STRIDE)),  # derivative of a point
             ("rows", real, (ROWS, STRIDE)),  # weighted derivatives that wait to be multiplied
@@ -91,7 +91,7 @@ def scratch_type(pairs: int, real: np.dtype) -> np.dtype:
 
 
 class Body(NamedTuple):
-    """A body and a prior as the compiled code wants them."""
+    """A body and a prior in the form that the compiled code needs."""
 
     tables: np.ndarray  # (1,) of tables_type
     blend: np.ndarray  # (N, 3, 207) change of each pair by SMPL's pose blend shapes; (0, 3, 207) without them
