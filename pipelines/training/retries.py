@@ -67,7 +67,7 @@ def run_workers(
     """Trains to the last step. Raises what a worker raised if it would only repeat itself, and StageError after setbacks."""
     import ray
 
-    from pipelines.training.worker import WorkerSettings
+    from pipelines.training.state import WorkerSettings
 
     there = ray.cluster_resources()
     gpu = there.get("GPU", 0) >= config.workers

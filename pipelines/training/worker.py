@@ -1,73 +1,36 @@
-"""What every training worker does: load, look up, step, offer, and now and then a checkpoint.
+"""The loop of a training worker: load a batch, look up its fits, step, offer new fits, and save checkpoints.
 
 Runs as a Ray Train worker (with DistributedDataParallel), or alone in the process for tests.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from dataclasses import asdict, dataclass, is_dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import is_dataclass
+from typing import Any
 
 import numpy as np
-import ray
 import ray.train
 import ray.train.torch
 import torch
 
 from pipelines import journal
-from pipelines.cluster.incarnation import incarnation
 from pipelines.errors import EXPECTED, StageError, cause
 from pipelines.fits.client import FitsClient, LookUp
-from pipelines.folders import DataFolder, RunFolder
 from pipelines.preprocessing.pack import made_for, open_crops
 from pipelines.training.batch_plan import last_step, plan_of
-from pipelines.training.checkpoints import keep_checkpoint, new_tag, prune
-from pipelines.training.config import TrainConfig
 from pipelines.training.loading import LoadedBatch, TrainingData, batches
 from pipelines.training.loop_fits import LoopFits, NewFits, stored_fits
 from pipelines.training.metrics_log import MetricsLog
 from pipelines.training.pictures import Pictures
+from pipelines.training.state import TrainingState, WorkerSettings
 from spin.body import BodyMesh, CompactBody, load_body
 from spin.errors import TrainingError
-from spin.fitting.prior import load_pose_prior
-from spin.network.checkpoints import (
-    Checkpoint,
-    apply_weights,
-    load_backbone_weights,
-    load_checkpoint,
-    save_checkpoint,
-)
-from spin.network.hmr import HMR, MeanParameters
-from spin.training.device import best_precision, to_device
+from spin.network.checkpoints import Checkpoint, save_checkpoint
+from spin.training.device import to_device
 from spin.training.step import Accumulation, StepResult, train_step
 from store.annotations.table import Annotations
-from store.fits.fingerprint import Fingerprint
 from store.fits.records import Fits
-
-if TYPE_CHECKING:
-    from torch import nn
-
-
-@dataclass(frozen=True)
-class WorkerSettings:
-    """What the driver tells every worker. `attempt` is one call of `spin-pipe train`; Ray may start workers again in it."""
-
-    config: TrainConfig
-    run: RunFolder
-    data: DataFolder
-    services: dict[str, Any]  # data set -> handle of its FitService
-    fingerprints: dict[str, Fingerprint]  # data set -> what its fits belong to
-    threads: int  # of each worker
-    attempt: str
-    begun: float  # of the command, time.time()
-
-    @property
-    def failure(self) -> Path:
-        """Where a worker leaves an error that would only repeat itself."""
-        return self.run.root / f"failure-{self.attempt}.txt"
 
 
 def run_worker(message: dict[str, Any]) -> None:
@@ -109,11 +72,8 @@ class Trainer:
         self.loop: LoopFits | None = None
         if self.config.run_smplify:
             self.loop = LoopFits(settings.data, self.config, self.device, world)
-        # The network's own weights, and the same network as it is trained (in DistributedDataParallel, if not alone).
-        self.bare = HMR(self.config.backbone, mean=self._mean_parameters())
-        self.optimiser: torch.optim.Optimizer
-        self.network: nn.Module
-        self.first_step = self._start()
+        self.state = TrainingState(settings, self.plan, self.loop, self.device)
+        self.first_step = self.state.restore()
 
     @property
     def last_step(self) -> int:
@@ -159,7 +119,8 @@ class Trainer:
             self._show(log, step + 1)
             over = self._time_is_up() and self._accumulation(step).is_last
             if over or self._is_checkpoint(step + 1):
-                self._checkpoint(step + 1)
+                self.fits.settle()
+                self.state.save(step + 1)
             if over:
                 break
             waiting = time.perf_counter()
@@ -172,10 +133,10 @@ class Trainer:
         if log is None:
             return
         if step % config.picture_steps == 0 or step == self.last_step:
-            log.picture(step, self.pictures.draw(self.bare, self.fits, self.device))
+            log.picture(step, self.pictures.draw(self.state.bare, self.fits, self.device))
         if config.eval_datasets and (step % config.test_steps == 0 or step == self.last_step):
             weights = self.settings.run.to_validate / f"step_{step:08d}.pt"
-            save_checkpoint(weights, Checkpoint(self.bare.state_dict(), config={"img_res": config.img_res}))
+            save_checkpoint(weights, Checkpoint(self.state.bare.state_dict(), config={"img_res": config.img_res}))
 
     def _time_is_up(self) -> bool:
         """Whether --time-to-run has passed: of all workers in the same step, as the first one's clock says."""
@@ -200,7 +161,7 @@ class Trainer:
         place = self.plan.place(step)
         if place.batch == 0:
             self.fits.settle()
-            self._barrier()
+            self.state.barrier()
         samples = self.plan.indices(place)
         return self.fits.look_up(self.data.dataset[samples], self.data.row[samples])
 
@@ -223,8 +184,8 @@ class Trainer:
             batch, withheld = self.loop.withhold(batch)
             fit = self.loop.of_batch(self.data.crops.take(torch.from_numpy(item.sample)), withheld)
         result = train_step(
-            self.network,
-            self.optimiser,
+            self.state.network,
+            self.state.optimiser,
             self.body,
             to_device(batch, self.device),
             fit,
@@ -258,89 +219,6 @@ class Trainer:
             raise StageError(f"none of the images so far could be read: {item.unreadable[0]}")
         for problem in item.unreadable:
             journal.append(self.settings.run.skipped, {"step": step + 1, "problem": problem})
-
-    # ---- start and checkpoints --------------------------------------------------------------------------------------
-
-    def _mean_parameters(self) -> MeanParameters:
-        data = self.settings.data
-        if data.mean_parameters is not None:
-            return MeanParameters.from_file(data.mean_parameters)
-        return MeanParameters.from_body_pose(torch.from_numpy(load_pose_prior(data.prior).mean_pose()))
-
-    def _start(self) -> int:
-        """Fills the network from the newest checkpoint, the store taken back to the state it belongs to; or anew.
-
-        Returns the step to go on with.
-        """
-        config = self.config
-        newest = self.settings.run.latest_checkpoint()
-        checkpoint = None if newest is None else load_checkpoint(newest)
-        if checkpoint is not None:
-            apply_weights(self.bare, checkpoint.model, str(newest))
-        elif config.pretrained_checkpoint is not None:
-            source = config.pretrained_checkpoint
-            apply_weights(self.bare, load_checkpoint(source).model, source)
-        elif config.backbone_weights is not None:
-            weights = load_backbone_weights(config.backbone_weights)
-            apply_weights(self.bare, weights, config.backbone_weights, only_backbone=True)
-        self.bare.to(self.device)
-        if config.channels_last:
-            self.bare = self.bare.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.precision = config.precision
-        if self.precision == "auto":
-            # A run goes on as it began, on whatever machine.
-            begun = {} if checkpoint is None else checkpoint.config
-            self.precision = begun.get("precision_used") or best_precision(self.device)
-        self.bare.features_dtype = getattr(torch, self.precision)
-        self.optimiser = torch.optim.Adam(self.bare.parameters(), lr=config.lr)
-        if checkpoint is not None and checkpoint.optimizer is not None:
-            self.optimiser.load_state_dict(dict(checkpoint.optimizer))
-        if checkpoint is not None and self.loop is not None:
-            self.loop.restore(checkpoint.loop)
-        tags = {} if checkpoint is None else checkpoint.tag
-        if self.rank == 0:
-            services = self.settings.services.items()
-            ray.get([service.begin.remote(incarnation(), tags.get(name)) for name, service in services])
-        self.network = ray.train.torch.prepare_model(self.bare) if self.world > 1 else self.bare
-        if checkpoint is None:
-            # So that workers which Ray starts again always find a state to go back to.
-            self._checkpoint(0)
-        self._barrier()
-        return 0 if checkpoint is None else checkpoint.step
-
-    def _checkpoint(self, step: int) -> None:
-        """Network, optimiser, and a tag for the fits as they are now; all workers wait for it."""
-        self.fits.settle()
-        self._barrier()
-        if self.rank == 0:
-            services = self.settings.services
-            tag = new_tag(self.settings.run, step)
-            ray.get([service.tag.remote(tag, incarnation()) for service in services.values()])
-            epoch, batch = divmod(step, self.plan.batches_per_epoch)
-            keep_checkpoint(
-                self.settings.run,
-                Checkpoint(
-                    model=self.bare.state_dict(),
-                    optimizer=self.optimiser.state_dict(),
-                    epoch=epoch,
-                    step=step,
-                    batch_idx=batch,
-                    seed=self.config.seed,
-                    tag=dict.fromkeys(services, tag),
-                    config=json.loads(json.dumps(asdict(self.config)))
-                    | {
-                        "precision_used": self.precision,
-                        "fingerprints": {n: f.to_json() for n, f in self.settings.fingerprints.items()},
-                    },
-                    loop={} if self.loop is None else self.loop.state,
-                ),
-            )
-            prune(self.settings.run, services, self.config.keep, self.config.eval_datasets)
-        self._barrier()
-
-    def _barrier(self) -> None:
-        if self.world > 1:
-            torch.distributed.barrier()
 
 
 def _as_plain(batch: Any) -> Any:
