@@ -2,7 +2,7 @@
 
     python examples/use_the_store.py [FOLDER]
 
-A fit replaces another only if its score is lower, in whatever order they come and however often; what `flush` has
+A fit replaces another only if its score is lower, in any order and however often they come; what `flush` has
 returned for survives a kill at any moment.
 """
 

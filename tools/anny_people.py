@@ -29,7 +29,7 @@ _LOCAL_CHANGES = [
     "head-scale-vert-incr",
 ]  # fmt: skip
 
-# Where each SMPL joint lies (the mean of these bones' heads), and the roots of the bones that it moves.
+# Where each SMPL joint is (the mean of these bones' heads), and the roots of the bones that it moves.
 _JOINT_BONES: dict[str, list[str]] = {
     "pelvis": ["spine05", "spine04"], "spine1": ["spine03"], "spine2": ["spine02"], "spine3": ["spine01"],
     "neck": ["neck01"], "head": ["head"],
@@ -86,10 +86,10 @@ def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
-def _frame(along: np.ndarray, beside: np.ndarray) -> np.ndarray:
-    """Orthonormal axes (columns, batched): `along`, then `beside` made orthogonal to it."""
+def _frame(along: np.ndarray, across: np.ndarray) -> np.ndarray:
+    """Orthonormal axes (columns, batched): `along`, then `across` made orthogonal to it."""
     first = _unit(along)
-    second = _unit(beside - (beside * first).sum(-1, keepdims=True) * first)
+    second = _unit(across - (across * first).sum(-1, keepdims=True) * first)
     return np.stack([first, second, np.cross(first, second)], -1)
 
 

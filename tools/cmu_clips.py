@@ -143,10 +143,10 @@ def _parse_asf(path: Path) -> tuple[dict[str, _AsfBone], dict[str, str]]:
 
 
 def read_amc(clip: Path) -> SourceClip:
-    """An AMC file with the one ASF skeleton that lies beside it. Raises ClipError."""
+    """Return an AMC file with the one ASF skeleton next to it. Raise ClipError."""
     skeletons = sorted(clip.parent.glob("*.asf"))
     if len(skeletons) != 1:
-        raise ClipError(f"{clip.name}: expected one .asf skeleton beside it, found {len(skeletons)}")
+        raise ClipError(f"{clip.name}: expected one .asf skeleton next to it, found {len(skeletons)}")
     bones, parents = _parse_asf(skeletons[0])
     frames: list[dict[str, list[float]]] = []
     for line in clip.read_text(errors="replace").splitlines():

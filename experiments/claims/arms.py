@@ -274,7 +274,7 @@ class Experiment:
         return None if self.arm.static is None else float(self.expected_and_true_mm()[1].mean())
 
     def network_errors_mm(self) -> tuple[float, float]:
-        """PA-MPJPE and MPJPE on people that nobody trained on."""
+        """PA-MPJPE and MPJPE on people that were not trained on."""
         rows = np.arange(self.size.train, self.size.train + self.size.test)
         self.network.eval()
         with torch.no_grad():

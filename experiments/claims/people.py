@@ -206,7 +206,7 @@ class SmallHMR(HMR):
 
 
 class Residual(nn.Module):
-    """Two full layers beside which their input goes on."""
+    """Two full layers with a skip connection."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -9,9 +9,9 @@ loop from those fits; (e) this project's static fits (lifter, anchored), fixed; 
 
 All start with a network that was trained on other people, in 2D alone, by static fits.
 
-Of each setting and arm, a list over seeds: `network_pa_mpjpe_mm` and `network_mpjpe_mm` on people that nobody trained on,
+Of each setting and arm, a list over seeds: `network_pa_mpjpe_mm` and `network_mpjpe_mm` on people that were not trained on,
 `fits_start_pa_mpjpe_mm` and `fits_end_pa_mpjpe_mm` on the training samples without truth. `bad_network`: how arm (f)'s fits
-fare beside a network that answers nonsense. `ceiling`: the network that is given everybody's truth, which no fits can beat.
+fare with a network that answers nonsense. `ceiling`: the network that is given everybody's truth, which no fits can beat.
 `calibration`: expected and true error of the stored fits, by decile of the expected one. Results are kept in the cache as they
 come; run again, it goes on where it was. docs/loop.md has a run's figures.
 """
@@ -62,7 +62,7 @@ FIGURES = ("network_pa_mpjpe_mm", "network_mpjpe_mm", "fits_start_pa_mpjpe_mm", 
 
 @dataclass(frozen=True)
 class Task:
-    """A training. The arm `BAD` is (f) beside a network that answers nonsense and never learns; `CEILING` is (a), given all."""
+    """A training. The arm `BAD` is (f) with a network that answers nonsense and never learns; `CEILING` is (a), given all."""
 
     size: str
     setting: str
@@ -130,7 +130,7 @@ def run(task: Task) -> dict[str, Any]:
     bad = task.arm == BAD
     if bad:
         weight, generator = network.decpose.weight, torch.Generator().manual_seed(task.seed)
-        weight.data.copy_(0.2 * torch.randn(weight.shape, generator=generator))  # on whatever device it is
+        weight.data.copy_(0.2 * torch.randn(weight.shape, generator=generator))  # on the weight's device
     with tempfile.TemporaryDirectory() as folder:
         experiment = Experiment(
             given.people, size, given.fitting, network, setting=task.setting, arm=PARTS.get(task.arm, task.arm),
@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def claims(name: str, cache: Path, processes: int = 1) -> dict[str, Any]:
-    """All arms in all settings, seed by seed. What is kept in the cache lies by what made it."""
+    """All arms in all settings, seed by seed. The cache keeps results under what made them."""
     size, cache = SIZES[name], cache / made_by(name)
     People.of(size, cache, processes)
     People.others(size, cache, processes)

@@ -1,4 +1,4 @@
-"""A trainer's way to the fit services of its data sets: look-ups asked for ahead, offers that nobody waits for.
+"""A trainer's way to the fit services of its data sets: look-ups requested ahead, offers that are not waited for.
 
 What a look-up sees doesn't depend on timing. Calls of one worker reach a service in the order they were made, and within an
 epoch a sample belongs to one worker; at an epoch's start every worker settles its offers before anybody looks up.

@@ -78,7 +78,7 @@ class FitService:
         self._records = FLUSH_RECORDS if flush_records is None else flush_records
         self._max_pending = MAX_PENDING if max_pending is None else max_pending
         self._fence = self.store.fence(run) or None
-        self._begun: str | None = None  # the fence, once this process has been told of it
+        self._begun: str | None = None  # the fence, once this process knows it
         self._run_name = run
         self._counts: defaultdict[str, float] = defaultdict(float)
         self._latency: defaultdict[str, deque[float]] = defaultdict(lambda: deque(maxlen=_LATENCIES))
@@ -153,7 +153,7 @@ class FitService:
         return self.store.tags()
 
     def untag(self, names: Sequence[str]) -> None:
-        """Gives up names, as far as they are there; compaction then frees what only they needed."""
+        """Remove tags, if they exist; compaction then frees what only they needed."""
         known = set(self.store.tags())
         for name in names:
             if name in known:
@@ -213,7 +213,7 @@ class FitService:
                     self._failure = error
 
     def _compact_in_time(self) -> None:
-        """Beside the writer, which goes on: a large generation takes longer to write than offers may wait."""
+        """Compact in the background while the writer goes on: a large generation takes longer to write than offers may wait."""
         while not self._closed.wait(self._seconds):
             try:
                 if self.store.worth_compacting:
@@ -237,7 +237,7 @@ def start_service(path: Path | str, samples: int, fingerprint: Fingerprint, writ
     """The actor's handle, once it is open. Raises what opening the store raises."""
     import ray
 
-    # Opened here first: an error in an actor's constructor reaches nobody until the first call, and then wrapped.
+    # Opened here first: an error in an actor's constructor is only seen at the first call, and wrapped.
     FitStore.open_or_create(path, samples=samples, fingerprint=fingerprint, writer=writer)
     actor: Any = ray.remote(FitService).options(
         num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=on_driver_node()

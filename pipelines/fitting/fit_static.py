@@ -156,7 +156,7 @@ def fit_static(
 ) -> FitSummary:
     """Fits what has no fit yet, and tags the state 'static'. Raises StoreError if the store belongs to other data.
 
-    `again` fits every sample, whatever there is; a fit replaces another only if its score is lower.
+    `again` fits every sample, also those with a fit; a fit replaces another only if its score is lower.
     """
     annotations = Annotations.read(data.annotations(dataset))
     require_reachable(data.fits(dataset))
@@ -225,8 +225,8 @@ def compile_solver(files: FittingFiles, config: FitConfig) -> None:
     fitter = files.fitter(config)
     if fitter.needs_compiling:
         say("compiling the solver (once on this machine, half a minute)")
-        nobody = torch.zeros(1, 49, 3)
-        fitter.refine(torch.zeros(1, 72), torch.zeros(1, 10), nobody)
+        unseen = torch.zeros(1, 49, 3)
+        fitter.refine(torch.zeros(1, 72), torch.zeros(1, 10), unseen)
 
 
 def pending_batches(
@@ -292,7 +292,7 @@ class _Ahead:
 def _through_store(
     fit: Callable[[Work], Any], service: Any, work: Iterator[Work], ahead: Callable[[], int], what: str
 ) -> Iterator[FittedBatch]:
-    """Every batch once it is durable, in whatever order they finish. Fits go from fitter to store, not through here."""
+    """Yield every batch once it is durable, in any order. Fits go from fitter to store, not through here."""
     import ray
 
     fitting: list[Any] = []

@@ -39,7 +39,7 @@ def run_lock(run: RunFolder) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UsageError(f"run {run.root}: another training is at it; wait for its end, or give another --run") from error
+            raise UsageError(f"run {run.root}: another training is running; wait for its end, or give another --run") from error
         except OSError:
             pass  # a file system that locks no folders
         yield
@@ -50,7 +50,7 @@ def run_lock(run: RunFolder) -> Iterator[None]:
 
 
 def with_starting_weights(data: DataFolder, run: RunFolder, config: TrainConfig) -> TrainConfig:
-    """The configuration with a file that is there, and fits the network, for whatever weights it asks for.
+    """The configuration with a file that is there, and fits the network, for any weights it names.
 
     Raises UsageError, ModelFileError, and DownloadError for ImageNet weights that can't be had.
     """

@@ -45,7 +45,7 @@ class Setbacks:
         if self.count > MAX_FAILURES:
             raise StageError(
                 f"run {self._run.root}: the workers failed {self.count} times without coming further than {whereto}, at last "
-                f"with {why}; --debug shows more. Mend that, then go on with --resume"
+                f"with {why}; --debug shows more. Fix that, then go on with --resume"
             ) from error
         say(
             f"the workers failed ({why}); they go on from {whereto}"

@@ -59,7 +59,7 @@ def solve(
 def camera_keypoints(keypoints_px: Float[Tensor, "B V 49 3"]) -> Float[Tensor, "B V 49 3"]:
     """Return the keypoints that stage one fits, each with weight 1, and zeros for all others.
 
-    As published: OpenPose's hips and shoulders if all four are seen, else the annotated ones, whatever their confidence. The
+    As published: OpenPose's hips and shoulders if all four are seen, else the annotated ones, with any confidence. The
     published code also pulls at annotated joints that were not seen; here they don't count, and where none is annotated,
     OpenPose's do that are there.
     """

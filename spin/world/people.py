@@ -34,7 +34,7 @@ _HINGES = tuple(
 
 @dataclass(frozen=True)
 class Placement:
-    """A camera, and where each person's own frame lies in its frame (metres)."""
+    """A camera, and where each person's own frame is in its frame (metres)."""
 
     camera: Pinhole
     translations_m: Float[np.ndarray, "B 3"]

@@ -28,7 +28,7 @@ IMG_RES = 64
 
 
 def make_docs_folder(folder: Path, world: Path) -> None:
-    """The world lies in raw/world; its people are the data sets world and coco, its test people those that are measured on.
+    """The world is in raw/world; its people are the data sets world and coco, its test people those that are measured on.
 
     Of LSP, which has masks, there is a made-up tree. A run "first" has a tiny network, which the published one's file has, too.
     """
@@ -71,7 +71,7 @@ def _own_data(folder: Path, world: Path) -> None:
 
 
 def _network(folder: Path, data: DataFolder) -> None:
-    """An untrained network, as a run's checkpoint and where the published one lies."""
+    """An untrained network, as a run's checkpoint and where the published one is."""
     run = RunFolder(folder / "logs" / "first")
     run.root.mkdir(parents=True)
     TrainConfig(datasets=("world",), backbone="resnet18", img_res=IMG_RES).save(run.config)

@@ -58,7 +58,7 @@ def make_world(tmp_path: Path) -> World:
     data = make_people(tmp_path, LOSSES, improved=np.array([IMPROVED]))
     refused = [{"sample": SAMPLES - 1, "source": "p", "image": "a.jpg", "reason": "too few joints"}]
     data.rejected_fits("people").write_text(json.dumps({"fingerprint": "x", "rejected": refused}))
-    aside = [{"source": "nobody", "image": f"{EVIL}.jpg", "reason": f"missing {EVIL}"}]
+    aside = [{"source": "unknown", "image": f"{EVIL}.jpg", "reason": f"missing {EVIL}"}]
     data.rejected("people").write_text(json.dumps(aside))
     return World(data, make_run(tmp_path / "logs" / "first", data))
 

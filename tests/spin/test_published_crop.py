@@ -35,7 +35,7 @@ def flat() -> np.ndarray:
         ((10.5, 100.0), 0.5),  # over two edges
         ((-20.0, 60.0), 0.5),  # its middle outside
         ((80.0, 60.0), 1.5),  # larger than the image
-        ((400.0, 400.0), 0.5),  # beside it
+        ((400.0, 400.0), 0.5),  # next to it
     ],
 )
 def test_it_is_the_rule_written_out(flat: np.ndarray, center_px: tuple[float, float], scale: float, crop_px: int) -> None:

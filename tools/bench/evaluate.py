@@ -5,7 +5,7 @@
 procrustes_ratio: aligned samples a second, against the published loop over samples (numpy's SVD, one at a time).
 eval_ratio: images a second of an evaluation on 3DPW-like data (photographs of 1920 × 1080, bodies of SMPL's 6,890 vertices),
 against the published way with the same backbone and batch: everything decoded by cv2, a float32 copy, the padded box resized by
-Pillow; the network as it was trained; the neutral, male and female mesh of every true body; the loop over samples.
+Pillow; the trained network; the neutral, male and female mesh of every true body; the loop over samples.
 eval_ratio_1000 is the same of 1000 × 1000 px, Human3.6M's. Both ways do the same on one core: figures are CPU time, in turns,
 and medians. `network_share` is what the network takes of the published way's time, `eval_ratio_besides` the ratio of all the
 rest: what decides on a GPU, where the network takes next to nothing.

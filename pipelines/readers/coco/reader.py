@@ -167,7 +167,7 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
         if image is None or name is None:
             reason = f"names image {annotation.get('image_id')!r}, which 'images' does not list"
         else:
-            reason = problems[name] or shared.get(image, "") or ("its id stands twice" if number in seen else "")
+            reason = problems[name] or shared.get(image, "") or ("its id appears twice" if number in seen else "")
         if reason or name is None:
             rejected.append(Rejected(_name(annotation), name or "", reason))
         else:

@@ -140,7 +140,7 @@ def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], li
         name, reason = place_image(image.get("file_name"), root)
         reason = reason or shared.get(at, "")
         if number is not None:
-            reason = reason or ("its id stands twice" if number in ids else "")
+            reason = reason or ("its id appears twice" if number in ids else "")
             ids.add(number)
         if reason:
             rejected.append(Rejected(source, name, reason))

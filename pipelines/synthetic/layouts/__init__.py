@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Layout(Protocol):
     """A module of this package.
 
-    `write` fills an empty folder with at least `people` people; what it writes depends on its arguments alone. Beside the
+    `write` fills an empty folder with at least `people` people; what it writes depends on its arguments alone. Next to the
     data set's own files it leaves `truth.npz`, which no reader looks at (see `truth.write_truth`).
     """
 

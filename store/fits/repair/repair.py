@@ -1,7 +1,7 @@
 """Repair of a damaged store: puts back what another file still holds, and loses nothing without being asked.
 
 The bytes of a damaged file may still be in a copy of the store, or in a file of another generation with the same checksum;
-store.json, CURRENT and the arrays' metadata follow from the generations. Whatever is put back has the checksum that was written
+store.json, CURRENT and the arrays' metadata follow from the generations. All that is put back has the checksum that was written
 down for it. The rest stays unrepaired, or, with `accept_loss`, moves to the store's folder `damaged`; samples whose records
 are lost have no fit then, and the next fit-static makes one.
 """

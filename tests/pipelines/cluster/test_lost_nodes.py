@@ -28,7 +28,7 @@ pytestmark = [
 
 
 def lose_a_node(what: str, *folders: Path) -> None:
-    """Runs `node_workers` in a process of its own, which Ray's settings need, and ends whatever it leaves."""
+    """Runs `node_workers` in a process of its own, which Ray's settings need, and ends all that it leaves."""
     with tempfile.TemporaryDirectory(prefix="sc-", dir="/tmp", ignore_cleanup_errors=True) as short:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_")} | {
             "RAY_TMPDIR": short, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32),

@@ -138,8 +138,8 @@ def test_a_job_is_stopped(job_server: dict[str, str], tmp_path: Path) -> None:
 
 
 def test_no_such_job_is_one_line(job_server: dict[str, str], tmp_path: Path) -> None:
-    done = _submit(job_server, "--logs", "nobody", cwd=tmp_path)
-    assert done.returncode == 1 and "Job nobody does not exist" in done.stderr
+    done = _submit(job_server, "--logs", "unknown", cwd=tmp_path)
+    assert done.returncode == 1 and "Job unknown does not exist" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -46,7 +46,7 @@ def known(preprocessed: Path) -> Annotations:
 
 @pytest.fixture
 def photo(known: Annotations, tmp_path: Path) -> Path:
-    """A photograph of one person, and the detections in it: of that person, and of a smaller one beside."""
+    """A photograph of one person, and the detections in it: of that person, and of a smaller one next to it."""
     image = cv2.imread(str(known.image_path(0)))
     assert image is not None
     cv2.imwrite(str(tmp_path / "photo.png"), image)
@@ -249,7 +249,7 @@ def test_who_can_not_be_fitted_is_rejected_and_the_others_are_shown(photo: Path,
 
 
 def test_the_nearer_body_hides_the_farther() -> None:
-    """Nearer is who has fewer metres to a pixel, whatever the box."""
+    """Nearer is who has fewer metres to a pixel, with any box."""
     square = np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]], np.float32)
     faces = np.array([[0, 1, 2], [0, 2, 3]])
     center = np.array([50.0, 50], np.float32)
@@ -265,7 +265,7 @@ def test_the_nearer_body_hides_the_farther() -> None:
     both = over_the_image(image, [first, second], faces)
     assert np.array_equal(both[50, 50] > 0, [True] * 3)
     alone = over_the_image(over_the_image(image, [second], faces), [first], faces)
-    assert np.abs(both.astype(int) - alone)[50, 50].max() <= 60  # the first one's colour lies on top
+    assert np.abs(both.astype(int) - alone)[50, 50].max() <= 60  # the first one's colour is on top
     assert both[50, 50].argmax() == 2  # and is the palette's blue
 
 

@@ -105,7 +105,7 @@ def test_wrong_lengths_are_found(mirror: Mirror, tmp_path: Path) -> None:
 
 def test_without_a_network_it_is_said_once_for_each_address(tmp_path: Path) -> None:
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))  # bound, but nobody listens
+        taken.bind(("127.0.0.1", 0))  # bound, but no process listens
         url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(StageError, match="can't be reached") as raised:
             fetch(tmp_path, ARCHIVES["data"], (url,), lambda done, total: None, pause_s=0)

@@ -112,7 +112,7 @@ def test_a_camera_that_no_file_holds_is_found_as_good_as_the_fits_own(data: Data
 
 @pytest.mark.parametrize("format", HOLDS_ALL)
 def test_a_second_round_writes_the_same_bodies(data: DataFolder, tmp_path: Path, format: str) -> None:
-    """A file that came from outside and was imported is written again as it was, where every row was used."""
+    """A file that came from outside and was imported is written again unchanged, if every row was used."""
     ending = FIT_FORMATS[format].ending
     first = export_fits(data, "world", tmp_path / f"a{ending}", format=format).path
     emptied(data)

@@ -56,7 +56,7 @@ def same(a: Fits, b: Fits) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(ray_running: None, preprocessed: Path, tmp_path_factory: pytest.TempPathFactory) -> Fits:
-    """The fits of a run that nobody killed."""
+    """The fits of a run that was not killed."""
     data = DataFolder(shutil.copytree(preprocessed, tmp_path_factory.mktemp("undisturbed") / "data"))
     fit_static(data, "world", CONFIG, workers=2, batch=BATCH)
     return stored(data)

@@ -1,4 +1,4 @@
-"""Samples are in the order of the source file, whatever images its people are in: published files of fits have that order."""
+"""Samples are in the order of the source file, not of the images its people are in: published files of fits have that order."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_entries_that_can_not_be_placed_are_rejected(mine: Path) -> None:
     reasons = {o.source: o.reason for o in after if isinstance(o, Rejected)}
     assert set(reasons.values()) == {
         "is not an annotation",
-        "its id stands twice",
+        "its id appears twice",
         "names image 9002, which 'images' does not list",
         "its image is outside the root",
         "its image's name has a backslash; use forward slashes",

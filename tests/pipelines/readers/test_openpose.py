@@ -135,7 +135,7 @@ def test_inputs_stay_as_they_were() -> None:
 
 
 def test_people_of_the_world_get_their_own_detections(body: BodyData, mesh: BodyMesh, prior: PosePrior) -> None:
-    """A detector that misses, swaps and invents people: nobody gets another's, and nearly everybody their own."""
+    """A detector that misses, swaps and invents people: no person gets another's, and nearly all get their own."""
     world, right, wrong, asked = World(body, mesh, prior), 0, 0, 0
     coco = [k - JOINTS.superset.start for k in JOINTS.coco]
     for index in range(24):

@@ -218,7 +218,7 @@ def test_a_damaged_newest_checkpoint_names_the_one_to_go_back_to(tmp_path: Path)
 
 def test_a_run_is_trained_by_one_command_at_a_time(tmp_path: Path) -> None:
     run = RunFolder.of(tmp_path / "logs", "run")
-    with run_lock(run), pytest.raises(UsageError, match="logs/run: another training is at it"), run_lock(run):
+    with run_lock(run), pytest.raises(UsageError, match="logs/run: another training is running"), run_lock(run):
         pass
     assert not run.root.exists()  # nothing came of it
     with run_lock(run):

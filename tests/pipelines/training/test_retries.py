@@ -26,7 +26,7 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 class Attempts:
-    """Stands for Ray Train: each attempt makes so many checkpoints, then fails as it is told; the last one succeeds."""
+    """Stands for Ray Train: each attempt makes so many checkpoints, then fails as the test sets; the last one succeeds."""
 
     def __init__(self, run: RunFolder, gains: list[int], error: Callable[[], Exception]) -> None:
         self.run, self.gains, self.error, self.made = run, gains, error, 0

@@ -1,4 +1,4 @@
-"""What a person sees of a training, validation beside it, and stopping and going back on purpose."""
+"""What a person sees of a training, its validation, and stopping and going back on purpose."""
 
 from __future__ import annotations
 

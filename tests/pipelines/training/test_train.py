@@ -56,7 +56,7 @@ def test_the_order_is_a_function_of_seed_epoch_step_and_rank() -> None:
     plans = [Plan(sizes=(21,), batch=3, world=2, rank=r, seed=5) for r in (0, 1)]
     assert plans[0].batches_per_epoch == 3
     epoch = np.concatenate([p.indices(p.place(s)) for s in range(3) for p in plans])
-    assert len(set(epoch.tolist())) == 18  # nobody twice, in any worker
+    assert len(set(epoch.tolist())) == 18  # no sample twice, in any worker
     assert plans[0].place(7) == Place(2, 1)
     first, again, later = (plans[0].indices(Place(e, 0)) for e in (0, 0, 1))
     assert np.array_equal(first, again)

@@ -161,11 +161,11 @@ def undisturbed_alone(fitted: Path, tmp_path_factory: pytest.TempPathFactory) ->
 def test_a_killed_service_sends_the_workers_back_to_their_checkpoint(
     fitted: Path, undisturbed_alone: dict[str, Any], tmp_path: Path
 ) -> None:
-    """It had acknowledged offers that were not on disk; nobody goes on from a state without them."""
+    """It had acknowledged offers that were not on disk; no run goes on from a state without them."""
     data, run = place(fitted, tmp_path)
     train_and_kill(data, run, ALONE, "FitService")
     steps = [json.loads(line)["step"] for line in run.metrics.read_text().splitlines()]
-    assert len(steps) > len(set(steps)), "nobody went back"
+    assert len(steps) > len(set(steps)), "no worker went back"
     assert_same(state(data, run), undisturbed_alone)
 
 

@@ -42,7 +42,7 @@ def test_smpl_is_found_under_every_name(name: str, shapes: int, body: BodyData, 
     assert chosen.line == f"SMPL_NEUTRAL, from {path}"
     read = load_body(path)
     assert np.array_equal(read.shapedirs, body.shapedirs)
-    # One body is one, whatever its file is called.
+    # The body is the same under any file name.
     assert read.fingerprint == load_body(write_smpl(tmp_path / "elsewhere.pkl", body)).fingerprint.replace(
         "elsewhere", "SMPL_NEUTRAL"
     )

@@ -1,4 +1,4 @@
-"""Whatever numbers one sample holds: it gets a verdict, nothing is raised or warned, and its neighbours keep every bit."""
+"""With any numbers in one sample: it gets a verdict, nothing is raised or warned, and its neighbours keep every bit."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ def fitter(compact, prior, lifter) -> BatchFitter:
 
 
 def with_an_empty_view(observations: Observations, at: int) -> Observations:
-    """Another camera of the first one's numbers, put in at a place, in which nobody is seen."""
+    """Another camera of the first one's numbers, put in at an index, which sees no person."""
 
     def put_in(array: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
         return torch.cat([array[:, :at], new, array[:, at:]], 1)

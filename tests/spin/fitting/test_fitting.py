@@ -284,7 +284,7 @@ NUMBERS = st.sampled_from([0.0, 1.0, -1.0, 112.0, 1e4, 1e30, -1e30, float("nan")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_nothing_that_stands_in_a_sample_disturbs_the_next(compact, prior, problem, data) -> None:
-    """Whatever numbers a sample holds: a verdict, no exception, no warning, and neighbours as they were, bit for bit."""
+    """With any numbers in a sample: a verdict, no exception, no warning, and neighbours unchanged, bit for bit."""
     fitter = BatchFitter(compact, prior, published("lm", 3))
     keypoints, start = problem.noisy(JOINTS.coco, 2.0)[:3], problem.near_truth().take(torch.arange(3))
     spoiled = keypoints.clone()

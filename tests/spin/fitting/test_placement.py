@@ -85,11 +85,11 @@ def test_who_is_not_seen_gets_no_fit_and_spoils_no_neighbour(compact, prior, peo
     keypoints = people.noisy(JOINTS.coco, 0.0)
     hidden = keypoints.clone()
     hidden[2, :, 2] = 0
-    nobody = torch.zeros(len(keypoints), dtype=torch.bool)
+    none = torch.zeros(len(keypoints), dtype=torch.bool)
     results = []
     for observations in (Observations.of(keypoints), Observations.of(hidden)):
         start = fitter.given(people.pose, people.betas, observations, kind="file")
-        results.append(fitter.as_given(start, observations, nobody))
+        results.append(fitter.as_given(start, observations, none))
     others = torch.arange(len(keypoints)) != 2
     assert results[1].verdict[2] == TOO_FEW_JOINTS
     assert torch.equal(results[0].camera_m[others], results[1].camera_m[others])

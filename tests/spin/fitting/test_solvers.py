@@ -152,7 +152,7 @@ def run_adam(compact, prior, people: Problem, keypoints: torch.Tensor, iteration
 
 
 def test_one_iteration_of_adam_is_one_step_of_each_stage(compact, prior, problem) -> None:
-    """Adam's first step is its step size, whatever the gradient: twice for the root, once for all else."""
+    """Adam's first step is its step size, for any gradient: twice for the root, once for all else."""
     start, keypoints = problem.near_truth(), problem.noisy(EVERY_JOINT, 2.0)
     none, one = (run_adam(compact, prior, problem, keypoints, n) for n in (0, 1))
     assert torch.equal(none.pose_aa, start.pose_aa)
@@ -205,7 +205,7 @@ def published_camera(compact, people: Problem, keypoints: torch.Tensor, iteratio
 
 
 def test_stage_one_is_the_published_one(compact, prior, problem) -> None:
-    """With OpenPose's four joints, and with the annotated ones where one of those is missing, whatever their confidence."""
+    """With OpenPose's four joints, and with the annotated ones where one of those is missing, with any confidence."""
     keypoints = problem.noisy(EVERY_JOINT, 4.0)
     keypoints[..., 2] = torch.rand(keypoints.shape[:2], generator=torch.Generator().manual_seed(6)).clamp_min(0.1)
     missing = torch.arange(len(keypoints)) % 3 == 0

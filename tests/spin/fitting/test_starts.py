@@ -111,8 +111,8 @@ def test_a_given_body_is_held_to_as_far_as_it_is_trusted(compact, problem) -> No
     assert (start.anchor.pose_sigma_rad == GIVEN_POSE_SIGMA_RAD).all()
     assert (start.anchor.betas_sigma == GIVEN_BETAS_SIGMA).all()
     assert torch.equal(start.anchor.noise_px, noise_px(problem.points_m, start.camera_m, observations))
-    told = given_start(compact, problem.pose, problem.betas, observations, kind="file", camera_m=problem.camera)
-    assert torch.equal(told.camera_m, problem.camera)
+    given = given_start(compact, problem.pose, problem.betas, observations, kind="file", camera_m=problem.camera)
+    assert torch.equal(given.camera_m, problem.camera)
 
 
 def test_a_lifted_body_is_the_anchor_too(compact, lifter, problem) -> None:
@@ -153,10 +153,10 @@ def test_a_body_in_a_views_frame_goes_there_and_back(compact, prior, problem) ->
     assert torch.allclose(weight[~known], torch.tensor(OBJECTIVES["published"].pose_prior ** 2))
     assert (weight[known] < weight[~known][0]).all()
     assert [START_KINDS[k] for k in start.kinds[18:22]] == ["file", "file", other.kind, other.kind]
-    nobody = fitter.given_in_view(pose, problem.betas, observations, view, known, kind="file", fallback=[])
-    assert [START_KINDS[k] for k in nobody.kinds[18:22]] == ["file", "file", "multistart", "multistart"]
+    unseen = fitter.given_in_view(pose, problem.betas, observations, view, known, kind="file", fallback=[])
+    assert [START_KINDS[k] for k in unseen.kinds[18:22]] == ["file", "file", "multistart", "multistart"]
     (mean,) = mean_pose_starts(compact, prior, observations, (0.0,))
-    assert torch.allclose(nobody.pose_aa[~known], mean.pose_aa[~known])
+    assert torch.allclose(unseen.pose_aa[~known], mean.pose_aa[~known])
 
 
 # ---- choosing -----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Why a fit is none: every verdict by hand, and which of several reasons is told."""
+"""Why a fit is not valid: every verdict by hand, and which of several reasons is given."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_every_verdict_has_its_number_and_text() -> None:
 # ---- the observations -------------------------------------------------------------------------------------------------------
 
 
-def told(keypoints: torch.Tensor, **more) -> list[int]:
+def verdicts_of(keypoints: torch.Tensor, **more) -> list[int]:
     return verdict_of_observations(Observations.of(keypoints, **more)).tolist()
 
 
@@ -68,13 +68,13 @@ def test_four_confident_joints_are_enough(problem) -> None:
         chosen = [JOINTS.index[n] for n in names[:count]]
         few[sample, chosen] = problem.keypoints[sample, chosen]
     few[3] = problem.keypoints[3] * torch.tensor([1, 1, 0.05])  # a confidence of 0.05 is none
-    assert told(few) == [TOO_FEW_JOINTS, TOO_FEW_JOINTS, VALID, TOO_FEW_JOINTS]
+    assert verdicts_of(few) == [TOO_FEW_JOINTS, TOO_FEW_JOINTS, VALID, TOO_FEW_JOINTS]
     few[3, :, 2] = 0.06
-    assert told(few)[3] == VALID
+    assert verdicts_of(few)[3] == VALID
     known = torch.zeros(4, 24, 4)
     known[0] = joints3d(problem)[0]
     known[1, :3] = joints3d(problem)[1, :3]
-    assert told(few, joints3d_m=known)[:2] == [VALID, TOO_FEW_JOINTS]  # 3D joints make up for keypoints
+    assert verdicts_of(few, joints3d_m=known)[:2] == [VALID, TOO_FEW_JOINTS]  # 3D joints make up for keypoints
 
 
 def test_joints_of_several_views_do_not_add_up(problem) -> None:
@@ -92,8 +92,8 @@ def test_what_is_seen_must_be_a_number(problem, value: float, column: int) -> No
     keypoints = problem.keypoints[:3].clone()
     keypoints[0, 30, column] = value
     keypoints[1, 30, 2] = 0
-    keypoints[1, 30, :2] = value  # nobody saw it
-    assert told(keypoints) == [NOT_FINITE, VALID, VALID]
+    keypoints[1, 30, :2] = value  # not seen
+    assert verdicts_of(keypoints) == [NOT_FINITE, VALID, VALID]
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(Views)])
@@ -112,7 +112,7 @@ def test_3d_joints_must_be_numbers_where_they_are_known(problem) -> None:
     joints[1, 3, 1:] = torch.tensor([torch.nan, 0.0, 0.0])
     joints[2, 3, 3] = torch.nan
     joints[3, 3, 3] = -0.5
-    verdicts = told(problem.keypoints[:4], joints3d_m=joints)
+    verdicts = verdicts_of(problem.keypoints[:4], joints3d_m=joints)
     assert verdicts == [NOT_FINITE, VALID, NOT_FINITE, CONFIDENCE_OUT_OF_RANGE]
 
 
@@ -120,14 +120,14 @@ def test_3d_joints_must_be_numbers_where_they_are_known(problem) -> None:
 def test_confidences_are_shares(problem, confidence: float) -> None:
     keypoints = problem.keypoints[:2].clone()
     keypoints[0, 30, 2] = confidence
-    assert told(keypoints) == [CONFIDENCE_OUT_OF_RANGE, VALID]
+    assert verdicts_of(keypoints) == [CONFIDENCE_OUT_OF_RANGE, VALID]
 
 
 def test_joints_in_one_place_say_nothing(problem) -> None:
     keypoints = problem.keypoints[:3].clone()
     keypoints[:2, :, :2] = torch.tensor([100.0, 80.0])
     keypoints[1, 30, 0] += 2.0
-    assert told(keypoints) == [JOINTS_COINCIDE, VALID, VALID]
+    assert verdicts_of(keypoints) == [JOINTS_COINCIDE, VALID, VALID]
     observations = surround(problem, 2)
     several = observations.keypoints_px.clone()
     several[0, 0, :, :2] = 100.0  # one of two views is spoiled: the other says enough
@@ -145,22 +145,22 @@ def test_most_of_a_body_may_not_be_a_crop_away(problem) -> None:
     keypoints[2, chosen[:3], 1] -= 600.0
     keypoints[3, chosen, 0] = torch.tensor([230.0, 300, 350, 400, 447])  # half a body may be out of the picture
     keypoints[4, chosen, 0] = torch.tensor([230.0, 300, 449, 500, 600])
-    assert told(keypoints) == [OUTSIDE_CROP, VALID, OUTSIDE_CROP, VALID, OUTSIDE_CROP]
+    assert verdicts_of(keypoints) == [OUTSIDE_CROP, VALID, OUTSIDE_CROP, VALID, OUTSIDE_CROP]
 
 
-def test_of_several_reasons_the_gravest_is_told(problem) -> None:
+def test_of_several_reasons_the_gravest_is_verdicts_of(problem) -> None:
     keypoints = torch.full((1, 49, 3), 1e4)
     keypoints[..., 2] = 1
     keypoints[0, 30:, :2] += 50
-    reasons = [told(keypoints)[0]]
+    reasons = [verdicts_of(keypoints)[0]]
     keypoints[..., :2] = 1e4
-    reasons += told(keypoints)
+    reasons += verdicts_of(keypoints)
     keypoints[0, 3:, 2] = 0
-    reasons += told(keypoints)
+    reasons += verdicts_of(keypoints)
     keypoints[0, 0, 2] = 7
-    reasons += told(keypoints)
+    reasons += verdicts_of(keypoints)
     keypoints[0, 2, 0] = torch.nan
-    reasons += told(keypoints)
+    reasons += verdicts_of(keypoints)
     assert reasons == [
         OUTSIDE_CROP, JOINTS_COINCIDE, TOO_FEW_JOINTS, CONFIDENCE_OUT_OF_RANGE, NOT_FINITE
     ]  # fmt: skip
@@ -184,7 +184,7 @@ def test_a_fits_reasons_by_hand() -> None:
         NOT_FINITE,
         OUTSIDE_CROP,
     ]
-    # Each has the faults of all before it, too: the gravest is told.
+    # Each has the faults of all before it, too: the gravest is given.
     converged[1:] = False
     loss[2:] = ACCEPT_LOSS
     betas[3:, 4] = -BETA_LIMIT - 0.01

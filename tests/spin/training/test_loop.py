@@ -42,7 +42,7 @@ def truth_of(people: Problem, known: torch.Tensor | None = None) -> GroundTruth:
 
 
 def network(people: Problem, error_rad: float, seed: int = 0) -> Guesses:
-    """A prediction that is off by so much in every angle, whatever the keypoints are."""
+    """A prediction that is off by so much in every angle, for any keypoints."""
     generator = torch.Generator().manual_seed(seed)
     turn = error_rad * torch.randn(COUNT, 24, 3, generator=generator)
     rotations = axis_angle_to_matrix(people.pose.view(-1, 24, 3)) @ axis_angle_to_matrix(turn)

@@ -73,7 +73,7 @@ def test_truth_agrees_with_the_body_model(pictures):
 
 
 def test_masks_are_where_the_meshes_are(pictures):
-    """Each mask lies in its person's silhouette; together they differ from the union only by the occluder."""
+    """Each mask is inside its person's silhouette; together they differ from the union only by the occluder."""
     faces = load_body().faces
     whole = 0
     for picture in pictures:

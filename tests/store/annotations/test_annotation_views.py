@@ -1,4 +1,4 @@
-"""Cameras and views in annotations: optional, checked, and invisible where nobody knows them."""
+"""Cameras and views in annotations: optional, checked, and absent where they are not known."""
 
 from __future__ import annotations
 

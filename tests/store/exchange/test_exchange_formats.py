@@ -173,7 +173,7 @@ def test_rows_find_their_samples_by_id_then_by_box() -> None:
         [7, 0, 0, 0, 0, 0],
     )
     found, problems = match_samples(rows, samples)
-    # The id goes before the box; the second then gets the one beside it; the last is three times too large.
+    # The id goes before the box; the second then gets the one next to it; the last is three times too large.
     assert found.tolist() == [0, 1, 2, -1, -1, -1]
     assert problems == {
         3: "no sample of its image has its box",

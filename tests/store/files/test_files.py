@@ -193,7 +193,7 @@ def test_keys_are_found_where_aws_tools_keep_them(s3: S3, tmp_path: Path, monkey
     monkeypatch.delenv("AWS_PROFILE")
     with pytest.raises(ObjectStoreAccessError, match="Missing SecretAccessKey"):
         open_files("s3://bucket/x")
-    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    monkeypatch.setenv("AWS_PROFILE", "unknown")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     with pytest.raises(ObjectStoreAccessError, match="no credentials; set AWS_ACCESS_KEY_ID"):
         open_files("s3://bucket/x")

@@ -1,4 +1,4 @@
-"""A store without a lock: whatever requests fail, whoever dies or comes in between, nothing acknowledged is lost."""
+"""A store without a lock: requests fail, processes die or come in between, and nothing acknowledged is lost."""
 
 from __future__ import annotations
 
@@ -126,16 +126,16 @@ def test_a_writer_that_is_cut_off_at_any_request_leaves_the_old_or_the_new_state
     for moment, method, key, kind in cases[:: every if len(cases) > 10 else 1]:
         store = begin(s3, base)
         s3.faults += [Fault(kind, skip=moment), Fault("drop", times=10**9, skip=moment)]
-        told = False
+        reported = False
         try:
             OPERATIONS[operation](store)
         except ObjectStoreError:
-            told = True
+            reported = True
         s3.faults.clear()
         left = state()
         found = [place for place, fits in enumerate(allowed) if same_bits(left, fits)]
         # What is left to tidy up is no failure.
-        assert told or 1 in found, f"not told of {kind} at {method} {key}"
+        assert reported or 1 in found, f"no error for {kind} at {method} {key}"
         assert found and verify(URL).whole, f"torn after {kind} at {method} {key}"
         seen |= set(found[:1])
         # The same handle goes on once the network is back.

@@ -176,7 +176,7 @@ def test_a_flipped_bit_in_any_file_is_detected_and_named(base: Path, tmp_path: P
             try:
                 found = state(folder)
                 tagged = {name: FitStore.open(folder).at(name).get(ALL) for name in ("early", "late")}
-            except Exception as error:  # Whatever it is, it must be ours and name what is damaged.
+            except Exception as error:  # Any error must be ours and name what is damaged.
                 refused += 1
                 assert type(error).__module__ == "store.errors", f"{relative} at {position}: {error!r}"
                 assert str(folder) in str(error)

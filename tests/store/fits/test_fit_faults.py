@@ -1,4 +1,4 @@
-"""A disk that refuses at any one moment: a clear error, the state as it was, and nothing that was pending is lost."""
+"""A disk that refuses at any one moment: a clear error, the state unchanged, and nothing that was pending is lost."""
 
 from __future__ import annotations
 

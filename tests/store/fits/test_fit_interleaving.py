@@ -51,7 +51,7 @@ class FitStoreMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.sent)
     @rule(who=st.integers(0, 1), data=st.data())
     def deliver_again(self, who: int, data: st.DataObject) -> None:
-        """To the same handle or the other, now or after whatever has happened since."""
+        """To the same handle or the other, now or after other operations."""
         self._merge(who, *data.draw(st.sampled_from(self.sent[-5:])))
 
     def _merge(self, who: int, ids: np.ndarray, fits: Fits) -> None:

@@ -1,4 +1,4 @@
-"""A generation is plain Zarr: others read it without this program, wherever it lies."""
+"""A generation is plain Zarr: others read it without this program, in a folder or an object store."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_the_two_models_of_25_joints_are_told_apart(compact, prior) -> None:
         share = np.mean([is_body_25b(person[None]) for person in joints])
         assert least <= share <= most
         assert is_body_25b(joints[:20]) == (order is BODY_25B)  # all people of a file together
-    assert not is_body_25b(np.zeros((1, 25, 3)))  # nobody is of no model
+    assert not is_body_25b(np.zeros((1, 25, 3)))  # no keypoints are of no model
 
 
 @pytest.mark.parametrize("box", [[0.2, 0.1, 0.5, 0.7], [-0.4, -0.3, 1.1, 0.9], [0, 0, 1, 1], [100, 100, 2, 3]])

@@ -48,9 +48,9 @@ def test_masks_may_lie_beside_the_root_or_in_it(mine: Callable[[str], Path], tmp
     (tmp_path / "upi").mkdir()
     (root / "data").rename(tmp_path / "upi" / "data")
     assert all(p.mask == p.part == "" for p in people_of("lsp", root))
-    beside = people_of("lsp", root, masks=tmp_path / "upi")
-    assert all((root / p.mask).is_file() and (root / p.part).is_file() for p in beside)
-    assert beside[0].mask == "../upi/data/lsp/im1001_segmentation.png"
+    outside = people_of("lsp", root, masks=tmp_path / "upi")
+    assert all((root / p.mask).is_file() and (root / p.part).is_file() for p in outside)
+    assert outside[0].mask == "../upi/data/lsp/im1001_segmentation.png"
     (root / "upi-s1h").symlink_to(tmp_path / "upi")
     assert all((root / p.mask).is_file() for p in people_of("lsp", root))
     with pytest.raises(StageError, match="has no folder data/lsp"):
