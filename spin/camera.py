@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 FOCAL_PX = 5000.0
 CROP_PX = 224
+REACH_PX = 224.0
+"""Keypoints further outside their crop than this have no weight, in fits and in training: half a body may be out of the
+picture, but not a crop away."""
 
 
 def project(

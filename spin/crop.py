@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from spin.camera import CROP_PX, FOCAL_PX
+from spin.camera import CROP_PX, FOCAL_PX, REACH_PX
 from spin.errors import KeypointError
 from spin.images import Encoded, decode_part
 
@@ -76,6 +76,13 @@ def keypoints_to_crop(
         zoom = CROP_PX / (200.0 * np.asarray(scale, np.float64))
         out[..., :2] = (out[..., :2] - center_px[:, None]) * zoom[:, None, None] + CROP_PX / 2
     return out
+
+
+def beyond_reach(keypoints_crop_px: Float[np.ndarray, "N J 3"]) -> Bool[np.ndarray, "N J"]:
+    """Return which keypoints are seen, but further outside their crop than REACH_PX."""
+    xy = keypoints_crop_px[..., :2]
+    with np.errstate(invalid="ignore"):
+        return (keypoints_crop_px[..., 2] > 0) & ~((xy >= -REACH_PX) & (xy <= CROP_PX + REACH_PX)).all(-1)
 
 
 def crop_camera(

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 TURNED = "in images that EXIF turns or mirrors while no size shows it: read in the upright image's frame"
 _SPARE = 0.02  # of an image's size: keypoints may be as far outside it
+_SMALLEST_PX = 4.0  # of a box: a smaller person can't be seen
+_ROOM = 0.1  # of a crop's side: keypoints may be as far outside it
 _TORSO = [[(JOINTS.index[f"{side} {part}"], JOINTS.index[f"OpenPose {side} {part}"]) for side in ("left", "right")]
           for part in ("shoulder", "hip")]  # fmt: skip
 
@@ -52,7 +54,7 @@ def problems_of(people: Sequence[Person], images: dict[str, ImageCheck]) -> list
         elif not all(np.isfinite(part).all() for part in _truth(person)):
             out.append("its true body is not a number")
         else:
-            out.append(_in_image(keypoints[row], person, image))
+            out.append(_in_box(keypoints[row], person) or _in_image(keypoints[row], person, image))
     return out
 
 
@@ -65,6 +67,18 @@ def _truth(person: Person) -> list[np.ndarray]:
     truth = person.truth
     known = [truth.pose_aa, truth.betas, truth.joints3d_m, truth.joints17_m] if truth else []
     return [part for part in known if part is not None]
+
+
+def _in_box(keypoints: Float[np.ndarray, "49 3"], person: Person) -> str:
+    """Return why a box is not that of the keypoints' person: it is tiny, or most of them are outside its crop; or ''."""
+    side = 200 * person.scale
+    if side < _SMALLEST_PX:
+        return f"its box is {side:.2g} px wide: too small to show a person"
+    seen = keypoints[keypoints[:, 2] > 0, :2]
+    outside = int((np.abs(seen - person.center_px) > (0.5 + _ROOM) * side).any(1).sum())
+    if 2 * outside > len(seen):
+        return f"{outside} of {len(seen)} keypoints are outside its box's crop"
+    return ""
 
 
 def _in_image(keypoints: Float[np.ndarray, "49 3"], person: Person, image: ImageCheck) -> str:

@@ -13,7 +13,7 @@ import torch
 
 from pipelines.fitting.from_annotations import crops_of
 from pipelines.training.batch_plan import Place, Plan
-from spin.crop import crop_encoded, keypoints_to_crop, normalise
+from spin.crop import beyond_reach, crop_encoded, keypoints_to_crop, normalise
 from spin.errors import ImageError
 from spin.fitting.observations import Views
 from spin.images import Encoded, read_encoded
@@ -42,6 +42,7 @@ class LoadedBatch:
     dataset: Int[np.ndarray, " B"]
     row: Int[np.ndarray, " B"]
     readable: Bool[np.ndarray, " B"]
+    teaches: Bool[np.ndarray, " B"]  # readable, and its crop shows the person
     unreadable: tuple[str, ...]
 
 
@@ -64,6 +65,9 @@ class TrainingData:
         self.dataset = np.concatenate([np.full(len(a), i) for i, a in enumerate(sets)])
         self.row = np.concatenate([np.arange(len(a)) for a in sets])
         self.keypoints = np.concatenate([keypoints_to_crop(a.keypoints_px, a.center_px, a.scale) for a in sets])
+        beyond, seen = beyond_reach(self.keypoints), self.keypoints[..., 2] > 0
+        self.keypoints[beyond] = 0
+        self.usable = 2 * beyond.sum(1) <= seen.sum(1)  # where most are beyond, the crop shows something else
         crops = [crops_of(a) for a in sets]
         self.crops = Views(*(torch.cat([getattr(c, f.name) for c in crops]) for f in fields(Views)))
         self.threads = threads
@@ -79,7 +83,10 @@ class TrainingData:
         seed: int,
         config: AugmentationConfig,
     ) -> LoadedBatch:
-        """Reads, cuts and augments the samples. An unreadable image becomes a black one that teaches nothing."""
+        """Reads, cuts and augments the samples.
+
+        An unreadable image becomes a black one. It teaches nothing, and so does a crop that most keypoints are far outside.
+        """
         ids = tuple(f"{self.sets[self.dataset[i]].name}:{self.row[i]}" for i in indices)
         augmentations = sample_augmentations(seed, place.epoch, ids, config)
         cuts = list(pool.map(self._cut, indices, *_per_sample(augmentations)))
@@ -87,8 +94,9 @@ class TrainingData:
         black = np.zeros((3, self.img_res, self.img_res), np.float32)
         images = np.stack([black if isinstance(c, str) else c for c in cuts])
         keypoints = self.keypoints[indices].copy()
-        keypoints[~readable, :, 2] = 0
-        truth, joints, joints_known = self._truth(indices, readable)
+        teaches = readable & self.usable[indices]
+        keypoints[~teaches, :, 2] = 0
+        truth, joints, joints_known = self._truth(indices, teaches)
         batch = Batch(
             sample_ids=ids,
             images=torch.from_numpy(images),
@@ -99,7 +107,7 @@ class TrainingData:
             joints_known=torch.from_numpy(joints_known),
         )
         unreadable = tuple(c for c in cuts if isinstance(c, str))
-        return LoadedBatch(place, batch, indices, self.dataset[indices], self.row[indices], readable, unreadable)
+        return LoadedBatch(place, batch, indices, self.dataset[indices], self.row[indices], readable, teaches, unreadable)
 
     def crop(self, sample: int) -> Float32[np.ndarray, "3 H W"]:
         """A sample's crop as the network sees it, not augmented; black if its image can't be read."""
@@ -131,11 +139,11 @@ class TrainingData:
             return str(error)
         return normalise(crop, gain)
 
-    def _truth(self, indices: np.ndarray, readable: np.ndarray) -> tuple[GroundTruth, np.ndarray, np.ndarray]:
+    def _truth(self, indices: np.ndarray, teaches: np.ndarray) -> tuple[GroundTruth, np.ndarray, np.ndarray]:
         def gather(name: str) -> np.ndarray:
             return np.stack([getattr(self.sets[self.dataset[i]], name)[self.row[i]] for i in indices])
 
-        allowed = readable & (not self.ignore_3d)
+        allowed = teaches & (not self.ignore_3d)
         truth = GroundTruth(
             torch.from_numpy(gather("pose")),
             torch.from_numpy(gather("betas")),

@@ -104,13 +104,13 @@ class LoopFits:
         )
 
 
-def stored_fits(records: Fits, readable: np.ndarray) -> StoredFits:
-    """Records as the step wants them. A sample whose image can't be seen has nothing to learn from its fit."""
+def stored_fits(records: Fits, teaches: np.ndarray) -> StoredFits:
+    """Records as the step wants them. A sample whose image can't be seen, or doesn't show it, has no fit to learn from."""
     return StoredFits(
         pose_aa=torch.from_numpy(records.pose),
         betas=torch.from_numpy(records.betas),
         camera_m=torch.from_numpy(records.camera),
         loss=torch.from_numpy(records.loss),
         score=torch.from_numpy(records.score),
-        valid=torch.from_numpy((records.source != Source.NONE) & readable),
+        valid=torch.from_numpy((records.source != Source.NONE) & teaches),
     )

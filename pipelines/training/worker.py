@@ -18,6 +18,7 @@ from pipelines import journal
 from pipelines.errors import EXPECTED, StageError, cause
 from pipelines.fits.client import FitsClient, LookUp
 from pipelines.preprocessing.pack import made_for, open_crops
+from pipelines.progress import say
 from pipelines.training.batch_plan import last_step, plan_of
 from pipelines.training.loading import LoadedBatch, TrainingData, batches
 from pipelines.training.loop_fits import LoopFits, NewFits, stored_fits
@@ -64,6 +65,9 @@ class Trainer:
             packed=[open_crops(settings.data, n, a, needed) for n, a in zip(self.config.datasets, sets)],
             threads=max(1, self.config.num_workers),  # published: 0 is none beside the trainer
         )
+        if rank == 0 and not self.data.usable.all():
+            count = int((~self.data.usable).sum())
+            say(f"{count} of {len(self.data)} people teach nothing: most of their keypoints are far outside their crops")
         self.plan = plan_of(self.config, [len(a) for a in sets], world, rank)
         body = load_body(settings.data.body)
         self.body = CompactBody(body).to(self.device)
@@ -189,7 +193,7 @@ class Trainer:
             self.body,
             to_device(batch, self.device),
             fit,
-            to_device(stored_fits(records, item.readable), self.device),
+            to_device(stored_fits(records, item.teaches), self.device),
             self.config.step,
             step=step,
             mesh=self.mesh,

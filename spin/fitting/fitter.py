@@ -140,7 +140,7 @@ class BatchFitter:
             observations = Observations.of(observations if observations.is_floating_point() else observations.to(self.dtype))
         with torch.no_grad():
             verdict = verdict_of_observations(observations)
-            usable = observations.without(verdict != VALID).centred()
+            usable = observations.without(verdict != VALID).within_reach().centred()
             return PreparedObservations(usable.to(self.device, self.dtype), verdict.to(self.device))
 
     def fit(self, observations: Observed, starts: list[Start] | None = None) -> FitResult:

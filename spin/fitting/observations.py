@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from spin.camera import CROP_PX, FOCAL_PX
+from spin.camera import CROP_PX, FOCAL_PX, REACH_PX
 from spin.errors import KeypointError
 from spin.joints import JOINTS
 
@@ -124,6 +124,16 @@ class Observations:
         mean = (weight * self.joints3d_m[..., :3]).sum(1, keepdim=True) / weight.sum(1, keepdim=True).clamp_min(1e-6)
         places = torch.where(weight > 0, self.joints3d_m[..., :3] - mean, 0.0)
         return replace(self, joints3d_m=torch.cat([places, weight], -1))
+
+    def beyond_reach(self) -> Bool[Tensor, "B V 49"]:
+        """Which keypoints are seen, but further outside their crop than REACH_PX."""
+        xy = self.keypoints_px[..., :2]
+        outside = torch.maximum(-xy, xy - CROP_PX).amax(-1) > REACH_PX
+        return outside & (self.keypoints_px[..., 2] > 0)
+
+    def within_reach(self) -> Observations:
+        """The same without the keypoints that are beyond reach."""
+        return replace(self, keypoints_px=torch.where(self.beyond_reach()[..., None], 0.0, self.keypoints_px))
 
     def without(self, refused: Bool[Tensor, " B"]) -> Observations:
         """The same with nothing seen of some samples, and zeros where nothing is seen: safe to compute with."""

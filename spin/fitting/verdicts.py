@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spin.camera import CROP_PX
 from spin.fitting.objective import BETA_LIMIT, body_weights
 from spin.fitting.starts import MIN_JOINTS, confident_joints
 
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 ACCEPT_LOSS = 100.0  # px²: SPIN's smplify_threshold
 _LEAST_SPREAD_PX = 1.0
-_OUTSIDE_PX = float(CROP_PX)  # from the crop's edge; half a body may be out of the picture, but not a crop away
 
 # Kept as small numbers so that they can be tensors and columns; VERDICTS[i] is the text. Never renumbered.
 (
@@ -63,21 +61,23 @@ def verdict_of_observations(observations: Observations) -> Int[Tensor, " B"]:
     safe = observations.without(~observations.finite()).keypoints_px
     weight = body_weights(safe)
     seen = weight > 0
-    joints = confident_joints(safe).amax(1)
+    near = observations.without(~observations.finite()).within_reach()
+    joints, within = confident_joints(safe).amax(1), confident_joints(near.keypoints_px).amax(1)
     by_joints3d = torch.zeros_like(joints, dtype=torch.bool)
     if observations.joints3d_m is not None:
         known = (observations.joints3d_m[..., 3] > 0).sum(1)
-        by_joints3d, joints = known >= MIN_JOINTS, torch.maximum(joints, known)
+        by_joints3d = known >= MIN_JOINTS
+        joints, within = torch.maximum(joints, known), torch.maximum(within, known)
 
     total = weight.sum(2).clamp_min(1e-6)[..., None]
     centre = (weight[..., None] * safe[..., :2]).sum(2) / total
     away = torch.where(seen[..., None], (safe[..., :2] - centre[:, :, None]).abs(), 0.0)
     spread = away.amax((1, 2, 3))
-    beyond = torch.maximum(-safe[..., :2], safe[..., :2] - CROP_PX).amax(-1) > _OUTSIDE_PX
-    outside = 2 * (beyond & seen).sum((1, 2)) > seen.sum((1, 2))
+    outside = 2 * (observations.beyond_reach() & seen).sum((1, 2)) > seen.sum((1, 2))
 
     verdict = torch.full((len(keypoints),), VALID, dtype=torch.long, device=keypoints.device)
     verdict[~observations.within_bounds()] = NOT_FINITE
+    verdict[within < MIN_JOINTS] = TOO_FEW_JOINTS
     verdict[outside] = OUTSIDE_CROP
     verdict[(spread < _LEAST_SPREAD_PX) & seen.any(2).any(1) & ~by_joints3d] = JOINTS_COINCIDE
     verdict[joints < MIN_JOINTS] = TOO_FEW_JOINTS

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.readers.boxes import CORNERS, SMALLEST_SHARE, are_corners, extents
+from pipelines.readers.formats.openpose_file import SMALLEST_PX
 from spin.crop import BOX_MARGIN
 from spin.joints import JOINTS
 
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
 
 _FIRST_BODY_JOINT = 5  # COCO's first five keypoints are of the face
 _FARTHEST_PX = 1e6  # no image is larger
-# Of the box's side, that keypoints span at least: a larger box shows nothing of the person.
-_SMALLEST_SHARE = 0.02
 
 
 @dataclass(frozen=True)
@@ -33,18 +33,18 @@ class Table:
 
 
 def table_of(annotations: list[dict[str, Any]], min_body_joints: int) -> Table:
-    given, boxes, problems = _numbers(annotations)
+    given, boxes, problems = numbers_of(annotations)
     seen = given[..., 2] > 0
     pixels = (np.abs(given) < _FARTHEST_PX).all((1, 2))
     longest = boxes[:, 2:].max(1)
-    boxed = (np.abs(boxes) < _FARTHEST_PX).all(1) & (longest >= 1)
+    boxed = (np.abs(boxes) < _FARTHEST_PX).all(1) & (longest >= SMALLEST_PX) & (boxes[:, 2:].min(1) > 0)
     body = seen[:, _FIRST_BODY_JOINT:].sum(1)
     with np.errstate(invalid="ignore"):  # of keypoints that are rejected
-        high = np.where(seen[..., None], given[..., :2], -np.inf).max(1)
-        low = np.where(seen[..., None], given[..., :2], np.inf).min(1)
-        lost = seen.any(1) & ((high - low).max(1) < _SMALLEST_SHARE * longest)
+        low, high = extents(given[..., :2], seen)
+        lost = (high - low).max(1) < SMALLEST_SHARE * longest
+        corners = are_corners(boxes, low, high)
     crowd = np.array([bool(a.get("iscrowd")) for a in annotations], bool)
-    for row in np.flatnonzero(crowd | ~pixels | ~boxed | (body < min_body_joints) | lost):
+    for row in np.flatnonzero(crowd | ~pixels | ~boxed | (body < min_body_joints) | lost | corners):
         if problems[row]:
             continue
         if crowd[row]:
@@ -52,9 +52,13 @@ def table_of(annotations: list[dict[str, Any]], min_body_joints: int) -> Table:
         elif not pixels[row]:
             problems[row] = "a keypoint is not a number of pixels"
         elif not boxed[row]:
-            problems[row] = f"box {annotations[row]['bbox']} has no area, or is not in pixels"
+            problems[row] = (
+                f"box {annotations[row]['bbox']} has no area, is smaller than {SMALLEST_PX:g} px, or is not in pixels"
+            )
         elif body[row] < min_body_joints:
             problems[row] = f"{body[row]} of 12 body joints annotated, {min_body_joints} asked for (--min-body-joints)"
+        elif corners[row]:
+            problems[row] = CORNERS
         else:
             problems[row] = "its box is over fifty times as large as its keypoints span"
     keypoints = np.zeros((len(annotations), JOINTS.count, 3), np.float32)
@@ -70,7 +74,7 @@ def table_of(annotations: list[dict[str, Any]], min_body_joints: int) -> Table:
     )
 
 
-def _numbers(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
+def numbers_of(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray, list[str]]:
     """Return keypoints (n, 17, 3) and boxes (n, 4), and which annotations have none."""
     count = len(annotations)
     try:
@@ -84,6 +88,6 @@ def _numbers(annotations: list[dict[str, Any]]) -> tuple[np.ndarray, np.ndarray,
     if count == 1:
         return np.zeros((1, 17, 3)), np.zeros((1, 4)), [problem]
     # One bad annotation among many spoils them all: halves find it.
-    halves = [_numbers(annotations[: count // 2]), _numbers(annotations[count // 2 :])]
+    halves = [numbers_of(annotations[: count // 2]), numbers_of(annotations[count // 2 :])]
     (k1, b1, p1), (k2, b2, p2) = halves
     return np.concatenate([k1, k2]), np.concatenate([b1, b2]), p1 + p2

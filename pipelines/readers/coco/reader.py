@@ -14,7 +14,8 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers.base import Note, Option, Person, ReaderOptions, Rejected, Truth
-from pipelines.readers.coco.columns import Table, table_of
+from pipelines.readers.boxes import LOOKED_AT, extents, require_sizes
+from pipelines.readers.coco.columns import Table, numbers_of, table_of
 from pipelines.readers.formats.image_check import check_image
 from pipelines.readers.formats.image_frames import READ_AS_STORED, Frame, frame_of, size_of
 from pipelines.readers.formats.image_names import name_problem
@@ -52,7 +53,12 @@ class Part:
 
 def parts(root: Path, options: ReaderOptions) -> list[Part]:
     """Return lists of images. Raise StageError if the annotation file is missing or not COCO's."""
-    by_image, rejected = _by_image(_load(root / "annotations" / f"person_keypoints_{options.split}.json"))
+    file = root / "annotations" / f"person_keypoints_{options.split}.json"
+    by_image, rejected = _by_image(_load(file))
+    some = [a for people in by_image.values() for a in people if not a.get("iscrowd")][:LOOKED_AT]
+    if some:
+        given, boxes, _ = numbers_of(some)
+        require_sizes(file, boxes, *extents(given[..., :2], given[..., 2] > 0))
     images = list(by_image.items())
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
     return [Part([], tuple(rejected)), *map(Part, chunks)] if rejected else [*map(Part, chunks)]

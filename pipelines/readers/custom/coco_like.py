@@ -12,8 +12,9 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers.base import Note, Person, ReaderOptions, Rejected
+from pipelines.readers.boxes import LOOKED_AT
 from pipelines.readers.custom.joint_names import UNUSED, resolve
-from pipelines.readers.custom.people import Seen, matched, outcomes, place_image, shown
+from pipelines.readers.custom.people import Seen, matched, outcomes, place_image, require_sizes_of, shown
 from pipelines.readers.formats.image_frames import size_of
 from pipelines.readers.formats.json_file import Id, id_of, images_by_id
 from pipelines.readers.formats.openpose_file import confidence_problem
@@ -56,6 +57,8 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
     content = _load(file)
     joints = _joints(content, renames, str(file))
     images, rejected = _by_image(content, root)
+    some = [(image, entry) for image in images for entry in image.annotations][:LOOKED_AT]
+    require_sizes_of(file, (_seen(image, entry, joints) for image, entry in some))
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
     out = [CocoPart(joints, chunk) for chunk in chunks]
     return [CocoPart(joints, [], tuple(rejected)), *out] if rejected else out

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
@@ -12,6 +12,7 @@ import numpy as np
 
 from pipelines.errors import StageError
 from pipelines.readers.base import NO_OPENPOSE, Note, Person, Rejected
+from pipelines.readers.boxes import CORNERS, SMALLEST_SHARE, are_corners, extents, require_sizes
 from pipelines.readers.formats.image_check import check_image
 from pipelines.readers.formats.image_frames import READ_AS_STORED, frame_of
 from pipelines.readers.formats.image_names import is_text
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _FARTHEST_PX = 1e6  # no image is larger
-_SMALLEST_SHARE = 0.02  # of the box's side, that keypoints span at least: a larger box shows nothing of the person
 _LIMBS = np.array([(JOINTS.index[name], JOINTS.index[f"OpenPose {name}"]) for name in COCO_NAMES[5:]])
 
 
@@ -126,10 +126,13 @@ def _problem(seen: Seen, min_body_joints: int) -> str:
 
 
 def _box_problem(seen: Seen, box: Float[np.ndarray, "4"]) -> str:
-    if not ((np.abs(box) < _FARTHEST_PX).all() and max(box[2:]) >= SMALLEST_PX and min(box[2:]) >= 0):
-        return f"box {[float(f'{v:.4g}') for v in box]} has no area, or is not in pixels"
+    if not ((np.abs(box) < _FARTHEST_PX).all() and max(box[2:]) >= SMALLEST_PX and min(box[2:]) > 0):
+        shown_box = [float(f"{v:.4g}") for v in box]
+        return f"box {shown_box} has no area, is smaller than {SMALLEST_PX:g} px, or is not in pixels"
+    if seen.box_xywh is not None and are_corners(*_boxes_and_extents([seen]))[0]:
+        return CORNERS
     visible = seen.keypoints_px[:, 2] > 0
-    if np.ptp(seen.keypoints_px[visible, :2], axis=0).max() < _SMALLEST_SHARE * max(box[2:]):
+    if np.ptp(seen.keypoints_px[visible, :2], axis=0).max() < SMALLEST_SHARE * max(box[2:]):
         return "its box is over fifty times as large as its keypoints span"
     if seen.image_size_px is not None:
         width, height = seen.image_size_px
@@ -137,6 +140,19 @@ def _box_problem(seen: Seen, box: Float[np.ndarray, "4"]) -> str:
         if x >= width or y >= height or x + w <= 0 or y + h <= 0:
             return f"its box is outside the image, {width:.0f} × {height:.0f} px"
     return ""
+
+
+def require_sizes_of(file: Path, people: Iterable[Seen | Rejected]) -> None:
+    """Raise StageError if boxes of a file's people are two corners, not a corner and a size."""
+    boxed = [seen for seen in people if isinstance(seen, Seen) and seen.box_xywh is not None]
+    if boxed:
+        require_sizes(file, *_boxes_and_extents(boxed))
+
+
+def _boxes_and_extents(people: list[Seen]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    keypoints = np.stack([seen.keypoints_px for seen in people])
+    boxes = np.array([seen.box_xywh for seen in people], np.float64)
+    return boxes, *extents(keypoints[..., :2], keypoints[..., 2] > 0)
 
 
 def matched(people: list[Person], folder: Path | None) -> Iterator[Person]:

@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 
 from pipelines.errors import StageError
 from pipelines.readers.base import Note, Person, ReaderOptions, Rejected
+from pipelines.readers.boxes import LOOKED_AT
 from pipelines.readers.custom.joint_names import UNUSED, resolve
-from pipelines.readers.custom.people import Seen, matched, outcomes, place_image
+from pipelines.readers.custom.people import Seen, matched, outcomes, place_image, require_sizes_of
 from pipelines.readers.formats.image_frames import size_of
 from pipelines.readers.formats.openpose_file import confidence_problem
 
@@ -67,6 +68,7 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
     if not file.is_file():
         raise StageError(f"--table {file}: no such file")
     columns, rows = (_read_parquet if file.suffix.lower() in (".parquet", ".pq") else _read_csv)(file, renames)
+    require_sizes_of(file, (_seen(columns.places, 0, "", "", values) for values in rows.values[:LOOKED_AT]))
     placed = [place_image(name, root) for name in rows.images]
     rejected = rows.rejected + [Rejected(person, "", reason) for person, (_, reason) in zip(rows.people, placed) if reason]
     if rejected:

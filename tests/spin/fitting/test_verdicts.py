@@ -86,6 +86,22 @@ def test_joints_of_several_views_do_not_add_up(problem) -> None:
     assert verdict_of_observations(Observations(keypoints, observations.views))[0] == TOO_FEW_JOINTS
 
 
+@pytest.mark.parametrize(("px", "counts"), [(-223.9, True), (-224.1, False), (447.9, True), (448.1, False)])
+def test_keypoints_a_crop_away_have_no_weight(problem, px: float, counts: bool) -> None:
+    keypoints = problem.keypoints[:3].clone()
+    keypoints[1, JOINTS.index["left wrist"], :2] = torch.tensor([px, 100.0])
+    observations = Observations.of(keypoints)
+    assert verdicts_of(keypoints) == [VALID] * 3
+    assert observations.beyond_reach().sum() == int(not counts)
+    reached = observations.within_reach().keypoints_px[:, 0]
+    assert (reached[..., 2] > 0).sum() == (keypoints[..., 2] > 0).sum() - int(not counts)
+    few = torch.zeros(1, 49, 3)
+    names = [JOINTS.index[n] for n in ("nose", "left knee", "right wrist", "left shoulder")]
+    few[0, names] = problem.keypoints[0, names]
+    few[0, names[0], 0] = px  # of four joints that are enough
+    assert verdicts_of(few) == [VALID if counts else TOO_FEW_JOINTS]
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("column", [0, 1, 2])
 def test_what_is_seen_must_be_a_number(problem, value: float, column: int) -> None:
@@ -137,15 +153,16 @@ def test_joints_in_one_place_say_nothing(problem) -> None:
 
 
 def test_most_of_a_body_may_not_be_a_crop_away(problem) -> None:
-    keypoints = torch.zeros(5, 49, 3)
+    keypoints = torch.zeros(6, 49, 3)
     chosen = [JOINTS.index[n] for n in ("nose", "left knee", "right knee", "left wrist", "right wrist")]
-    keypoints[:, chosen] = problem.keypoints[:5, chosen]
+    keypoints[:, chosen] = problem.keypoints[:6, chosen]
     keypoints[0, chosen[:3], 0] += 600.0
-    keypoints[1, chosen[:2], 0] += 600.0  # less than half
+    keypoints[1, chosen[:1], 0] += 600.0  # less than half, and four remain
     keypoints[2, chosen[:3], 1] -= 600.0
     keypoints[3, chosen, 0] = torch.tensor([230.0, 300, 350, 400, 447])  # half a body may be out of the picture
     keypoints[4, chosen, 0] = torch.tensor([230.0, 300, 449, 500, 600])
-    assert verdicts_of(keypoints) == [OUTSIDE_CROP, VALID, OUTSIDE_CROP, VALID, OUTSIDE_CROP]
+    keypoints[5, chosen[:2], 0] += 600.0  # less than half, but three remain
+    assert verdicts_of(keypoints) == [OUTSIDE_CROP, VALID, OUTSIDE_CROP, VALID, OUTSIDE_CROP, TOO_FEW_JOINTS]
 
 
 def test_of_several_reasons_the_gravest_is_verdicts_of(problem) -> None:
