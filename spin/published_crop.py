@@ -73,6 +73,12 @@ def whole_corners(
     return low, high
 
 
+def whole_box(center_px: Float[np.ndarray, "2"], scale: float, crop_px: int = CROP_PX) -> tuple[Float[np.ndarray, "2"], float]:
+    """Return centre and scale of the box that the published crop shows, of whole pixels. KeypointError if it is empty."""
+    low, high = whole_corners(center_px, scale, crop_px)
+    return ((low + high) / 2).astype(np.float32), float((high - low).mean()) / 200
+
+
 def stretch(image: UInt8[np.ndarray, "H W 3"], *, with_black: bool = False) -> UInt8[np.ndarray, "H W 3"]:
     """Stretch all channels' grey levels together to 0..255. `with_black`: black is among them, though not in `image`."""
     least, most = (0 if with_black else int(image.min())), int(image.max())

@@ -8,7 +8,7 @@ resolution.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +31,7 @@ from spin.images import read_image
 from spin.joints import JOINTS
 from spin.network.checkpoints import load_checkpoint, network_from_checkpoint
 from spin.network.inference import exact_float32, for_inference
-from spin.published_crop import published_crop
+from spin.published_crop import published_crop, whole_box
 from spin.rotations import matrix_to_axis_angle
 
 if TYPE_CHECKING:
@@ -100,10 +100,14 @@ class DemoResult:
 # ---- who is in the picture ----------------------------------------------------------------------------------------------
 
 
-def whole_image(image: UInt8[np.ndarray, "H W 3"]) -> list[Person]:
-    """Return one person for an image that is already cropped. The larger side is the box's side (published)."""
+def whole_image(image: UInt8[np.ndarray, "H W 3"], *, published: bool = False) -> list[Person]:
+    """Return one person for an image that is already cropped. The larger side is the box's side (published).
+
+    `published`: the box's middle is a whole pixel.
+    """
     height, width = image.shape[:2]
-    return [Person(1, np.array([width / 2, height / 2], np.float32), max(height, width) / 200)]
+    middle = (width // 2, height // 2) if published else (width / 2, height / 2)
+    return [Person(1, np.array(middle, np.float32), max(height, width) / 200)]
 
 
 def person_of_box(path: Path, image: UInt8[np.ndarray, "H W 3"]) -> list[Person]:
@@ -205,6 +209,9 @@ class BodyEstimator:
         """Return a body for each person that is not rejected. StageError if all are rejected."""
         fitted: list[tuple[float, str, float, bool]] | list[tuple[()]] = [()] * len(people)
         predicted = None if self.network is None else self._predict(image, people)
+        if self.crop == "published":  # the predicted camera is that of the box in whole pixels
+            whole = [whole_box(p.center_px, p.scale, self.img_res) for p in people]
+            people = [replace(p, center_px=center, scale=scale) for p, (center, scale) in zip(people, whole)]
         with torch.no_grad():
             if self.fitter is None:
                 assert predicted is not None
@@ -298,5 +305,5 @@ def run_demo(estimator: BodyEstimator, request: DemoRequest) -> DemoResult:
     elif request.bbox is not None:
         people = person_of_box(request.bbox, image)
     else:
-        people = whole_image(image)
+        people = whole_image(image, published=estimator.crop == "published")
     return estimator.estimate(image, people)

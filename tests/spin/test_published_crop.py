@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from spin.crop import crop_image
 from spin.errors import KeypointError
 from spin.images import Encoded
-from spin.published_crop import crop_by_rule, published_crop, stretch, whole_corners
+from spin.published_crop import crop_by_rule, published_crop, stretch, whole_box, whole_corners
 from tests.spin.natural import natural_image
 from tests.spin.published_crop import bytescale, corners, padded_box, resized
 from tests.spin.test_images import jpeg
@@ -83,6 +83,11 @@ def test_corners_are_truncated_towards_zero(x: float, y: float, scale: float, cr
         exact = np.array([x, y]) + sign * 100 * scale
         assert (np.abs(found) <= np.abs(exact) + 1e-6).all()
         assert (np.abs(found - exact) < 1 + 1e-6).all()
+
+
+def test_the_whole_box_is_that_of_the_corners() -> None:
+    center, scale = whole_box(np.array([10.3, 60.7]), 0.2)  # from (-9, 40) up to (30, 80)
+    assert (center.tolist(), scale) == ([10.5, 60.0], pytest.approx(39.5 / 200))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf"), 1e-4])

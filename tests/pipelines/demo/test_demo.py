@@ -185,7 +185,12 @@ def test_spins_checkpoints_are_given_the_published_crop(photo: Path, network: Pa
 
     def pose(checkpoint: Path, crop: str | None) -> tuple[str, np.ndarray]:
         estimator = BodyEstimator(data, checkpoint, fit=False, crop=crop)
-        return estimator.crop, estimator.estimate(image, people).bodies[0].pose
+        (body,) = estimator.estimate(image, people).bodies
+        box = np.array([*body.person.center_px, body.person.scale])
+        # 60.3, 80.1 ± 70: from (-9, 10) up to (130, 150), not square
+        seen = (60.5, 80.0, 139.5 / 200) if estimator.crop == "published" else (60.3, 80.1, 0.7)
+        assert box == pytest.approx(seen)
+        return estimator.crop, body.pose
 
     for checkpoint, expected in ((theirs, "published"), (network, "plain")):
         for asked in (None, "published", "plain"):
