@@ -150,7 +150,8 @@ def test_a_doubtful_body_is_shown_as_that(photo: Path, preprocessed: Path, monke
         "--img", photo, "--openpose", photo.with_name("photo_keypoints.json"), "--fit", "--save-params", "--data", preprocessed,
     )  # fmt: skip
     assert re.search(r"person 2: valid, expected error \d+ mm, reprojection loss", demo(*arguments))
-    monkeypatch.setattr("spin.fitting.verdicts.DOUBTFUL_MM", 1.5)
+    for module in ("spin.fitting.verdicts", "pipelines.commands.demo"):  # which decides, and which prints it
+        monkeypatch.setattr(f"{module}.DOUBTFUL_MM", 1.5)
     assert re.search(r"person 2: doubtful, expected error \d+ mm \(above 1.5 mm\), reprojection loss", demo(*arguments))
     with np.load(photo.with_name("photo_params.npz")) as found:
         assert found["verdict"].tolist() == ["valid"]  # which a doubtful body is
