@@ -68,6 +68,10 @@ class DataFolder:
         """Return the list of a run of preprocess that found no usable sample."""
         return self.root / "annotations" / f"{checked_name('data set', dataset)}.failed.json"
 
+    def doubtful(self, dataset: str) -> Path:
+        """Return the list of people that preprocess keeps, but doubts."""
+        return self.root / "annotations" / f"{checked_name('data set', dataset)}.doubtful.json"
+
     def fits(self, dataset: str) -> Path | str:
         name = checked_name("data set", dataset)
         if is_url(self.fits_place):

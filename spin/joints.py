@@ -98,6 +98,7 @@ class _Joints:
     count = 49
     openpose = slice(0, 25)
     superset = slice(25, 49)
+    feet = slice(19, 25)  # of OpenPose's: COCO-WholeBody has them in the same order
     names = tuple(f"OpenPose {n}" for n in OPENPOSE_NAMES) + SUPERSET_NAMES
     index = MappingProxyType({name: i for i, name in enumerate(names)})
     mirror = mirrored(OPENPOSE_NAMES) + tuple(25 + i for i in mirrored(SUPERSET_NAMES))

@@ -156,7 +156,8 @@ def import_annotations(file: Path, data: Path, name: str, root: Path, same_body:
         done = imported.summary
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
-    say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body")
+    known = f"{done.with_body} with a known body, {done.with_joints} with known 3D joints"
+    say(f"  {done.with_openpose} with an OpenPose detection, {known}")
     for note, count in done.notes.items():
         say(f"  {count} {note}")
     if imported.bodies_of:

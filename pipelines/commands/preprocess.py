@@ -136,7 +136,12 @@ def _run(
         done = read_raw(folder, dataset, root, name, options, decode=decode, workers=workers, address=address)
         entry |= {"people": done.people, "rejected": sum(done.rejected.values())}
     say(f"{target}: {done.people} people in {done.images} images")
-    say(f"  {done.with_openpose} with an OpenPose detection, {done.with_truth} with a known body or known 3D joints")
+    known = f"{done.with_body} with a known body, {done.with_joints} with known 3D joints"
+    say(f"  {done.with_openpose} with an OpenPose detection, {known}")
+    if done.warning:
+        say(f"  warning: {done.warning}")
+    if done.doubtful:
+        say(f"  {done.doubtful} people are doubtful, listed in {done.doubtful_list}: hips and shoulders point opposite ways")
     for note, count in done.notes.items():
         say(f"  {count} {note}")
     for body, count in done.other_bodies.items():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pipelines.readers.formats.image_check import ImageCheck
 
 TURNED = "in images that EXIF turns or mirrors while no size shows it: read in the upright image's frame"
+LISTED_TWICE = "is listed twice: another one of its image has the same keypoints and box"
 _SPARE = 0.02  # of an image's size: keypoints may be as far outside it
 _SMALLEST_PX = 4.0  # of a box: a smaller person can't be seen
 _ROOM = 0.1  # of a crop's side: keypoints may be as far outside it
@@ -37,6 +38,7 @@ def problems_of(people: Sequence[Person], images: dict[str, ImageCheck]) -> list
     numbers: np.ndarray = np.all(np.isfinite(keypoints), axis=(1, 2))
     sure = (confidence.min(1) >= 0) & (confidence.max(1) <= 1)
     out = []
+    met: set[tuple[str, bytes, bytes]] = set()
     for row, person in enumerate(people):
         image = images[person.image]
         if image.problem:
@@ -54,7 +56,12 @@ def problems_of(people: Sequence[Person], images: dict[str, ImageCheck]) -> list
         elif not all(np.isfinite(part).all() for part in _truth(person)):
             out.append("its true body is not a number")
         else:
-            out.append(_in_box(keypoints[row], person) or _in_image(keypoints[row], person, image))
+            own = keypoints[row, JOINTS.superset]  # a detection is given to one of two
+            own = own if own[:, 2].any() else keypoints[row]
+            key = (person.image, own.tobytes(), box[row].tobytes())
+            again = LISTED_TWICE if key in met and confidence[row].any() else ""
+            met.add(key)
+            out.append(again or _in_box(keypoints[row], person) or _in_image(keypoints[row], person, image))
     return out
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from pipelines.cluster.ordered_map import ordered_map
 from pipelines.errors import StageError
 from pipelines.folders import DataFolder
+from pipelines.preprocessing.left_right import DOUBTFUL, contradictions, swapped
 from pipelines.preprocessing.person_checks import notes_of, problems_of
 from pipelines.progress import progress
 from pipelines.readers import Dataset
@@ -35,11 +36,15 @@ class PreprocessSummary:
     people: int
     images: int
     with_openpose: int
-    with_truth: int
+    with_body: int
+    with_joints: int  # whose 3D joints are known
     notes: dict[str, int]  # what else is worth knowing of people -> of how many
     other_bodies: dict[str, int]  # another body than the one in use -> people whose pose and betas are of it, and left out
     rejected: dict[str, int]  # reason -> count
     rejected_list: Path | None
+    warning: str = ""  # of the data set as a whole
+    doubtful: int = 0  # people who are kept, but doubted
+    doubtful_list: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -120,16 +125,22 @@ def preprocess(
     annotations.write(data.annotations(name), provenance=_provenance(dataset, options))
     listing = write_rejections(data.rejected(name), [asdict(r) for r in gathered.rejected])
     data.failed(name).unlink(missing_ok=True)
+    doubtful = np.flatnonzero(contradictions(annotations)).tolist()
+    entries = [{"source": annotations.source[i], "image": annotations.image[i], "reason": DOUBTFUL} for i in doubtful]
     return PreprocessSummary(
         path=data.annotations(name),
         people=len(annotations),
         images=len(set(annotations.image)),
-        with_openpose=int(annotations.keypoints_px[:, :25, 2].any(1).sum()),
-        with_truth=int((annotations.has_smpl | annotations.has_joints3d | annotations.has_joints17).sum()),
+        with_openpose=int((annotations.keypoints_px[:, :25, 2].any(1) & (np.array(annotations.openpose_match) == "")).sum()),
+        with_body=int(annotations.has_smpl.sum()),
+        with_joints=int((annotations.has_joints3d | annotations.has_joints17).sum()),
         notes=dict(gathered.notes.most_common()),
         other_bodies=dict(gathered.other_bodies.most_common()),
         rejected=dict(_reasons(gathered.rejected).most_common()),
         rejected_list=listing,
+        warning=swapped(annotations),
+        doubtful=len(doubtful),
+        doubtful_list=write_rejections(data.doubtful(name), entries),
     )
 
 

@@ -65,7 +65,7 @@ DATASETS: dict[str, Dataset] = {
 TRAINING_SETS = tuple(d.name for d in DATASETS.values() if d.use == TRAIN)
 
 
-def read_all(reader: Reader, root: Path, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
+def read_all(reader: Reader, root: Path, options: ReaderOptions) -> Iterator[Person | Rejected]:
     """Yield all people in a data set, part by part, in this process."""
     for part in reader.parts(root, options):
-        yield from reader.read(root, part, options)
+        yield from (outcome for outcome in reader.read(root, part, options) if not isinstance(outcome, Note))

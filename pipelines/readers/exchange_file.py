@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from pipelines.errors import StageError
-from pipelines.readers.base import SMPL, Option, Person, ReaderOptions, Rejected, Truth
+from pipelines.readers.base import SMPL, Note, Option, Person, ReaderOptions, Rejected, Truth
 from spin.joints import JOINTS
 from store.annotations.schema import GENDERS
 from store.errors import ExchangeError
@@ -38,9 +38,11 @@ def parts(root: Path, options: ReaderOptions) -> list[tuple[int, int]]:
     return [(first, min(first + _ROWS_A_PART, count)) for first in range(0, count, _ROWS_A_PART)]
 
 
-def read(root: Path, part: tuple[int, int], options: ReaderOptions) -> Iterator[Person | Rejected]:
+def read(root: Path, part: tuple[int, int], options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
     """Yield all people in those rows."""
     rows = _rows(options)
+    if rows.poses_alone and part[0] == 0:
+        yield Note("poses without betas, which are no bodies and not used", rows.poses_alone)
     body = rows.body or str(options.extra["body"])
     body = SMPL if body.startswith(SMPL) else body
     for row in range(*part):

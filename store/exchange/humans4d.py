@@ -105,13 +105,18 @@ def read_humans4d_samples(path: Path) -> SampleRows:
     joints[:, _FACE_IN_SUPERSET] = known["body_keypoints_3d"][:, _FACE_IN_OPENPOSE]
     pose = betas = None
     has_smpl, body = np.zeros(count, bool), ""
-    if {"body_pose", "betas"} <= io.array_names(path, EXPECTED):
+    names, alone = io.array_names(path, EXPECTED), 0
+    if {"body_pose", "betas"} <= names:
         found = read_humans4d_bodies(path)
         pose, betas, has_smpl, body = found.pose, found.betas, found.valid, found.body
+    if "body_pose" in names:
+        flags = io.read_arrays(path, ("has_body_pose",), EXPECTED)
+        posed = io.flags(path, "has_body_pose", flags["has_body_pose"], count) if flags else np.ones(count, bool)
+        alone = int((posed & ~has_smpl).sum())
     nothing = [""] * count
     with np.errstate(over="ignore"):
         center, scale = keys.center_px.astype(np.float32), keys.scale.astype(np.float32)
     return SampleRows(
         keys.image, center, scale, keypoints, joints if joints[..., 3].any() else None, has_smpl, pose, betas,
-        nothing, nothing, nothing, body,
+        nothing, nothing, nothing, body, alone,
     )  # fmt: skip

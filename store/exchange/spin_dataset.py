@@ -58,6 +58,7 @@ class SampleRows:
     mask: list[str]
     part: list[str]
     body: str = ""
+    poses_alone: int = 0  # rows with a pose and no betas: no body, and not kept
 
     def __len__(self) -> int:
         return len(self.image)

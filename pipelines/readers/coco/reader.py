@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -19,9 +19,12 @@ from pipelines.readers.coco.columns import Table, numbers_of, table_of
 from pipelines.readers.formats.image_check import check_image
 from pipelines.readers.formats.image_frames import READ_AS_STORED, Frame, frame_of, size_of
 from pipelines.readers.formats.image_names import name_problem
-from pipelines.readers.formats.json_file import Id, id_of, images_by_id, parse_json
+from pipelines.readers.formats.json_file import Id, annotation_name, id_of, images_by_id, parse_json, unknown_keys
 from pipelines.readers.openpose import detections_folder, match_image
 from spin.joints import JOINTS
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
 
 ABOUT = "COCO 2014 person keypoints, or any data set in its format"
 OBTAIN = "cocodataset.org, Download: images and annotations of 2014; annotations CC BY 4.0, photographs under Flickr's terms"
@@ -39,8 +42,10 @@ _IMAGES_A_PART = 1000
 # Outlines are nine tenths of the file, and not used: left out before the text becomes objects, they cost neither time nor
 # memory. As a key's value, an array of numbers ends with the last bracket before anything else.
 _OUTLINE = re.compile(rb'(?<!\\)"segmentation":\s*\[[\[\]\d\s.,eE+-]*\]')
-_USED = ("id", "keypoints", "bbox", "iscrowd")
-_ROW, _SIZE = "#row", "#size"  # where an annotation's place in the file is kept, and its image's size: no keys of a file
+_USED = ("id", "keypoints", "foot_kpts", "bbox", "iscrowd")
+# Where an annotation's place in the file, its image's size and its name are kept: no keys of a file.
+_ROW, _SIZE, _NAME = "#row", "#size", "#name"
+_NO_TRUTH = "without the truth that truth/ may have of them, as ids appear in several images"
 
 
 @dataclass(frozen=True)
@@ -49,19 +54,25 @@ class Part:
 
     images: list[tuple[str, list[dict[str, Any]]]]
     rejected: tuple[Rejected, ...] = ()
+    notes: tuple[Note, ...] = ()
+    ids_repeat: bool = False  # in other images: then they don't name whose a truth is
 
 
 def parts(root: Path, options: ReaderOptions) -> list[Part]:
     """Return lists of images. Raise StageError if the annotation file is missing or not COCO's."""
     file = root / "annotations" / f"person_keypoints_{options.split}.json"
-    by_image, rejected = _by_image(_load(file))
+    by_image, rejected, unknown = _by_image(_load(file))
+    notes = tuple(Note(f"people with {key!r} in the file, which is not used", n) for key, n in sorted(unknown.items()))
     some = [a for people in by_image.values() for a in people if not a.get("iscrowd")][:LOOKED_AT]
     if some:
         given, boxes, _ = numbers_of(some)
         require_sizes(file, boxes, *extents(given[..., :2], given[..., 2] > 0))
     images = list(by_image.items())
+    ids = [number for people in by_image.values() for a in people if (number := id_of(a.get("id"))) is not None]
+    repeat = len(set(ids)) < len(ids)
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
-    return [Part([], tuple(rejected)), *map(Part, chunks)] if rejected else [*map(Part, chunks)]
+    out = [Part(chunk, ids_repeat=repeat) for chunk in chunks]
+    return [Part([], tuple(rejected), notes), *out] if rejected or notes else out
 
 
 def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
@@ -70,6 +81,10 @@ def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Re
     openpose = detections_folder(root, options, options.split, "coco")
     truths = _load_truth(root / "truth" / f"{options.split}.npz")
     yield from part.rejected
+    yield from part.notes
+    if truths and part.ids_repeat:
+        yield Note(_NO_TRUTH, sum(len(people) for _, people in part.images))
+        truths = {}
     images = [f"{options.split}/{name}" for name, people in part.images for _ in people]
     annotations = [a for _, people in part.images for a in people]
     if not annotations:
@@ -84,7 +99,7 @@ def read(root: Path, part: Part, options: ReaderOptions) -> Iterator[Person | Re
         for row in rows:
             table.problems[row] = table.problems[row] or frames[row].problem
             if table.problems[row]:
-                yield Rejected(_name(annotations[row]), image, table.problems[row])
+                yield Rejected(annotations[row][_NAME], image, table.problems[row])
         usable = [row for row in rows if not table.problems[row]]
         if usable:
             yield from _people(image, usable, annotations, table, openpose, truths)
@@ -102,9 +117,21 @@ def upright(annotation: dict[str, Any], frame: Frame) -> dict[str, Any]:
         keypoints = np.array(annotation["keypoints"], np.float64).reshape(-1, 3)
         keypoints[:, :2] = frame.points(keypoints[:, :2])
         out |= {"keypoints": keypoints.ravel().tolist(), "bbox": frame.box(np.array(annotation["bbox"], np.float64)).tolist()}
+        if (feet := _feet(annotation)) is not None:
+            feet[:, :2] = frame.points(feet[:, :2])
+            out["foot_kpts"] = feet.ravel().tolist()
     except (KeyError, ValueError, TypeError, OverflowError):
         pass
     return out
+
+
+def _feet(annotation: dict[str, Any]) -> Float[np.ndarray, "6 3"] | None:
+    """Return COCO-WholeBody's keypoints of the feet; None if there are none."""
+    try:
+        feet = np.array(annotation["foot_kpts"], np.float64).reshape(6, 3)
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return None
+    return feet if (np.abs(feet) < 1e6).all() else None
 
 
 def _people(
@@ -119,21 +146,20 @@ def _people(
     for row, match in zip(rows, matches):
         keypoints = table.keypoints_px[row].copy()
         keypoints[JOINTS.openpose] = match.keypoints_px
+        if (feet := _feet(annotations[row])) is not None:
+            seen = feet[:, 2] > 0
+            keypoints[JOINTS.feet][seen] = np.c_[feet[seen, :2], np.ones(seen.sum())]
         yield Person(
             image=image,
             center_px=table.center_px[row],
             scale=float(table.scale[row]),
             keypoints_px=keypoints,
-            source=_name(annotations[row]),
+            source=annotations[row][_NAME],
             openpose_match=match.reason,
             truth=truths.get(number) if isinstance(number := id_of(annotations[row].get("id")), int) else None,
             image_size_px=annotations[row][_SIZE],
             row=annotations[row][_ROW],
         )
-
-
-def _name(annotation: dict[str, Any]) -> str:
-    return f"annotation {annotation.get('id', '?')}"
 
 
 def _load(path: Path) -> dict[str, list[Any]]:
@@ -150,8 +176,10 @@ def _load(path: Path) -> dict[str, list[Any]]:
     return out
 
 
-def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, Any]]], list[Rejected]]:
-    """Return annotations by file name, in order of first appearance; and those that belong to no image.
+def _by_image(
+    content: dict[str, list[Any]],
+) -> tuple[dict[str, list[dict[str, Any]]], list[Rejected], Counter[str]]:
+    """Return annotations by file name, in order of first appearance; those that belong to no image; and keys that are not used.
 
     Of an annotation what is used is kept, and the rest let go.
     """
@@ -161,27 +189,28 @@ def _by_image(content: dict[str, list[Any]]) -> tuple[dict[str, list[dict[str, A
     problems = {name: name_problem(name) for name in names.values()}
     out: dict[str, list[dict[str, Any]]] = defaultdict(list)
     rejected: list[Rejected] = []
-    seen: set[Id] = set()
+    unknown: Counter[str] = Counter()
+    seen: set[tuple[str, Id]] = set()
     annotations = content["annotations"]
     for position, annotation in enumerate(annotations):
         annotations[position] = None
         if not isinstance(annotation, dict):
             rejected.append(Rejected(f"annotation #{position}", "", "is not an annotation"))
             continue
-        image, number = id_of(annotation.get("image_id")), id_of(annotation.get("id"))
+        image = id_of(annotation.get("image_id"))
         name = None if image is None else names.get(image)
+        called = annotation_name(annotation, position, seen, name or "")
         if image is None or name is None:
             reason = f"names image {annotation.get('image_id')!r}, which 'images' does not list"
         else:
-            reason = problems[name] or shared.get(image, "") or ("its id appears twice" if number in seen else "")
+            reason = problems[name] or shared.get(image, "")
         if reason or name is None:
-            rejected.append(Rejected(_name(annotation), name or "", reason))
+            rejected.append(Rejected(called, name or "", reason))
         else:
-            if number is not None:
-                seen.add(number)
+            unknown.update(unknown_keys(annotation))
             kept = {key: annotation[key] for key in _USED if key in annotation}
-            out[name].append(kept | {_ROW: position, _SIZE: None if image is None else sizes[image]})
-    return out, rejected
+            out[name].append(kept | {_ROW: position, _NAME: called, _SIZE: None if image is None else sizes[image]})
+    return out, rejected, unknown
 
 
 def _load_truth(path: Path) -> dict[int, Truth]:

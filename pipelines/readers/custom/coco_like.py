@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,21 @@ from pipelines.readers.boxes import LOOKED_AT
 from pipelines.readers.custom.joint_names import UNUSED, resolve
 from pipelines.readers.custom.people import Seen, matched, outcomes, place_image, require_sizes_of, shown
 from pipelines.readers.formats.image_frames import size_of
-from pipelines.readers.formats.json_file import Id, id_of, images_by_id
+from pipelines.readers.formats.json_file import Id, annotation_name, id_of, images_by_id, unknown_keys
 from pipelines.readers.formats.openpose_file import confidence_problem
-from spin.joints import COCO_NAMES
+from spin.joints import COCO_NAMES, JOINTS
 
 if TYPE_CHECKING:
     from jaxtyping import Float
 
 _IMAGES_A_PART = 1000
+_FEET = ("left big toe", "left small toe", "left heel", "right big toe", "right small toe", "right heel")
+_HALPE_26 = (
+    *COCO_NAMES, "top of head", "neck", "pelvis",
+    "left big toe", "right big toe", "left small toe", "right small toe", "left heel", "right heel",
+)  # fmt: skip
+UNNAMED = (COCO_NAMES, _HALPE_26, (*COCO_NAMES, *_FEET, *[""] * 110), (*_HALPE_26, *[""] * 110))
+"""Orders of joints by their number, where no category names them: COCO, Halpe, COCO-WholeBody, Halpe with face and hands."""
 _ANY = ""  # no id: stands for every category, in a file that names no joints
 
 
@@ -50,6 +58,7 @@ class CocoPart:
     joints: dict[Id, tuple[int, ...]]
     images: list[ImageEntry]
     rejected: tuple[Rejected, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
@@ -57,15 +66,18 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
     content = _load(file)
     joints = _joints(content, renames, str(file))
     images, rejected = _by_image(content, root)
+    unknown = Counter(key for image in images for entry in image.annotations for key in unknown_keys(entry.annotation))
+    notes = tuple(Note(f"people with {key!r} in the file, which is not used", n) for key, n in sorted(unknown.items()))
     some = [(image, entry) for image in images for entry in image.annotations][:LOOKED_AT]
     require_sizes_of(file, (_seen(image, entry, joints) for image, entry in some))
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
     out = [CocoPart(joints, chunk) for chunk in chunks]
-    return [CocoPart(joints, [], tuple(rejected)), *out] if rejected else out
+    return [CocoPart(joints, [], tuple(rejected), notes), *out] if rejected or notes else out
 
 
 def read(root: Path, part: CocoPart, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
     yield from part.rejected
+    yield from part.notes
     for image in part.images:
         people: list[Person] = []
         for entry in image.annotations:
@@ -114,10 +126,13 @@ def _joints(content: dict[str, Any], renames: Mapping[str, str], where: str) -> 
     lengths = {
         len(a["keypoints"]) for a in content["annotations"] if isinstance(a, dict) and isinstance(a.get("keypoints"), list)
     }
-    if lengths - {3 * len(COCO_NAMES)}:
+    orders = {3 * len(order): order for order in UNNAMED}
+    if len(lengths) == 1 and lengths <= set(orders):
+        return {_ANY: resolve(orders[lengths.pop()], {**renames, "": ""}, where)}
+    if lengths:
         raise StageError(
-            f"{where}: no category names its 'keypoints', and people have other than COCO's 17; name the joints in "
-            "categories[].keypoints, in the order of the numbers"
+            f"{where}: no category names its 'keypoints', and joints are not 17, 26, 133 or 136 as COCO, Halpe and "
+            "WholeBody have; name them in categories[].keypoints, in the order of the numbers"
         )
     places = resolve(COCO_NAMES, renames, where)
     return {_ANY: places}
@@ -128,23 +143,20 @@ def _by_image(content: dict[str, Any], root: Path) -> tuple[list[ImageEntry], li
     known, shared = images_by_id(content["images"])
     entries: dict[str, ImageEntry] = {}
     rejected: list[Rejected] = []
-    ids: set[Id] = set()
+    ids: set[tuple[str, Id]] = set()
     for position, annotation in enumerate(content["annotations"]):
         if not isinstance(annotation, dict):
             rejected.append(Rejected(f"annotation #{position}", "", "is not an annotation"))
             continue
-        number, at = id_of(annotation.get("id")), id_of(annotation.get("image_id"))
-        source = f"annotation #{position}" if number is None else f"annotation {number}"
+        at = id_of(annotation.get("image_id"))
         image = None if at is None else known.get(at)
+        source = annotation_name(annotation, position, ids, "" if image is None else str(image.get("file_name")))
         if at is None or image is None:
             named = shown(annotation.get("image_id"))
             rejected.append(Rejected(source, "", f"names image {named}, which 'images' does not list"))
             continue
         name, reason = place_image(image.get("file_name"), root)
         reason = reason or shared.get(at, "")
-        if number is not None:
-            reason = reason or ("its id appears twice" if number in ids else "")
-            ids.add(number)
         if reason:
             rejected.append(Rejected(source, name, reason))
             continue
@@ -175,6 +187,10 @@ def _seen(image: ImageEntry, entry: Entry, joints: dict[Id, tuple[int, ...]]) ->
         return Rejected(source, image.name, reason)
     keypoints = np.zeros((49, 3))
     keypoints[at[used]] = given[used]
+    feet = _numbers(annotation.get("foot_kpts"), 18)
+    if feet is not None and not keypoints[JOINTS.feet, 2].any() and (np.abs(feet) < 1e6).all():
+        feet = feet.reshape(6, 3)
+        keypoints[JOINTS.feet] = np.where(feet[:, 2:] > 0, feet, 0)
     keypoints[:, 2] = keypoints[:, 2].clip(0, 1)
     box = annotation.get("bbox")
     numbers = None

@@ -35,8 +35,11 @@ def resolve(names: Iterable[str], renames: Mapping[str, str], where: str) -> tup
     out: list[int] = []
     unknown: list[str] = []
     owner: dict[int, str] = {}
+    # However a joint is spelt: "left hip=right hip" renames left_hip, too.
+    spelt = {joint_index(theirs): ours for theirs, ours in renames.items()}
     for name in names:
-        ours = renames.get(name, name)
+        same = joint_index(name)
+        ours = renames.get(name, name if same is None else spelt.get(same, name))
         place = joint_index(ours) if ours else UNUSED
         if place is None:
             unknown.append(name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jaxtyping import Float
 
 _FARTHEST_PX = 1e6  # no image is larger
+_DETECTED = [openpose for openpose, _ in JOINTS.named_twice]  # what a file names so was detected by OpenPose
 _LIMBS = np.array([(JOINTS.index[name], JOINTS.index[f"OpenPose {name}"]) for name in COCO_NAMES[5:]])
 
 
@@ -158,7 +159,9 @@ def _boxes_and_extents(people: list[Seen]) -> tuple[np.ndarray, np.ndarray, np.n
 def matched(people: list[Person], folder: Path | None) -> Iterator[Person]:
     """Yield the people of one image, with OpenPose detections of a folder where they have none of their own."""
     if folder is None or not people:
-        yield from people
+        for person in people:
+            detected_too = person.keypoints_px[_DETECTED, 2].any()
+            yield person if detected_too else replace(person, openpose_match="no OpenPose detections given")
         return
     keypoints = np.stack([p.keypoints_px for p in people])
     detected = [NO_OPENPOSE] * len(people)
@@ -175,8 +178,9 @@ def matched(people: list[Person], folder: Path | None) -> Iterator[Person]:
             reasons = [str(error)] * len(people)
         break
     for person, own, detection, reason in zip(people, keypoints, detected, reasons):
-        if own[JOINTS.openpose, 2].any():
+        if own[_DETECTED, 2].any():
             yield person
             continue
-        both = np.concatenate([detection, own[JOINTS.superset]])
+        annotated = own[JOINTS.openpose]  # feet, and a mid hip
+        both = np.concatenate([np.where(annotated[:, 2:] > 0, annotated, detection), own[JOINTS.superset]])
         yield replace(person, keypoints_px=both, openpose_match=reason)

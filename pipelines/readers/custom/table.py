@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 IMAGE, PERSON, BOX, SIZE = "image", "person", ("x", "y", "width", "height"), ("image_width", "image_height")
 _LAST = len(BOX) + len(SIZE)
 _ROWS_A_PART = 5000
-_CONFIDENCE = ("_confidence", "_score", "_visibility")
+_CONFIDENCE = ("_confidence", "_conf", "_likelihood", "_prob", "_probability", "_score", "_visibility", "_c", "_p")
+_NAMED_UNUSED = 8  # columns that are named, at most
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class TablePart:
     values: Float[np.ndarray, "n 3j+6"]
     rows: list[int]  # places in the table
     rejected: tuple[Rejected, ...] = ()
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class _Columns:
     names: tuple[str, ...]
     places: tuple[int, ...]
     has_person: bool
+    unused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -71,8 +74,8 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
     require_sizes_of(file, (_seen(columns.places, 0, "", "", values) for values in rows.values[:LOOKED_AT]))
     placed = [place_image(name, root) for name in rows.images]
     rejected = rows.rejected + [Rejected(person, "", reason) for person, (_, reason) in zip(rows.people, placed) if reason]
-    if rejected:
-        yield TablePart(columns.places, [], [], rows.values[:0], [], tuple(rejected))
+    if rejected or columns.unused:
+        yield TablePart(columns.places, [], [], rows.values[:0], [], tuple(rejected), _unused(columns.unused))
     by_image: dict[str, list[int]] = {}
     for row, (image, reason) in enumerate(placed):
         if not reason:
@@ -89,6 +92,7 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> Iterator[TableP
 
 def read(root: Path, part: TablePart, options: ReaderOptions) -> Iterator[Person | Rejected | Note]:
     yield from part.rejected
+    yield from part.notes
     people: list[Person] = []
     for row, image, source, values in zip(part.rows, part.images, part.sources, part.values):
         if people and people[0].image != image:
@@ -121,7 +125,7 @@ def _seen(places: tuple[int, ...], row: int, image: str, source: str, values: Fl
 
 
 def _columns(header: list[str], renames: Mapping[str, str], file: Path) -> _Columns:
-    """Which columns hold what. Others than those of the documented names are not looked at."""
+    """Which columns hold what, and which are not used."""
     if IMAGE not in header:
         raise StageError(f"{file}: has no column {IMAGE!r}; its columns: {', '.join(header)[:300]}")
     given = [name for name in BOX if name in header]
@@ -140,7 +144,17 @@ def _columns(header: list[str], renames: Mapping[str, str], file: Path) -> _Colu
             out += [f"{name}_x", f"{name}_y", sure]
     out += BOX if given else [""] * len(BOX)
     out += SIZE if set(SIZE) <= set(header) else [""] * len(SIZE)
-    return _Columns(tuple(out), tuple(p for p in places if p != UNUSED), PERSON in header)
+    dropped = tuple(f"{name}_" for name, place in zip(names, places) if place == UNUSED)  # as --joints asks
+    used = {IMAGE, PERSON, *out}
+    unused = tuple(name for name in header if name and name not in used and not name.startswith(dropped))
+    return _Columns(tuple(out), tuple(p for p in places if p != UNUSED), PERSON in header, unused)
+
+
+def _unused(names: tuple[str, ...]) -> tuple[Note, ...]:
+    if not names:
+        return ()
+    more = f" and {len(names) - _NAMED_UNUSED} more" if names[_NAMED_UNUSED:] else ""
+    return (Note(f"columns are not used: {', '.join(names[:_NAMED_UNUSED])}{more}", len(names)),)
 
 
 def _source(row: int, person: str) -> str:

@@ -26,6 +26,29 @@ def parse_json(data: bytes) -> Any:
 
 
 Id = int | str
+KNOWN_KEYS = frozenset(
+    ("id", "image_id", "category_id", "keypoints", "foot_kpts", "bbox", "iscrowd", "num_keypoints", "area", "segmentation")
+)
+"""Keys of COCO's annotations that are used, or that say nothing of a person beyond those."""
+
+
+def unknown_keys(annotation: dict[str, Any]) -> list[str]:
+    """Return the keys of an annotation that hold something and are not used."""
+    return [key for key, value in annotation.items() if key not in KNOWN_KEYS and value not in (None, "", 0, [], {})]
+
+
+def annotation_name(annotation: dict[str, Any], position: int, earlier: set[tuple[str, Id]], image: str) -> str:
+    """Return a name that no other annotation of the image has, and add its id to the `earlier` ones.
+
+    Ids may repeat in other images: many tools count anew in each image.
+    """
+    number = id_of(annotation.get("id"))
+    if number is None:
+        return f"annotation #{position}"
+    if (image, number) in earlier:
+        return f"annotation {number} #{position}"
+    earlier.add((image, number))
+    return f"annotation {number}"
 
 
 def id_of(value: Any) -> Id | None:
