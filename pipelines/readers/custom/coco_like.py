@@ -32,6 +32,7 @@ _HALPE_26 = (
 )  # fmt: skip
 UNNAMED = (COCO_NAMES, _HALPE_26, (*COCO_NAMES, *_FEET, *[""] * 110), (*_HALPE_26, *[""] * 110))
 """Orders of joints by their number, where no category names them: COCO, Halpe, COCO-WholeBody, Halpe with face and hands."""
+_WITH_HANDS = (3 * 133, 3 * 136)
 _ANY = ""  # no id: stands for every category, in a file that names no joints
 
 
@@ -68,6 +69,9 @@ def parts(file: Path, root: Path, renames: Mapping[str, str]) -> list[CocoPart]:
     images, rejected = _by_image(content, root)
     unknown = Counter(key for image in images for entry in image.annotations for key in unknown_keys(entry.annotation))
     notes = tuple(Note(f"people with {key!r} in the file, which is not used", n) for key, n in sorted(unknown.items()))
+    lists = (entry.annotation.get("keypoints") for image in images for entry in image.annotations)
+    hands = sum(isinstance(keypoints, list) and len(keypoints) in _WITH_HANDS for keypoints in lists)
+    notes += (Note("people with joints of face and hands, which are not used", hands),) if hands else ()
     some = [(image, entry) for image in images for entry in image.annotations][:LOOKED_AT]
     require_sizes_of(file, (_seen(image, entry, joints) for image, entry in some))
     chunks = [images[i : i + _IMAGES_A_PART] for i in range(0, len(images), _IMAGES_A_PART)]
@@ -174,6 +178,7 @@ def _seen(image: ImageEntry, entry: Entry, joints: dict[Id, tuple[int, ...]]) ->
     places = joints.get(_ANY if category is None else category, joints.get(_ANY))
     if places is None:
         return Rejected(source, image.name, "its category names no keypoints")
+    places = _whole_body(places, annotation.get("keypoints"))
     given = _numbers(annotation.get("keypoints"), 3 * len(places))
     if given is None:
         return Rejected(source, image.name, f"'keypoints' is not {len(places)} × 3 numbers")
@@ -200,6 +205,15 @@ def _seen(image: ImageEntry, entry: Entry, joints: dict[Id, tuple[int, ...]]) ->
             return Rejected(source, image.name, "'bbox' is not 4 numbers")
         numbers = numbers if numbers.any() else None  # [0, 0, 0, 0] is how many tools write that there is no box
     return Seen(image.name, source, keypoints, numbers, entry.size_px, entry.row)
+
+
+def _whole_body(places: tuple[int, ...], keypoints: Any) -> tuple[int, ...]:
+    """Return the joints of a person who has feet, face and hands after the COCO joints that the category names."""
+    count = len(keypoints) if isinstance(keypoints, list) else 0
+    order = {3 * len(names): names for names in UNNAMED}.get(count)
+    if places != resolve(COCO_NAMES, {}, "") or order is None:
+        return places
+    return resolve(order, {"": ""}, "")
 
 
 def _numbers(value: Any, count: int) -> Float[np.ndarray, " count"] | None:

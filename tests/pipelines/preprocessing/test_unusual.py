@@ -134,3 +134,15 @@ def test_the_summary_counts_what_there_is(root: Path, tmp_path: Path) -> None:
     )
     assert (done.with_openpose, done.with_body, done.with_joints) == (0, 0, 0)
     assert set(Annotations.read(done.path).openpose_match) == {"no OpenPose detections given"}
+
+
+def test_wholebodys_joints_after_cocos_names(root: Path, tmp_path: Path) -> None:
+    """COCO-WholeBody's category names 17 joints, and people have 133."""
+    content = content_of(root)
+    _, plain = read(tmp_path, "custom", root, content)
+    for annotation in content["annotations"]:
+        annotation["keypoints"] += [200, 210, 1] + [0] * 3 * 115
+    done, after = read(tmp_path, "custom", root, content)
+    assert done.notes == {"people with joints of face and hands, which are not used": len(content["annotations"])}
+    assert after.keypoints_px[:, JOINTS.index[FEET[0]]].tolist() == [[200, 210, 1]] * len(after)
+    assert np.array_equal(after.keypoints_px[:, 25:], plain.keypoints_px[:, 25:])

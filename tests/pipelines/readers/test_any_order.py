@@ -144,9 +144,7 @@ def test_each_person_is_right_or_rejected_and_counted(kind: str, world: tuple[li
         root, data = Path(folder) / "raw", DataFolder(Path(folder) / "data")
         images = root / "train2014"
         images.mkdir(parents=True)
-        frames = (
-            ["upright"] * len(frames) if kind == "detections" else frames
-        )  # OpenPose gives no size
+        frames = ["upright"] * len(frames) if kind == "detections" else frames  # OpenPose gives no size
         write_images(images, frames)
         options = ReaderOptions("all", 6, extra={})
         if kind == "coco":
