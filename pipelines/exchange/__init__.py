@@ -1,1 +1,1 @@
-"""Fits and annotations out to other programs' files, and in from them."""
+"""Export fits and annotations to other programs' files, and import them from there."""

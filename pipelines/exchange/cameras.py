@@ -1,4 +1,4 @@
-"""Cameras of other programs' fits, and the one that fits have here: a translation in the camera of the sample's crop."""
+"""Conversions between other programs' cameras and this one's: a translation in the camera of the sample's crop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SAME = 1e-4  # two cameras are one if focal length and centre agree to this sha
 
 @dataclass(frozen=True)
 class Cameras:
-    """One row a sample of the data set: the body's translation, m, where it is known."""
+    """Each sample's body translation in metres, where it is known; one row per sample of the data set."""
 
     translation_m: Float32[np.ndarray, "n 3"]
     known: Bool[np.ndarray, " n"]
@@ -34,7 +34,7 @@ class Cameras:
 def cameras_of(
     found: StaticFits, rows: Int[np.ndarray, " k"], samples: Int[np.ndarray, " k"], annotations: Annotations
 ) -> Cameras:
-    """What the rows of a file say of where the samples' bodies stand."""
+    """Return the positions of the samples' bodies that the rows of a file give."""
     translation = np.zeros((len(annotations), 3))
     known = np.zeros(len(annotations), bool)
     some = annotations.take(samples)
@@ -54,7 +54,7 @@ def cameras_of(
 
 
 def to_weak(camera_m: Float32[np.ndarray, "k 3"], people: Annotations) -> Float64[np.ndarray, "k 3"]:
-    """EFT's [s, tx, ty] of the crop, which sees the body where the camera sees its origin; perspective is lost."""
+    """Return EFT's [s, tx, ty] of the crop, which projects the body's origin to the same pixel; perspective is lost."""
     focal, principal = _crops(people)
     t = camera_m.astype(np.float64)
     px_per_m = focal / t[:, 2]
@@ -68,7 +68,10 @@ def from_weak(
     scale: Float64[np.ndarray, " k"],
     people: Annotations,
 ) -> Float64[np.ndarray, "k 3"]:
-    """The translation in each sample's crop of a weak camera of another box; of the same box, `to_weak` undone."""
+    """Return the translation in each sample's crop, given a weak camera of another box.
+
+    For the same box it is the inverse of `to_weak`.
+    """
     focal, principal = _crops(people)
     ours = people.scale.astype(np.float64)
     zoom = scale / ours
@@ -79,7 +82,7 @@ def from_weak(
 
 
 def image_cameras(people: Annotations) -> Float64[np.ndarray, "k 3 3"]:
-    """The pinhole camera of the whole image that sees what each sample's crop camera sees: K (3, 3), px."""
+    """Return the whole image's pinhole camera K (3, 3), px, that sees what each sample's crop camera sees."""
     focal, principal = _crops(people)
     px = (200.0 * people.scale.astype(np.float64)) / CROP_PX
     out = np.tile(np.eye(3), (len(people), 1, 1))

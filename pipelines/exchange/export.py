@@ -1,4 +1,4 @@
-"""Fits and annotations as the field exchanges them, and what each format has no place for."""
+"""Export of fits and annotations in the field's formats, with a list of what each format can't hold."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FitFormat:
-    """A format of fits: how its files end, which columns of a fit it holds, and what else it can't say."""
+    """A format of fits: the ending of its files, the columns of a fit that it holds, and what else it can't hold."""
 
     ending: str
     about: str
@@ -52,7 +52,7 @@ class FitFormat:
 
     @property
     def lost(self) -> list[str]:
-        """What of a fit does not survive in it."""
+        """Return the parts of a fit that the format can't hold."""
         return [name for name in COLUMNS if name not in self.holds] + list(self.lacks)
 
 
@@ -80,7 +80,7 @@ FIT_FORMATS = {
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """`doubtful`: of the valid ones, and exported like them. `written`: rows of the file. `lost`: what it has no place for."""
+    """`doubtful`: of the valid ones, and exported like them. `written`: rows of the file. `lost`: what the format can't hold."""
 
     path: Path
     samples: int
@@ -99,9 +99,9 @@ class AnnotationExport:
 
 
 def valid_fits(fits: Fits) -> np.ndarray:
-    """Fits good enough to supervise (bool, one a sample): found valid, with a loss below the threshold, a plausible shape.
+    """Return which fits are good enough to supervise: valid, a loss below the threshold, a plausible shape.
 
-    Loss and shape are looked at as well: a record says VALID, too, if whoever offered it did not judge it.
+    Loss and shape are checked as well: a record that was added without a verdict is VALID, too.
     """
     judged = (fits.source != Source.NONE) & (fits.verdict == Verdict.VALID)
     return judged & (fits.loss < ACCEPT_LOSS) & (np.abs(fits.betas).max(1) <= BETA_LIMIT)
@@ -115,7 +115,7 @@ def export_fits(
     tag: str | None = None,
     format: str = "spin",
 ) -> ExportSummary:
-    """Writes the store's newest state, or a tagged one, in a format of FIT_FORMATS."""
+    """Write the store's newest state, or a tagged one, in a format of FIT_FORMATS."""
     annotations, body = Annotations.read(data.annotations(dataset)), load_body(data.body)
     samples = len(annotations)
     store = open_fits(data.fits(dataset), body, annotations)
@@ -166,7 +166,7 @@ def _write(
 
 
 def _joints_px(body: BodyData, fits: Fits, cameras: Float64[np.ndarray, "k 3 3"]) -> Float64[np.ndarray, "k 24 2"]:
-    """SMPL's joints of each fit in the whole image."""
+    """Return SMPL's joints of each fit in the whole image."""
     with torch.no_grad():
         points = CompactBody(body)(torch.from_numpy(fits.pose), torch.from_numpy(fits.betas))
     joints = points[:, : len(SMPL_NAMES)].double().numpy() + fits.camera[:, None]
@@ -177,10 +177,13 @@ def _joints_px(body: BodyData, fits: Fits, cameras: Float64[np.ndarray, "k 3 3"]
 def export_annotations(
     data: DataFolder, dataset: str, output: Path | None = None, *, replace: bool = False
 ) -> AnnotationExport:
-    """SPIN's data set .npz, under its published name if it has one. UsageError if a file is there, unless `replace`."""
+    """Write SPIN's data set .npz, under its published name if it has one.
+
+    Raise UsageError if the file exists, unless `replace`.
+    """
     annotations = Annotations.read(data.annotations(dataset))
     path = output or data.dataset_extra(PUBLISHED_NAMES.get(dataset, f"{dataset}.npz"))
     if path.exists() and not replace:
-        raise UsageError(f"{path}: is there already; give --out FILE, or --overwrite to write over it")
+        raise UsageError(f"{path}: already exists; pass --out FILE for another file, or --overwrite to replace it")
     export_spin_dataset(path, annotations, body=load_body(data.body).fingerprint)
     return AnnotationExport(path, len(annotations), lost_in_spin_dataset(annotations))

@@ -1,4 +1,4 @@
-"""Fits as meshes with a skeleton, for viewers and animation programs: chosen samples, or a recording that moves."""
+"""Export of fits as meshes with a skeleton, for viewers and animation programs: samples, or an animated recording."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MeshExport:
-    """`frames` is 0 for people who don't move."""
+    """`frames` is 0 for a mesh without animation."""
 
     path: Path
     samples: list[int]
@@ -45,7 +45,10 @@ def export_glb(
     fps: float = 30.0,
     tag: str | None = None,
 ) -> list[MeshExport]:
-    """A .glb for each sample, or one of the recording `sequence`, animated. UsageError if there is nothing to show."""
+    """Write a .glb for each sample, or an animated one of the recording `sequence`.
+
+    Raise UsageError if there is no fit to write.
+    """
     annotations, body = Annotations.read(data.annotations(dataset)), load_body(data.body)
     store = open_fits(data.fits(dataset), body, annotations)
     state = store if tag is None else store.at(tag)
@@ -67,12 +70,12 @@ def export_glb(
         write_file(_made(path), animated_glb(body, motion, view_of(people)))
         return [MeshExport(path, rows.tolist(), len(rows))]
     if output is not None and len(samples) > 1:
-        raise UsageError("--out names one file; give one --sample with it")
+        raise UsageError("--out names one file; pass a single --sample with it")
     out = []
     for sample in samples:
         person = _person(annotations, state.get(np.array([sample])), sample) if 0 <= sample < len(annotations) else None
         if person is None:
-            raise UsageError(f"--sample {sample}: {dataset} has samples 0 to {len(annotations) - 1}, and this one has no fit")
+            raise UsageError(f"--sample {sample}: expected a sample with a fit, from 0 to {len(annotations) - 1} of {dataset}")
         path = output or data.exported(dataset, f"_{sample}.glb")
         write_file(_made(path), glb(body, [person], view_of(annotations.take(np.array([sample])))))
         out.append(MeshExport(path, [sample], 0))
@@ -82,8 +85,10 @@ def export_glb(
 def in_one_camera(
     translation_m: Float64[np.ndarray, "n 3"], cameras: Float64[np.ndarray, "n 3 3"]
 ) -> Float64[np.ndarray, "n 3"]:
-    """Translations of bodies that were each seen by a camera of its own, in the middle one of these cameras: each body's origin
-    is seen at the same pixel and the same size. Where the cameras are one, nothing changes."""
+    """Return translations in the middle one of the cameras, for bodies that each have a camera of their own.
+
+    Each body's origin keeps its pixel and its size. If all cameras are equal, nothing changes.
+    """
     focal, principal = _middle(cameras)
     seen = np.einsum("nij,nj->ni", cameras, translation_m.astype(np.float64))
     z = translation_m[:, 2] * focal / cameras[:, 0, 0]
@@ -109,7 +114,10 @@ def _person(annotations: Annotations, fits: Fits, sample: int) -> PosedPerson | 
 
 
 def _rows_of(annotations: Annotations, sequence: str) -> Int[np.ndarray, " n"]:
-    """A recording's rows, in the order of its frames. UsageError if there are none, or several people in a frame."""
+    """Return a recording's rows in the order of its frames.
+
+    Raise UsageError if there are none, or if a frame shows several people.
+    """
     found = [row for row, image in enumerate(annotations.image) if sequence_of(image) == sequence]
     if not found:
         names = sorted({sequence_of(image) for image in annotations.image})[:5]
@@ -117,7 +125,7 @@ def _rows_of(annotations: Annotations, sequence: str) -> Int[np.ndarray, " n"]:
             f"--sequence {sequence}: {annotations.name} has no such recording; expected a name like {', '.join(names)}"
         )
     if len({annotations.image[row] for row in found}) < len(found):
-        raise UsageError(f"--sequence {sequence}: several people in a frame; export them one by one, with --sample")
+        raise UsageError(f"--sequence {sequence}: a frame shows several people; export them one at a time with --sample")
     return np.array(sorted(found, key=lambda row: annotations.image[row]))
 
 

@@ -1,4 +1,4 @@
-"""Another program's annotations as a data set of one's own: read, checked and written as a raw data set would be."""
+"""Import of another program's annotations as a data set: read, checked and written like a raw data set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from store.exchange import read_samples_file
 
 @dataclass(frozen=True)
 class ImportedAnnotations:
-    """`bodies_of`: whose pose and shape were left out, being of another body than that in use; '' if none were."""
+    """`bodies_of`: the body whose pose and shape were not imported, since another is in use; '' if all were imported."""
 
     summary: PreprocessSummary
     bodies_of: str
@@ -31,10 +31,10 @@ def import_annotations(
     same_body: bool = False,
     workers: int | None = None,
 ) -> ImportedAnnotations:
-    """Writes annotations/NAME.parquet from SPIN's or 4D-Humans' .npz.
+    """Write annotations/NAME.parquet from SPIN's or 4D-Humans' .npz.
 
-    Pose and shape are kept if they are of the body in use. StoreError if the file is of no known format, StageError if no row
-    of it can be used.
+    Pose and shape are kept if they belong to the body in use. Raise StoreError if the format is unknown, and StageError if
+    no row can be used.
     """
     body = load_body(data.body)
     rows = read_samples_file(file)

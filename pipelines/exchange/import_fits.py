@@ -1,4 +1,4 @@
-"""Bodies from another program's file into the fit store: placed where they have no camera, scored like every other fit."""
+"""Import of another program's bodies into the fit store: given a camera if they have none, and scored like every fit."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _FILE = "file"
 
 @dataclass(frozen=True)
 class ImportSummary:
-    """Counts of an import. `better`: rows that became their sample's fit; the other offers met a better one."""
+    """Counts of an import. `better`: rows that became their sample's fit; the others did not improve on the stored one."""
 
     rows: int
     offered: int
@@ -55,22 +55,25 @@ class ImportSummary:
 
 
 def check_body(file: Path, named: str, body: BodyData, root: Path, *, same_body: bool) -> None:
-    """UsageError if a file's bodies are not those of the body in use. A file that doesn't say is taken to hold SMPL's."""
+    """Raise UsageError if a file's bodies belong to another body model than the one in use.
+
+    A file that names no body model is assumed to hold SMPL's.
+    """
     if belongs(named, body, same_body=same_body):
         return
     if named:
         raise UsageError(
-            f"{file}: its bodies are of {named}, the body in use is {body.fingerprint}; pose and shape of the one mean "
-            "something else for the other: use a data folder with that body"
+            f"{file}: expected bodies of {body.fingerprint}, the body in use, found {named}; pose and shape have another "
+            "meaning there: use a data folder with that body"
         )
     raise UsageError(
-        f"{file}: does not say whose bodies it holds, so they are taken for SMPL's, and the body in use is "
-        f"{body.fingerprint}: put SMPL_NEUTRAL.pkl into {root}, or add --same-body if they are of the body in use"
+        f"{file}: names no body model, so its bodies are assumed to be SMPL's, but the body in use is "
+        f"{body.fingerprint}: put SMPL_NEUTRAL.pkl into {root}, or add --same-body if they belong to the body in use"
     )
 
 
 def belongs(named: str, body: BodyData, *, same_body: bool) -> bool:
-    """Whether bodies of a file that names them so are of the body in use."""
+    """Return whether a file that names this body model holds bodies of the one in use."""
     if named == body.fingerprint:
         return True
     if body.name.startswith(SMPL) and (not named or named.startswith(SMPL)):
@@ -87,10 +90,10 @@ def import_fits(
     objective: str | None = None,
     ignore_3d: bool = False,
 ) -> ImportSummary:
-    """Offers a file's bodies to the data set's store, which is made if there is none; they replace worse fits.
+    """Add a file's bodies to the data set's store, created if missing, where they are better than the stored fits.
 
-    `objective`: by name; else the store's own. Raise UsageError for another body's, StoreError if the file is of no known
-    format, StageError if most of its bodies don't fit their people.
+    `objective`: its name, by default the store's own. Raise UsageError if the bodies belong to another body model, StoreError if
+    the format is unknown, StageError if most of the bodies don't fit their people.
     """
     annotations, body = Annotations.read(data.annotations(dataset)), load_body(data.body)
     found = read_fits_file(file)
@@ -141,7 +144,7 @@ class _Given:
 
 
 def _given(found: StaticFits, row_of: Int[np.ndarray, " n"], annotations: Annotations) -> _Given:
-    """`row_of`: the file's row of each sample, -1 where it has none."""
+    """Arrange a file's bodies by sample. `row_of`: the file's row of each sample, -1 for none."""
     known = row_of >= 0
     pose, betas = np.zeros((len(known), 72), np.float32), np.zeros((len(known), 10), np.float32)
     pose[known], betas[known] = axis_angles(found)[row_of[known]], found.betas[row_of[known]]
@@ -149,7 +152,7 @@ def _given(found: StaticFits, row_of: Int[np.ndarray, " n"], annotations: Annota
 
 
 def _objective_of(path: Path | str) -> Objective:
-    """What the fits of a store minimised, so that imported ones compare with them; without a store the default."""
+    """Return the objective of a store's fits, so that imported fits compare with them; without a store the default."""
     try:
         stored = FitStore.open(path).fingerprint.objective
     except FitStoreNotFoundError:
@@ -161,7 +164,7 @@ def _objective_of(path: Path | str) -> Objective:
 def _batches(
     annotations: Annotations, known: Bool[np.ndarray, " n"]
 ) -> Iterator[tuple[np.ndarray, Annotations, list[np.ndarray]]]:
-    """Sample numbers, their annotations, and which of them show one pose: groups with a body to score."""
+    """Yield batches: sample numbers, their annotations, and the groups of them that show one pose."""
     groups = [group for group in groups_of(annotations) if known[group].any()]
     batch: list[np.ndarray] = []
     for place, group in enumerate(groups):
@@ -176,7 +179,7 @@ def _batches(
 def score_bodies(
     fitter: BatchFitter, people: Annotations, groups: list[np.ndarray], given: _Given, *, ignore_3d: bool = False
 ) -> tuple[Fits, np.ndarray]:
-    """Records of the bodies as they are, and verdicts; every row is scored with all views of its pose, as fits are."""
+    """Return records of the unchanged bodies, and verdicts; like fits, each row is scored with all views of its pose."""
     fits, verdicts = Fits.empty(len(people)), np.zeros(len(people), np.int64)
     for views in sorted({len(group) for group in groups}):
         rows = np.stack([group for group in groups if len(group) == views])

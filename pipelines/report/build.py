@@ -1,4 +1,4 @@
-"""Gathers everything, draws the chosen people, and writes the page and a picture of its first rows."""
+"""The report's assembly: load the fits, draw the chosen people, write the page and a contact sheet."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SHEET_PANEL_PX = 240
 
 @dataclass(frozen=True)
 class ReportSummary:
-    """`sheet` is None if nothing has a fit yet; `unreadable` lists images that a grey panel stands for."""
+    """`sheet` is None if nothing has a fit yet; `unreadable` lists images that are shown as a grey panel."""
 
     page: Path
     sheet: Path | None
@@ -61,16 +61,18 @@ def build_report(
     other: RunFolder | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ReportSummary:
-    """Writes `output`, one HTML file that needs nothing else, and beside it (.png) a picture of some fits.
+    """Write `output`, one self-contained HTML file, and next to it (.png) a contact sheet of some fits.
 
     `samples` people are pictured of each kind (see samples.KINDS, and people rejected); at most `rows` are listed, drawn
     from their joints where they are not pictured. Fits are compared with those of the tag `before`, the run with `other`.
-    Data sets are the run's, or all that were preprocessed, unless given. Raises StageError if there are none, UsageError
+    Data sets are the run's, or all that were preprocessed, unless given. Raise StageError if there are none, UsageError
     if `output` is named .png, and StoreError for annotations or fits that can't be read or don't belong to each other. An
     image that can't be read is shown as such.
     """
     if output.suffix == ".png":
-        raise UsageError(f"{output}: the page is HTML, and a picture of that name is put beside it; name it .html")
+        raise UsageError(
+            f"{output}: the page is HTML, and the contact sheet is written to that name; expected a name ending in .html"
+        )
     names = list(dict.fromkeys(datasets or _default_datasets(data, run)))
     body = load_body(data.body)
     sets = [load_dataset(data, name, body, before) for name in names]
@@ -89,7 +91,7 @@ def build_report(
 def _default_datasets(data: DataFolder, run: RunFolder | None) -> list[str]:
     names = list(TrainConfig.load(run.config).datasets) if run is not None else data.known()
     if not names:
-        raise StageError(f"{data.root}: no data set to report on; `spin-pipe preprocess` makes one")
+        raise StageError(f"{data.root}: no data set to report on; run `spin-pipe preprocess` to make one")
     return names
 
 
@@ -115,7 +117,7 @@ def _write_sheet(pictures: list[np.ndarray], path: Path) -> Path | None:
 
 
 def _explorer(content: dict[str, Any], pictured: Pictured) -> dict[str, Any]:
-    """What the page's script reads, and what stands in the page about it."""
+    """Return the data for the page's script, and the page's text about it."""
     from markupsafe import Markup
 
     pictures = [(f"pictures-{index}-{row}", Markup(as_json(images))) for (index, row), images in pictured.fits.items()]
@@ -179,7 +181,7 @@ def _page(content: dict[str, Any]) -> str:
     )
     environment.filters["duration"] = tables.duration
     script = '"use strict";\n' + "\n".join((_HERE / name).read_text() for name in _SCRIPTS)
-    # Only this very script may run, whatever a file name or a reason smuggles in, and nothing may be fetched.
+    # Only this script may run, even if a file name or a reason contains another, and nothing may be fetched.
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(
         **content, css=Markup((_HERE / "page.css").read_text()), script=Markup(script), script_digest=digest

@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from matplotlib.axes import Axes
 
-_INK = "#010203"  # stands for the page's own text colour, which is dark or light
+_INK = "#010203"  # replaced by the page's own text colour, which is dark or light
 _BEFORE, _NOW = "#7fae62", "#2f86de"  # as the bodies in the pictures
 _COLOURS = ("#2f86de", "#e8833a", "#2fa36b", "#b25fd0", "#d94f70", "#8b95a7")
 _SIZE_IN = (5.2, 3.0)
-_MOST_POINTS = 300  # of a curve: more can't be told apart, and a long run's page would grow with it
+_MOST_POINTS = 300  # of a curve: more can't be seen, and would enlarge a long run's page
 
 
 @dataclass(frozen=True)
 class Chart:
-    """`text` is what the picture shows, for those who can't see it."""
+    """`text` describes the picture, for screen readers."""
 
     title: str
     svg: str
@@ -38,7 +38,7 @@ class Chart:
 
 
 def loss_histogram(dataset: str, before_px2: Float[np.ndarray, " n"] | None, now_px2: Float[np.ndarray, " m"]) -> Chart:
-    """How the losses of a data set's fits are spread; a fit on the dashed line or beyond is not believed in training."""
+    """Return the distribution of a data set's losses; fits at or right of the dashed line don't supervise training."""
     shown = [a for a in (before_px2, now_px2) if a is not None and len(a)]
     low, high = min(a.min() for a in shown), max(a.max() for a in shown)
     bins = np.geomspace(max(low, 1e-3) * 0.9, max(high, 120.0) * 1.1, 41).tolist()
@@ -59,7 +59,7 @@ def loss_histogram(dataset: str, before_px2: Float[np.ndarray, " n"] | None, now
 
 
 def training_curves(rows: list[dict[str, Any]]) -> list[Chart]:
-    """Loss, its terms, the share of fits that improve and are valid, and where the time of a step goes."""
+    """Return charts of the loss, its terms, the shares of improved and of valid fits, and the time of a step."""
     columns = _thinned(_columns(rows))
     terms = _named(columns, "loss/", but="total")
     charts = [
@@ -72,7 +72,7 @@ def training_curves(rows: list[dict[str, Any]]) -> list[Chart]:
 
 
 def validation_curves(rows: list[dict[str, Any]]) -> list[Chart]:
-    """What validation found beside the training, of each data set: the errors in mm."""
+    """Return charts of each data set's errors (mm) as measured by validation during the training."""
     columns = _thinned(_columns(rows))
     names = {}
     for name in columns:
@@ -84,7 +84,7 @@ def validation_curves(rows: list[dict[str, Any]]) -> list[Chart]:
 
 
 def compared_curves(names: tuple[str, str], runs: tuple[list[dict[str, Any]], ...]) -> list[Chart]:
-    """The total loss, and the shares of fits that improve and are valid, of two runs in one picture each."""
+    """Return charts of two runs: the total loss, and the shares of improved and of valid fits."""
     merged: dict[str, np.ndarray] = {}
     for name, rows in zip(names, runs):
         merged |= {f"{name}|{column}": values for column, values in _thinned(_columns(rows)).items()}
@@ -101,7 +101,10 @@ def compared_curves(names: tuple[str, str], runs: tuple[list[dict[str, Any]], ..
 
 
 def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    """Numbers by name, in the order of steps. A run resumed from an older checkpoint repeats steps: the later line counts."""
+    """Return numbers by name, in order of steps.
+
+    A run resumed from an older checkpoint repeats steps: the later line counts.
+    """
     latest = {row["step"]: row for row in rows if isinstance(row.get("step"), int)}
     ordered = [latest[step] for step in sorted(latest)]
     names = dict.fromkeys(name for row in ordered for name, value in row.items() if isinstance(value, (int, float)))
@@ -109,7 +112,7 @@ def _columns(rows: list[dict[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _thinned(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Means of neighbouring lines, so that at most `_MOST_POINTS` remain."""
+    """Return means of neighbouring lines, so that at most `_MOST_POINTS` remain."""
     count = len(next(iter(columns.values()), ()))
     width = -(-count // _MOST_POINTS)
     if width <= 1:
@@ -120,7 +123,7 @@ def _thinned(columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _named(columns: dict[str, np.ndarray], prefix: str, but: str = "") -> dict[str, str]:
-    """Label -> column of every column of that prefix that is not zero throughout."""
+    """Return label -> column, for columns of that prefix that are not all zero."""
     found = {name.removeprefix(prefix): name for name in columns if name.startswith(prefix)}
     return {label: name for label, name in found.items() if label != but and np.nan_to_num(columns[name]).any()}
 
@@ -139,7 +142,7 @@ def _lines(
         return None
     with _axes() as (axes, result):
         for colour, (label, name) in zip(_COLOURS, names.items()):
-            # Of two runs, each has steps of its own.
+            # When two runs are compared, each has its own steps.
             steps = columns[f"{label}|step"] if f"{label}|step" in columns else columns["step"]
             axes.plot(
                 steps,
@@ -182,7 +185,7 @@ def _stacked(title: str, columns: dict[str, np.ndarray], names: dict[str, str]) 
 
 
 def _plain(value: float, _: float) -> str:
-    """Not matplotlib's own powers of ten, which are not plain text."""
+    """Format a tick as plain text, where matplotlib's own powers of ten use markup."""
     return f"{value:g}"
 
 
@@ -211,7 +214,7 @@ _STYLE = {
 
 @contextmanager
 def _axes() -> Iterator[tuple[Axes, list[str]]]:
-    """Axes to draw on; once the block ends, the list holds the SVG."""
+    """Yield axes to draw on, and a list that holds the SVG once the block ends."""
     matplotlib = _matplotlib()
     from matplotlib.figure import Figure
 
@@ -233,7 +236,7 @@ def _axes() -> Iterator[tuple[Axes, list[str]]]:
 
 @lru_cache(maxsize=1)
 def _matplotlib() -> Any:
-    """matplotlib, its caches kept out of the user's home unless the user gave them a place."""
+    """Import matplotlib, with its caches outside the user's home unless the user set a folder."""
     if "MPLCONFIGDIR" not in os.environ and "matplotlib" not in sys.modules:
         folder = tempfile.TemporaryDirectory(prefix="spin-pipe-matplotlib-")
         os.environ["MPLCONFIGDIR"] = folder.name

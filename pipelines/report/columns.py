@@ -1,4 +1,4 @@
-"""What the page knows of every fit: columns of numbers and words, and where its joints lie, small enough for many."""
+"""The page's data on every fit: columns of numbers and words, and its joints, small enough for many fits."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _COUNTS = ("improvements", "step", "iterations")
 
 
 def listed_rows(sets: list[DatasetFits], chosen: Chosen, most: int) -> list[Int[np.ndarray, " k"]]:
-    """Of each data set, the rows that the page lists: all, or the pictured ones and others drawn at random."""
+    """Return each data set's listed rows: all, or the pictured ones and a random choice of the others."""
     total = sum(len(item.annotations) for item in sets)
     out = []
     for item, pictured in zip(sets, chosen.rows):
@@ -55,7 +55,7 @@ def listed_rows(sets: list[DatasetFits], chosen: Chosen, most: int) -> list[Int[
 def page_data(
     sets: list[DatasetFits], rows: list[Int[np.ndarray, " k"]], chosen: Chosen, body: BodyData, before: str
 ) -> dict[str, Any]:
-    """All of the page's data, ready for JSON; `columns` hold one entry a listed sample, data set after data set."""
+    """Return the page's data, ready for JSON; `columns` hold one entry per listed sample, data set after data set."""
     compact = CompactBody(body)
     words = Words()
     parts = [
@@ -89,13 +89,13 @@ def page_data(
 
 
 def as_json(data: dict[str, Any]) -> str:
-    """JSON that may stand in a script element: whatever text it holds, no tag ends or begins in it."""
+    """Return JSON that is safe inside a script element: no text in it can start or end a tag."""
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
 
 
 class Words:
-    """Texts that many samples share, each once, the samples holding its number."""
+    """Texts that many samples share, each stored once; samples hold its number."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -141,7 +141,7 @@ def _columns(
 
 
 def _rounded(fits: Fits | None, name: str, count: int) -> list[float | None]:
-    """Four digits, which is what a person reads; None without a fit."""
+    """Round to four digits; None without a fit."""
     if fits is None:
         return [None] * count
     known = has_fit(fits).tolist()
@@ -153,7 +153,7 @@ def _four_digits(value: float) -> float:
 
 
 def _joints(item: DatasetFits, rows: np.ndarray, compact: CompactBody) -> Int16[np.ndarray, " n*7J"]:
-    """Joints of the skeleton on the sample's crop: seven numbers a joint, see `page_data`."""
+    """Return the skeleton's joints on the sample's crop: seven numbers per joint, see `page_data`."""
     parts = [_joints_of(item, rows[first : first + _BATCH], compact) for first in range(0, len(rows), _BATCH)]
     return np.concatenate(parts) if parts else np.zeros(0, np.int16)
 
@@ -177,7 +177,7 @@ def _joints_of(item: DatasetFits, rows: np.ndarray, compact: CompactBody) -> Int
 def _projected(
     fits: Fits | None, rows: np.ndarray, compact: CompactBody, focal_px: np.ndarray, principal_px: np.ndarray
 ) -> Float[np.ndarray, "n J 3"]:
-    """x and y on the crop and the depth behind the body's root, px there; NaN without a fit."""
+    """Return x and y on the crop, and the depth behind the body's root, in crop px; NaN without a fit."""
     out = np.full((len(rows), len(_DRAWN), 3), np.nan, np.float32)
     if fits is None:
         return out

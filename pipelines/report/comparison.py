@@ -1,4 +1,4 @@
-"""Another run beside this one: what was set otherwise, how both went, and what both measured."""
+"""The comparison with another run: settings that differ, both curves, and both measurements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`settings`: name, this run's value, the other's, where they differ. `alone`: data sets that one of them measured."""
+    """`settings`: name, this run's value, the other's, where they differ. `alone`: data sets that only one of them measured."""
 
     other: str
     settings: list[tuple[str, str, str]]
@@ -46,7 +46,10 @@ class Comparison:
 
 
 def compare_runs(run: RunFolder, other: RunFolder, problems: list[str]) -> Comparison:
-    """StageError if one has no configuration that can be read; unreadable results become lines in `problems`."""
+    """Compare two runs; unreadable results become lines in `problems`.
+
+    Raise StageError if the configuration of one can't be read.
+    """
     names = run.root.name, other.root.name
     mine, theirs = (dict(_flat(asdict(TrainConfig.load(r.config)))) for r in (run, other))
     settings = [(key, mine[key], theirs[key]) for key in mine if mine[key] != theirs.get(key)]

@@ -1,4 +1,4 @@
-// Elements, pictures and drawings of a fit. Text only ever becomes text: nothing here reads HTML.
+// Elements, pictures and drawings of a fit. Text stays text: nothing here parses HTML.
 
 const SVG = "http://www.w3.org/2000/svg";
 const PICTURES = ["photograph", "before", "now", "side"];
@@ -97,7 +97,7 @@ function shownKinds(row) {
   return PICTURES.filter((kind) => kind !== "before" || columns.score_before[row] !== null);
 }
 
-// One panel; over a photograph the keypoints lie as a drawing of their own, so that they can be taken away.
+// One panel; over a photograph the keypoints are a separate drawing, so that they can be hidden.
 function panel(row, kind) {
   const pictures = picturesOf(row);
   const parts = pictures

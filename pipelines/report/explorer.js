@@ -1,4 +1,4 @@
-// The part of the page in which fits are filtered, sorted and looked at.
+// The part of the page in which fits are filtered, sorted and viewed.
 
 const CARDS = 12;
 const ROW_PX = 34;
@@ -110,7 +110,7 @@ function clearFilters() {
   update();
 }
 
-// ---- what was found ----
+// ---- results ----
 
 function update() {
   view.rows = sorted(chosenRows());

@@ -1,4 +1,4 @@
-// The fits, as columns of the page's data; a row is a place in them. What is chosen, and in which order.
+// The fits, as columns of the page's data; a row is an index into them. The selection and its order.
 
 const page = JSON.parse(document.getElementById("data").textContent);
 const columns = page.columns;
@@ -6,7 +6,7 @@ const everyRow = Array.from(columns.sample.keys());
 const scoreIsMm = page.score.every((rule) => rule === "expected-error-mm");
 const scoreName = scoreIsMm ? "Expected error, mm" : "Score";
 
-// A facet is a column of few values; nothing ticked means that it doesn't matter. `bits`: a row may have several values.
+// A facet is a column of few values; with nothing ticked it filters nothing. `bits`: a row may have several values.
 const facets = [
   { name: "dataset", label: "Data set", words: page.datasets },
   { name: "reason", label: "Validity", words: page.reasons },
@@ -31,7 +31,7 @@ const ranges = [
 
 const search = { text: "" };
 const order = { name: "picked", descending: false };
-// What the page begins with: the random ones, as they tell best what fits are like, then all others that are pictured.
+// What the page begins with: the random ones, as they are the most representative, then all others that are pictured.
 columns.picked = columns.kinds.map((kinds) => (kinds & (1 << page.kinds.indexOf("random")) ? 0 : kinds ? 1 : 2));
 
 function binsOf({ name, scale }) {
@@ -81,7 +81,7 @@ function chosenRows(besides = null) {
   return tests.length ? everyRow.filter((row) => tests.every((test) => test(row))) : everyRow;
 }
 
-// A copy in order: what has no value comes last whichever way, and equals keep the order of their samples.
+// A copy in order: rows without a value come last in both directions, and equal ones keep the order of their samples.
 function sorted(rows) {
   const values = columns[order.name];
   const words = facets.find((facet) => facet.name === order.name)?.words;

@@ -1,4 +1,4 @@
-"""The pictured people: what is drawn of each, as the page's pictures, and a contact sheet of some."""
+"""Pictures of the chosen people for the page, and a contact sheet of some."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _SHEET_PEOPLE = 6
 
 @dataclass(frozen=True)
 class AsidePicture:
-    """A person that preprocess rejected: the whole photograph, for there is no box to go by."""
+    """A person that preprocess rejected: the whole photograph, since there is no box to crop."""
 
     title: str
     source: str
@@ -40,7 +40,7 @@ class Pictured:
 
 @dataclass
 class Drawing:
-    """What drawing needs, and what it leaves besides the pictures: panels for the sheet, images that could not be read."""
+    """The state of drawing, and its further results: panels for the sheet, and images that could not be read."""
 
     mesh: BodyMesh
     advance: Callable[[], None]
@@ -49,7 +49,7 @@ class Drawing:
 
 
 def draw_people(drawing: Drawing, sets: list[DatasetFits], chosen: Chosen) -> Pictured:
-    """ "photograph", "before", "now" and "side" of every chosen row that has them."""
+    """Draw "photograph", "before", "now" and "side" of every chosen row that has them."""
     fits: dict[tuple[int, int], dict[str, str]] = {}
     aside: list[AsidePicture] = []
     for index, (item, rows, rejected) in enumerate(zip(sets, chosen.rows, chosen.rejected)):
@@ -66,7 +66,7 @@ def draw_people(drawing: Drawing, sets: list[DatasetFits], chosen: Chosen) -> Pi
 
 
 def _for_the_sheet(item: DatasetFits, rows: list[int], count: int) -> set[int]:
-    """Pictured rows, spread evenly over the better half of them."""
+    """Return pictured rows, spread evenly over the better half of them."""
     if item.now is None or not rows:
         return set()
     order = ranking(item.now.score[rows])
@@ -83,7 +83,7 @@ def _images_of_rows(drawing: Drawing, item: DatasetFits, rows: list[int]) -> Ite
 
 
 def _vertices(drawing: Drawing, item: DatasetFits, rows: list[int], *, earlier: bool) -> list[Float[np.ndarray, "V 3"] | None]:
-    """Bodies of these rows, posed together; None where there is no fit."""
+    """Return the bodies of these rows, posed together; None where there is no fit."""
     fits = item.before if earlier else item.now
     if fits is None or not rows:
         return [None] * len(rows)

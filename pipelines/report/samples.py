@@ -1,4 +1,4 @@
-"""What the page shows of a data set: its fits before training and now, and which of its people are pictured."""
+"""A data set as the page shows it: its fits before training and now, and the choice of pictured people."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class RejectedPerson:
 class DatasetFits:
     """A data set with its fits: `now`, and `before` training (None where the store has no such state).
 
-    `score_rule` is what the store's fingerprint says of scores, `runs` the names behind the codes of its runs. `without_fit`
+    `score_rule` is the rule in the store's fingerprint, `runs` the names of the runs by their codes. `without_fit`
     holds why samples have no fit; `problems` what could not be read, a line each.
     """
 
@@ -59,7 +59,7 @@ class DatasetFits:
         return self.without_fit.get(row, NOT_FITTED)
 
     def reasons(self) -> list[str]:
-        """Of each sample: the verdict on its fit in words, or why it has none."""
+        """Return each sample's verdict in words, or the reason for which it has no fit."""
         if self.now is None:
             return [NOT_FITTED] * len(self.annotations)
         known = zip(status_in_words(self.now, self.score_rule), has_fit(self.now).tolist())
@@ -71,9 +71,9 @@ def has_fit(fits: Fits) -> Bool[np.ndarray, " n"]:
 
 
 def load_dataset(data: DataFolder, dataset: str, body: BodyData, before: str = STATIC_TAG) -> DatasetFits:
-    """A data set and what the store knows of it, now and as of tag `before`; a store that does not exist yet is no error.
+    """Load a data set and its fits, now and as of tag `before`; a store that does not exist yet is no error.
 
-    Raises AnnotationsNotFoundError, and FingerprintMismatchError if the fits belong to another body or other annotations,
+    Raise AnnotationsNotFoundError, and FingerprintMismatchError if the fits belong to another body or other annotations,
     for their pictures would be wrong.
     """
     annotations = Annotations.read(data.annotations(dataset))
@@ -83,7 +83,7 @@ def load_dataset(data: DataFolder, dataset: str, body: BodyData, before: str = S
     now = earlier = None
     score_rule, runs = "", dict[int, str]()
     try:
-        # Whatever the fits minimised, they can be drawn; but only on the body and the boxes they were made for.
+        # Fits of any objective can be drawn, but only on the body and the boxes they were made for.
         store = open_fits(data.fits(dataset), body, annotations)
     except FitStoreNotFoundError:
         pass
@@ -110,7 +110,7 @@ KINDS = ("best", "random", "worst", "most improved", "most worsened", "one of ea
 
 @dataclass(frozen=True)
 class Chosen:
-    """People to be pictured, of each data set: rows with every kind that they are of, and people rejected."""
+    """People to picture, by data set: rows with all their kinds, and rejected people."""
 
     rows: list[dict[int, list[str]]]
     rejected: list[list[RejectedPerson]]
@@ -121,7 +121,7 @@ class Chosen:
 
 
 def choose(sets: list[DatasetFits], samples: int) -> Chosen:
-    """At most `samples` people of each kind, shared evenly by the data sets; the same for the same fits."""
+    """Choose at most `samples` people of each kind, evenly from the data sets; the same for the same fits."""
     shares = [samples // len(sets) + (i < samples % len(sets)) for i in range(len(sets))]
     rows = [_chosen_rows(item, share) for item, share in zip(sets, shares)]
     aside = [one_of_each([p.reason for p in item.rejected], share) for item, share in zip(sets, shares)]
@@ -153,7 +153,7 @@ def _chosen_rows(item: DatasetFits, share: int) -> dict[int, list[str]]:
 
 
 def score_change(item: DatasetFits) -> Float[np.ndarray, " n"]:
-    """Score now less before, of samples that had a fit and have one: below 0 is better. NaN elsewhere."""
+    """Return the score now minus before: below 0 is better. NaN for samples without both fits."""
     change = np.full(len(item.annotations), np.nan, np.float32)
     if item.now is not None and item.before is not None:
         both = has_fit(item.now) & has_fit(item.before)
@@ -162,13 +162,13 @@ def score_change(item: DatasetFits) -> Float[np.ndarray, " n"]:
 
 
 def ranking(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " k"]:
-    """Rows of the finite values, the lowest first."""
+    """Return the rows of the finite values, the lowest first."""
     order = np.argsort(values, kind="stable")
     return order[np.isfinite(values[order])]
 
 
 def one_of_each(reasons: list[str], count: int) -> list[int]:
-    """Places of at most `count` entries: one of every reason first, the most frequent reason first, then a second one."""
+    """Return indices of at most `count` entries: one per reason, the most frequent first, then a second of each."""
     turns: dict[str, list[int]] = {}
     for place, reason in enumerate(reasons):
         turns.setdefault(reason, []).append(place)

@@ -1,4 +1,4 @@
-"""Pictures side by side in one picture."""
+"""Contact sheets: several pictures in one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ _GAP_PX = 6
 
 
 def contact_sheet(panels: list[UInt8[np.ndarray, "h w 3"]], columns: int) -> UInt8[np.ndarray, "H W 3"]:
-    """Panels row by row on white, each in the middle of a cell as large as the largest. ValueError without panels."""
+    """Arrange panels row by row on white, each centred in a cell as large as the largest panel.
+
+    Raise ValueError without panels.
+    """
     if not panels or columns < 1:
         raise ValueError(f"contact sheet of {len(panels)} panels in {columns} columns; expected at least 1 of each")
     height, width = (max(p.shape[axis] for p in panels) for axis in (0, 1))

@@ -1,4 +1,4 @@
-"""The page's tables: what was measured, what ran how long, what was rejected."""
+"""The page's tables: measurements, timings and rejections."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from spin.evaluation.scores import METRICS, Metric
 
 @dataclass(frozen=True)
 class State:
-    """A data set's fits in numbers; medians in px². None where there is nothing to take them of.
+    """A data set's fits in numbers; medians in px², None without fits.
 
-    `doubtful` are some of the valid ones now; None where scores are not in mm.
+    `doubtful`: some of the valid ones now; None where scores are not in mm.
     """
 
     dataset: str
@@ -90,7 +90,7 @@ def _state(item: DatasetFits) -> State:
 
 
 def read_evaluations(run: RunFolder, problems: list[str]) -> list[Evaluation]:
-    """All results in the run's folder, by data set and step; a file that is none becomes a line in `problems`."""
+    """Return all results in the run's folder, by data set and step; any other file becomes a line in `problems`."""
     found = []
     for path in sorted((run.root / "evaluation").glob("*.json")):
         try:
@@ -113,7 +113,7 @@ def read_evaluations(run: RunFolder, problems: list[str]) -> list[Evaluation]:
 
 
 def protocols(evaluations: list[Evaluation]) -> list[dict[str, str]]:
-    """The different protocol cards, as text."""
+    """Return the different protocol cards, as text."""
     cards: list[dict[str, str]] = []
     for evaluation in evaluations:
         card = {key: _as_text(value) for key, value in evaluation.card.items()}
@@ -129,12 +129,12 @@ def _as_text(value: Any) -> str:
 
 
 def measured(evaluations: list[Evaluation]) -> dict[str, Metric]:
-    """The numbers that any of them has, in the order in which they are shown."""
+    """Return the metrics that at least one evaluation has, in the order in which they are shown."""
     return {name: metric for name, metric in METRICS.items() if any(name in e.metrics for e in evaluations)}
 
 
 def read_timings(data: DataFolder, run: RunFolder | None) -> list[Timing]:
-    """Finished stages in their order, without other runs' training and evaluation, and without earlier reports."""
+    """Return finished stages in order, without other runs' training and evaluation, and without earlier reports."""
     return [_timing(entry) for entry in journal.read(data.journal) if _belongs(entry, run)]
 
 
@@ -161,7 +161,7 @@ def _timing(entry: dict[str, Any]) -> Timing:
 
 
 def rejection_reasons(item: DatasetFits) -> list[tuple[str, str, int]]:
-    """(stage, reason, count) of all people without a fit, the most frequent first."""
+    """Return (stage, reason, count) of all people without a fit, the most frequent first."""
     by_reason = Counter(("preprocess", person.reason) for person in item.rejected)
     if item.now is not None:
         by_reason.update(("fit-static", item.reason_without_fit(int(row))) for row in np.flatnonzero(~has_fit(item.now)))
@@ -169,7 +169,7 @@ def rejection_reasons(item: DatasetFits) -> list[tuple[str, str, int]]:
 
 
 def duration(seconds: float) -> str:
-    """As a person would say it."""
+    """Format seconds for reading, as in "1 min 15 s"."""
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -71,7 +71,7 @@ def emptied(data: DataFolder) -> None:
 
 
 def brought_back(data: DataFolder, tmp_path: Path, format: str) -> tuple[Fits, Fits, np.ndarray, ImportSummary]:
-    """Fits before, and as they come back into an empty store; where valid; what was said."""
+    """Fits before, and as they come back into an empty store; where valid; what was reported."""
     before = stored(data)
     path = export_fits(data, "world", tmp_path / f"x{FIT_FORMATS[format].ending}", format=format).path
     emptied(data)
@@ -191,7 +191,7 @@ def test_views_of_one_pose_are_scored_together(preprocessed: Path, tmp_path: Pat
 def test_smpls_bodies_are_not_taken_for_the_open_bodys(data: DataFolder, tmp_path: Path) -> None:
     before = stored(data)
     np.save(tmp_path / "x.npy", np.concatenate([before.pose, before.betas], 1))
-    with pytest.raises(UsageError, match=r"taken for SMPL's, and the body in use is open-body.*--same-body"):
+    with pytest.raises(UsageError, match=r"assumed to be SMPL's, but the body in use is open-body.*--same-body"):
         import_fits(data, "world", tmp_path / "x.npy")
     np.savez(tmp_path / "y.npz", pose=before.pose, shape=before.betas, spin_pipe_body="SMPL_NEUTRAL:0123456789ab")
     with pytest.raises(UsageError, match="its bodies are of SMPL_NEUTRAL:0123456789ab"):
@@ -375,7 +375,7 @@ def test_a_file_for_other_samples_is_refused_and_changes_nothing(data: DataFolde
     reasons = {entry["row"]: entry["reason"] for entry in listed}
     assert "not a number" in reasons[0]
     assert "no body" in reasons[1]
-    assert "beyond 1000 rad" in reasons[2]
+    assert "above 1000 rad" in reasons[2]
     assert "beta beyond" in reasons[4]
 
 

@@ -176,16 +176,16 @@ def test_two_runs_side_by_side(world):
     path.write_text(json.dumps(content))
     next((other.root / "evaluation").glob("world-test@10.json")).unlink()
     _, page = build(world, world.run, other=other)
-    assert "Beside run second" in page.words
+    assert "Compared with run second" in page.words
     assert "lr 5e-05 0.5" in page.words
     assert "no: joints differ" in page.words
-    assert "yes, measured alike" in page.words
+    assert "yes, the protocols match" in page.words
     assert "difference, 95 % -20.0 -20.0 to -20.0 -10.0 -10.0 to -10.0" in page.words  # paired: nothing else differs
     assert f"{EVIL}0.jpg" in page.words  # among the samples that changed
     assert EVIL not in page.source
     (other.root / "evaluation" / "world-test@30.npz").unlink()
     assert "world-test@30.npz is missing" in build(world, world.run, other=other)[1].words
-    assert "Beside run" not in build(world, world.run)[1].words
+    assert "Compared with run" not in build(world, world.run)[1].words
 
 
 def test_valid_shares_and_medians(built):
@@ -207,8 +207,8 @@ def test_tables_of_the_run(built):
 
 def test_without_a_run(world):
     _, page = build(world, None)
-    assert "No run was named" in page.words
-    assert "Nothing was measured yet" in page.words
+    assert "No run was selected" in page.words
+    assert "No measurements yet; run" in page.words
     assert len(page.fits["sample"]) == SAMPLES
 
 
@@ -219,7 +219,7 @@ def test_a_run_that_has_only_begun(world):
     world.data.journal.unlink()
     _, page = build(world, world.run)
     assert "The run has no measurements yet" in page.words
-    assert "Nothing was measured yet" in page.words
+    assert "No measurements yet; run" in page.words
     assert "The journal of this data folder is empty" in page.words
 
 
