@@ -118,7 +118,7 @@ def _assignment(
     certain: Bool[np.ndarray, " n"] | None = None,
 ) -> Assignment:
     far = np.flatnonzero((np.abs(found.pose) > _MOST_RAD).any(1))
-    problems = problems | dict.fromkeys(far.tolist(), f"an angle beyond {_MOST_RAD:g} rad") | found.problems
+    problems = problems | dict.fromkeys(far.tolist(), f"an angle above {_MOST_RAD:g} rad") | found.problems
     usable = found.valid & (samples >= 0)
     usable[list(problems)] = False
     rows = np.flatnonzero(usable)

@@ -80,7 +80,7 @@ FIT_FORMATS = {
 
 @dataclass(frozen=True)
 class ExportSummary:
-    """`doubtful`: of the valid ones, and exported like them. `written`: rows of the file. `lost`: what the format can't hold."""
+    """`doubtful`: of the valid ones, and exported like them. `written`: the file's rows. `lost`: what the format can't hold."""
 
     path: Path
     samples: int

@@ -92,8 +92,8 @@ def import_fits(
 ) -> ImportSummary:
     """Add a file's bodies to the data set's store, created if missing, where they are better than the stored fits.
 
-    `objective`: its name, by default the store's own. Raise UsageError if the bodies belong to another body model, StoreError if
-    the format is unknown, StageError if most of the bodies don't fit their people.
+    `objective`: its name, by default the store's own. Raise UsageError if the bodies belong to another body model, StoreError
+    if the format is unknown, StageError if most of the bodies don't fit their people.
     """
     annotations, body = Annotations.read(data.annotations(dataset)), load_body(data.body)
     found = read_fits_file(file)

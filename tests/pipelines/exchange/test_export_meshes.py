@@ -35,7 +35,11 @@ def data(ray_running: None, preprocessed: Path, tmp_path_factory: pytest.TempPat
         shutil.copy(Path(known.image_root) / old, target)
     keypoints = known.keypoints_px.copy()
     keypoints[2] = 0
-    moved = replace(known, name="walk", image=images, image_root=str(folder.root / "frames"), keypoints_px=keypoints)
+    nothing = np.arange(len(known)) == 2  # no keypoints, and no 3D joints that could be fitted without them
+    moved = replace(
+        known, name="walk", image=images, image_root=str(folder.root / "frames"), keypoints_px=keypoints,
+        has_joints3d=known.has_joints3d & ~nothing, joints3d_m=np.where(nothing[:, None, None], 0, known.joints3d_m),
+    )  # fmt: skip
     moved.write(folder.annotations("walk"), provenance={"reader": "test"})
     fit_static(folder, "walk", FitConfig("lm", 3), workers=1)
     return folder
@@ -61,7 +65,7 @@ def test_a_recording_moves_in_the_order_of_its_frames(data: DataFolder) -> None:
 
 
 def test_what_can_not_be_shown_is_said(data: DataFolder) -> None:
-    with pytest.raises(UsageError, match="--sample 2: walk has samples 0 to 7, and this one has no fit"):
+    with pytest.raises(UsageError, match="--sample 2: expected a sample with a fit, from 0 to 7 of walk"):
         export_glb(data, "walk", samples=[2])
     with pytest.raises(UsageError, match="--sample 99"):
         export_glb(data, "walk", samples=[99])
