@@ -35,7 +35,7 @@ from spin.training.device import to_device
 from spin.training.loop import LoopFitter
 from spin.training.step import Batch, train_step
 from spin.training.targets import GroundTruth, StoredFits
-from spin.training.trust import Guesses, withheld
+from spin.training.trust import BodyParameters, held_out
 from store.fits.fingerprint import Fingerprint
 from store.fits.records import Fits, Source
 from store.fits.store import FitStore
@@ -180,9 +180,9 @@ class Experiment:
         self.given = torch.zeros(size.train, dtype=torch.bool)
         self.given[chosen[: round(TRUE_SHARES[setting] * size.train)]] = True
         self.loop = fitting.loop_of(self.arm)
-        self.withheld = torch.zeros_like(self.given)
+        self.held_out = torch.zeros_like(self.given)
         if self.loop is not None and self.loop.weighs:
-            self.withheld = self.given & withheld([self.name(row) for row in range(size.train)])
+            self.held_out = self.given & held_out([self.name(row) for row in range(size.train)])
         self.store = new_store(folder, size, fitting.start_of(self.arm))
         self.config = StepConfig(weights=WEIGHTS, clip_norm=CLIP_NORM)
 
@@ -219,11 +219,11 @@ class Experiment:
 
         def fit(pose_aa: Tensor, betas: Tensor, camera_m: Tensor, keypoints_px: Tensor) -> FitResult:
             assert self.loop is not None
-            guesses = Guesses(pose_aa.cpu(), betas.cpu())
+            guesses = BodyParameters(pose_aa.cpu(), betas.cpu())
             result, sums = self.loop.fit(
                 guesses,
                 Observations.of(keypoints_px.cpu()),
-                self.truth(rows, self.withheld[rows]),
+                self.truth(rows, self.held_out[rows]),
                 camera_m.cpu(),
             )
             measured.append(sums)
@@ -244,7 +244,7 @@ class Experiment:
     def batch(self, rows: np.ndarray, epoch: int) -> Batch:
         names = tuple(self.name(row) for row in rows)
         augmentations = augmentations_of(rows, epoch % VARIANTS)
-        known = (self.given & ~self.withheld)[rows]
+        known = (self.given & ~self.held_out)[rows]
         return Batch(
             sample_ids=names,
             images=self.people.augmented(rows, augmentations)

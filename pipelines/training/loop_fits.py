@@ -13,9 +13,9 @@ from pipelines.fits.records import SOLVERS, records_of
 from pipelines.fitting.assets import FittingFiles
 from spin.camera import FOCAL_PX
 from spin.fitting.observations import Observations
-from spin.training.loop import LoopFitter, nothing_of, withhold
+from spin.training.loop import LoopFitter, hold_out, no_truth
 from spin.training.targets import StoredFits
-from spin.training.trust import Guesses, Trust
+from spin.training.trust import BodyParameters, Trust
 from store.fits.records import Fits, Source
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ class LoopFits:
         self.loop = LoopFitter(FittingFiles.of(data, config.fitting).fitter(config.fitting))
         self._measured: Trust | None = None
 
-    def withhold(self, batch: Batch) -> tuple[Batch, GroundTruth]:
+    def hold_out(self, batch: Batch) -> tuple[Batch, GroundTruth]:
         """The batch as the network may see it, and the truth that it is measured by. As published, none is kept from it."""
-        return withhold(batch) if self.loop.weighs else (batch, nothing_of(batch.truth))
+        return hold_out(batch) if self.loop.weighs else (batch, no_truth(batch.truth))
 
     def of_batch(self, views: Views, truth: GroundTruth) -> Callable[[Tensor, Tensor, Tensor, Tensor], NewFits]:
         """The function by which `train_step` fits this batch, each sample in its own crop's camera.
 
-        `truth`: what was withheld.
+        `truth`: what was held out.
         """
         # The prediction's translation is for the published camera; for another one it is found from the keypoints.
         published = bool((views.focal_px == FOCAL_PX).all())
@@ -66,7 +66,7 @@ class LoopFits:
         def fit(pose_aa: Tensor, betas: Tensor, camera_m: Tensor, keypoints: Tensor) -> NewFits:
             observations = Observations(keypoints.cpu()[:, None], views)
             camera = camera_m.cpu() if published else None
-            prediction = Guesses(pose_aa.cpu(), betas.cpu())
+            prediction = BodyParameters(pose_aa.cpu(), betas.cpu())
             found, self._measured = self.loop.fit(prediction, observations, truth, camera)
             return NewFits.of(found.to(self.device))
 

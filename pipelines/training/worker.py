@@ -185,8 +185,8 @@ class Trainer:
     def _train_step(self, item: LoadedBatch, records: Fits, step: int) -> StepResult:
         batch, fit = item.batch, None
         if self.loop is not None:
-            batch, withheld = self.loop.withhold(batch)
-            fit = self.loop.of_batch(self.data.crops.take(torch.from_numpy(item.sample)), withheld)
+            batch, held_out = self.loop.hold_out(batch)
+            fit = self.loop.of_batch(self.data.crops.take(torch.from_numpy(item.sample)), held_out)
         result = train_step(
             self.state.network,
             self.state.optimiser,

@@ -13,7 +13,7 @@ from spin.fitting.scorer import aligned_distance_mm
 from spin.fitting.starts import Start, camera_start
 from spin.joints import LSP_POINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
-from spin.training.trust import Guesses, Trust, moved, way, withheld
+from spin.training.trust import BodyParameters, Trust, held_out, interpolate, relative_pose
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -43,7 +43,7 @@ class LoopFitter:
 
     def fit(
         self,
-        prediction: Guesses,
+        prediction: BodyParameters,
         observations: Observations,
         truth: GroundTruth,
         camera_m: Float[Tensor, "B 3"] | None = None,
@@ -55,7 +55,7 @@ class LoopFitter:
         if not self.weighs:
             return self.fitter.refine(prediction.pose_aa, prediction.betas, observations, camera_m), Trust.none()
         with torch.no_grad():
-            prediction = Guesses(prediction.pose_aa, prediction.betas.clamp(-_BETAS_LIMIT, _BETAS_LIMIT))
+            prediction = BodyParameters(prediction.pose_aa, prediction.betas.clamp(-_BETAS_LIMIT, _BETAS_LIMIT))
             prepared = self.fitter.prepare(observations)
             lifted = self.fitter.starts(prepared)[0]
             assert lifted.lift is not None
@@ -65,13 +65,12 @@ class LoopFitter:
             measured = self.measured(lifted, start, prediction, fits, prepared, truth)
             return replace(fits, score=fits.score * self.trust.score_factor.to(fits.score)), measured
 
-    def believed(self, lift: Lift, prediction: Guesses) -> Guesses:
-        """The lifter's answer, moved as far to the prediction as that is trusted."""
-        turn, betas = way(self.fitter.body, Guesses(lift.pose_aa, lift.betas), prediction)
-        share = self.trust.share.to(turn)
-        return moved(self.fitter.body, Guesses(lift.pose_aa, lift.betas), share[:-1, None] * turn, share[-1] * betas)
+    def believed(self, lift: Lift, prediction: BodyParameters) -> BodyParameters:
+        """Interpolate from the lifter's answer towards the prediction, as far as that is trusted."""
+        answer = BodyParameters(lift.pose_aa, lift.betas)
+        return interpolate(self.fitter.body, answer, prediction, self.trust.share.to(lift.pose_aa))
 
-    def start(self, lifted: Start, believed: Guesses, observations: Observations) -> Start:
+    def start(self, lifted: Start, believed: BodyParameters, observations: Observations) -> Start:
         """Where the fit begins, how firmly it is held there, and what the scorer is to think of it."""
         assert lifted.anchor is not None and lifted.lift is not None
         lift, body = lifted.lift, self.fitter.body
@@ -98,7 +97,7 @@ class LoopFitter:
         self,
         lifted: Start,
         start: Start,
-        prediction: Guesses,
+        prediction: BodyParameters,
         fits: FitResult,
         observations: PreparedObservations,
         truth: GroundTruth,
@@ -108,11 +107,11 @@ class LoopFitter:
         if not len(rows):
             return Trust.none()
         assert lifted.lift is not None
-        body, true = self.fitter.body, Guesses(truth.pose_aa, truth.betas).take(rows)
+        body, true = self.fitter.body, BodyParameters(truth.pose_aa, truth.betas).take(rows)
         lift = Lift(*(getattr(lifted.lift, f.name)[rows] for f in fields(Lift)))
-        answer, moved_to = Guesses(lift.pose_aa, lift.betas), Guesses(start.pose_aa, start.betas).take(rows)
-        apart, to_truth = way(body, answer, prediction.take(rows)), way(body, answer, true)
-        local = axis_angle_to_matrix(torch.stack([moved_to.pose_aa, true.pose_aa]).view(2, -1, 24, 3))
+        answer, believed = BodyParameters(lift.pose_aa, lift.betas), BodyParameters(start.pose_aa, start.betas).take(rows)
+        apart, to_truth = relative_pose(body, answer, prediction.take(rows)), relative_pose(body, answer, true)
+        local = axis_angle_to_matrix(torch.stack([believed.pose_aa, true.pose_aa]).view(2, -1, 24, 3))
         left = matrix_to_axis_angle(local[0].transpose(-1, -2) @ local[1])
         without = self.fitter.fit(observations.take(rows), [replace(lifted.take(rows), lift=lift)])
         real = body(true.pose_aa, true.betas)
@@ -125,7 +124,7 @@ class LoopFitter:
             torch.tensor(float(len(rows)), dtype=torch.float64),
             _by_part(to_truth[0] * apart[0], to_truth[1] * apart[1]),
             _by_part(apart[0] ** 2, apart[1] ** 2),
-            _by_part(left**2, (true.betas - moved_to.betas) ** 2),
+            _by_part(left**2, (true.betas - believed.betas) ** 2),
             _by_part(lift.pose_sigma_rad.view(-1, 24, 3) ** 2, lift.betas_sigma**2),
             error_mm(fits.pose_aa[rows], fits.betas[rows]),
             fits.score[rows].sum().double(),
@@ -134,14 +133,14 @@ class LoopFitter:
         )
 
 
-def withhold(batch: Batch) -> tuple[Batch, GroundTruth]:
-    """The batch with the truth of some samples hidden, which are then taught by fits as those without truth; and that truth."""
-    kept = batch.truth.known & withheld(batch.sample_ids).to(batch.truth.known.device)
+def hold_out(batch: Batch) -> tuple[Batch, GroundTruth]:
+    """Return the batch without the truth of the samples that are held out, which fits then supervise; and that truth."""
+    kept = batch.truth.known & held_out(batch.sample_ids).to(batch.truth.known.device)
     shown = replace(batch.truth, known=batch.truth.known & ~kept)
     return replace(batch, truth=shown, joints_known=batch.joints_known & ~kept), replace(batch.truth, known=kept)
 
 
-def nothing_of(truth: GroundTruth) -> GroundTruth:
+def no_truth(truth: GroundTruth) -> GroundTruth:
     return replace(truth, known=torch.zeros_like(truth.known))
 
 

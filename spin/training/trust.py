@@ -1,8 +1,8 @@
 """How far the network is believed when its prediction starts a fit: as far as it has earned, joint by joint.
 
-A prediction and the lifter's answer are two guesses at one body. The best that can be made of them is the lifter's answer,
-moved a share w of the way to the prediction. On samples whose truth is known but kept from the network that share is measured:
-with t the way from the lifter's answer to the truth and d the way to the prediction, w = Σ t·d / Σ d·d. It needs no model of
+A prediction and the lifter's answer are two estimates of one body. The best estimate from both is an interpolation: from the
+lifter's answer, by a share w, towards the prediction. That share is measured on samples whose truth is known but held out: with
+t the relative pose of the truth to the lifter's answer and d that of the prediction, w = Σ t·d / Σ d·d. It needs no model of
 either error, and is right when they are alike: a network that only repeats the lifter gains nothing, a bad one gets w near 0,
 one that sees what keypoints can't show gets w near 1. What error is left is measured on the same samples: it makes the
 anchor's uncertainty, and corrects the score. Without such samples w stays 0: fits are then the lifter's, as before training.
@@ -32,36 +32,39 @@ if TYPE_CHECKING:
 PARTS = 25  # the 24 joints, and the shape
 MEMORY = 256.0  # samples that the sums remember: each new one takes 1 / MEMORY from the weight of the earlier
 _DOUBT = 16.0  # samples that say, before any others, that the lifter alone is right
-WITHHELD_SHARE = 1 / 8
+HELD_OUT_SHARE = 1 / 8
 
 
-def withheld(sample_ids: Sequence[str], share: float = WITHHELD_SHARE) -> Bool[Tensor, " B"]:
-    """Whose truth is kept from the network, to measure it by: a function of the sample's name alone."""
+def held_out(sample_ids: Sequence[str], share: float = HELD_OUT_SHARE) -> Bool[Tensor, " B"]:
+    """Return which samples' truth is held out from training, to measure the network by. It depends on their names alone."""
     digests = (hashlib.blake2b(name.encode(), digest_size=8, person=b"withheld").digest() for name in sample_ids)
     return torch.tensor([int.from_bytes(d, "little") / 2**64 < share for d in digests], dtype=torch.bool)
 
 
 @dataclass(frozen=True)
-class Guesses:
+class BodyParameters:
     """Bodies of a batch, by pose and shape."""
 
     pose_aa: Float[Tensor, "B 72"]
     betas: Float[Tensor, "B 10"]
 
-    def take(self, rows: Tensor) -> Guesses:
-        return Guesses(self.pose_aa[rows], self.betas[rows])
+    def take(self, rows: Tensor) -> BodyParameters:
+        return BodyParameters(self.pose_aa[rows], self.betas[rows])
 
 
-def way(body: CompactBody, start: Guesses, end: Guesses) -> tuple[Float[Tensor, "B 24 3"], Float[Tensor, "B 10"]]:
-    """From one body to another: each limb's turn in the body's frame (rad), which is what an image shows, and the betas'."""
-    first, second = (_turned(body, guess.pose_aa) for guess in (start, end))
+def relative_pose(
+    body: CompactBody, start: BodyParameters, end: BodyParameters
+) -> tuple[Float[Tensor, "B 24 3"], Float[Tensor, "B 10"]]:
+    """Return how one body differs from another: each limb's rotation in the body's frame (rad), and the difference of betas."""
+    first, second = (_turned(body, one.pose_aa) for one in (start, end))
     return matrix_to_axis_angle(first.transpose(-1, -2) @ second), end.betas - start.betas
 
 
-def moved(body: CompactBody, start: Guesses, turn: Float[Tensor, "B 24 3"], betas: Float[Tensor, "B 10"]) -> Guesses:
-    """The body at the end of a way."""
-    turned = _turned(body, start.pose_aa) @ axis_angle_to_matrix(turn)
-    return Guesses(matrix_to_axis_angle(body.local_rotations(turned)).flatten(1), start.betas + betas)
+def interpolate(body: CompactBody, start: BodyParameters, end: BodyParameters, share: Float[Tensor, " P"]) -> BodyParameters:
+    """Return the bodies between two: each of the PARTS goes its share of the relative pose, 0 to 1."""
+    turn, betas = relative_pose(body, start, end)
+    turned = _turned(body, start.pose_aa) @ axis_angle_to_matrix(share[:-1, None] * turn)
+    return BodyParameters(matrix_to_axis_angle(body.local_rotations(turned)).flatten(1), start.betas + share[-1] * betas)
 
 
 def _turned(body: CompactBody, pose_aa: Tensor) -> Tensor:
@@ -72,8 +75,8 @@ def _turned(body: CompactBody, pose_aa: Tensor) -> Tensor:
 class Trust:
     """Sums over samples whose truth is known, the recent ones weighing most; by part where there are PARTS of them.
 
-    `along` Σ t·d and `apart` Σ d·d as above; `left` what remained of a body moved by the share of the time, squared, in each
-    joint's own angles, and `claimed` what the lifter said of its own. `error_mm` and `expected_mm`: what fits from there turned
+    `along` Σ t·d and `apart` Σ d·d as above; `left` the error that remained after interpolating by the share of the time,
+    squared, in each joint's own angles, and `claimed` what the lifter said of its own. `error_mm` and `expected_mm`: what fits from there turned
     out to be off (PA-MPJPE), and what the scorer had expected; `lifter_error_mm`, `lifter_expected_mm`: the same of fits
     that know no network.
     """
@@ -96,13 +99,13 @@ class Trust:
 
     @property
     def share(self) -> Float[Tensor, " P"]:
-        """How much of the way from the lifter's answer to the prediction each part goes: 0 to 1."""
+        """How far each part goes from the lifter's answer to the prediction: 0 to 1."""
         sure = self.count / (self.count + _DOUBT)
         return sure * (self.along / self.apart.clamp_min(1e-12)).clamp(0.0, 1.0)
 
     @property
     def sigma_factor(self) -> Float[Tensor, " P"]:
-        """Uncertainty of the moved body's parts in units of what the lifter says of its own."""
+        """Uncertainty of the interpolated body's parts in units of what the lifter says of its own."""
         return self._factor(self.left, self.claimed).sqrt()
 
     @property

@@ -32,9 +32,9 @@ def learnt(data: DataFolder, steps: list[list[int]], rank: int, world: int, meet
     people = known.sets[0]
     loop, found = LoopFits(data, CONFIG, torch.device("cpu"), world), []
     for rows in steps:
-        batch = torch.tensor([*rows, 0])  # and one whose truth isn't withheld
-        withheld = torch.arange(len(batch)) < len(rows)
-        truth = GroundTruth(torch.from_numpy(people.pose)[batch], torch.from_numpy(people.betas)[batch], withheld)
+        batch = torch.tensor([*rows, 0])  # and one whose truth isn't held_out
+        held_out = torch.arange(len(batch)) < len(rows)
+        truth = GroundTruth(torch.from_numpy(people.pose)[batch], torch.from_numpy(people.betas)[batch], held_out)
         fit = loop.of_batch(known.crops.take(batch), truth)
         fit(
             truth.pose_aa * 1.1,

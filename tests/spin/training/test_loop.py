@@ -13,10 +13,10 @@ from spin.fitting.scorer import aligned_distance_mm
 from spin.joints import JOINTS, LSP_POINTS
 from spin.rotations import axis_angle_to_matrix, matrix_to_axis_angle
 from spin.training.augment import Augmentations
-from spin.training.loop import LoopFitter, nothing_of, withhold
+from spin.training.loop import LoopFitter, hold_out, no_truth
 from spin.training.step import Batch
 from spin.training.targets import GroundTruth
-from spin.training.trust import MEMORY, WITHHELD_SHARE, Guesses, Trust, moved, way, withheld
+from spin.training.trust import HELD_OUT_SHARE, MEMORY, PARTS, BodyParameters, Trust, held_out, interpolate
 from tests.spin.fit_problems import PUBLISHED, Problem
 
 COUNT = 96
@@ -41,12 +41,12 @@ def truth_of(people: Problem, known: torch.Tensor | None = None) -> GroundTruth:
     return GroundTruth(people.pose, people.betas, torch.ones(COUNT, dtype=torch.bool) if known is None else known)
 
 
-def network(people: Problem, error_rad: float, seed: int = 0) -> Guesses:
+def network(people: Problem, error_rad: float, seed: int = 0) -> BodyParameters:
     """A prediction that is off by so much in every angle, for any keypoints."""
     generator = torch.Generator().manual_seed(seed)
     turn = error_rad * torch.randn(COUNT, 24, 3, generator=generator)
     rotations = axis_angle_to_matrix(people.pose.view(-1, 24, 3)) @ axis_angle_to_matrix(turn)
-    return Guesses(matrix_to_axis_angle(rotations).flatten(1), people.betas)
+    return BodyParameters(matrix_to_axis_angle(rotations).flatten(1), people.betas)
 
 
 def error_mm(compact, people: Problem, fits: FitResult) -> float:
@@ -60,11 +60,11 @@ def taught(loop: LoopFitter, people: Problem, observations: Observations, error_
     for seed in (1, 2, 3):
         _, measured = loop.fit(network(people, error_rad, seed), observations, truth_of(people))
         loop.trust = loop.trust.after(measured)
-    return loop.fit(network(people, error_rad), observations, nothing_of(truth_of(people)))[0]
+    return loop.fit(network(people, error_rad), observations, no_truth(truth_of(people)))[0]
 
 
 def test_before_anything_is_measured_fits_are_the_lifters(loop, people, observations) -> None:
-    fits, measured = loop.fit(network(people, 0.1), observations, nothing_of(truth_of(people)))
+    fits, measured = loop.fit(network(people, 0.1), observations, no_truth(truth_of(people)))
     plain = loop.fitter.fit(observations)
     assert torch.allclose(fits.pose_aa, plain.pose_aa, atol=1e-3)
     assert torch.allclose(fits.score, plain.score, atol=0.05)
@@ -96,7 +96,7 @@ def test_scores_follow_what_was_measured(loop, compact, people, observations) ->
 
 def test_a_network_that_repeats_the_lifter_gains_nothing(loop, people, observations) -> None:
     lift = loop.fitter.starts(observations)[0].lift
-    same = Guesses(lift.pose_aa, lift.betas)
+    same = BodyParameters(lift.pose_aa, lift.betas)
     for _ in range(3):
         loop.trust = loop.trust.after(loop.fit(same, observations, truth_of(people))[1])
     fits, _ = loop.fit(same, observations, truth_of(people))
@@ -139,23 +139,24 @@ def test_the_sums_forget(loop, people, observations) -> None:
     assert poor < 0.1 < 0.6 < float(trust.share.mean())
 
 
-def test_the_way_leads_from_one_body_to_the_other(compact, people) -> None:
-    start, end = network(people, 0.3), Guesses(people.pose, people.betas)
-    turn, betas = way(compact, start, end)
-    there = moved(compact, start, turn, betas)
-    matrices = (axis_angle_to_matrix(g.pose_aa.view(-1, 24, 3)) for g in (there, end))
-    assert torch.allclose(*matrices, atol=1e-4)
+def test_interpolation_leads_from_one_body_to_the_other(compact, people) -> None:
+    start, end = network(people, 0.3), BodyParameters(people.pose, people.betas)
+    there = interpolate(compact, start, end, torch.ones(PARTS))
+    nowhere = interpolate(compact, start, end, torch.zeros(PARTS))
+    for found, expected in ((there, end), (nowhere, start)):
+        matrices = (axis_angle_to_matrix(g.pose_aa.view(-1, 24, 3)) for g in (found, expected))
+        assert torch.allclose(*matrices, atol=1e-4) and torch.allclose(found.betas, expected.betas, atol=1e-6)
 
 
-def test_who_is_withheld_depends_on_the_name_alone() -> None:
+def test_who_is_held_out_depends_on_the_name_alone() -> None:
     names = [f"world:{i}" for i in range(4000)]
-    chosen = withheld(names)
-    assert torch.equal(withheld(names[7:9]), chosen[7:9])
-    assert abs(float(chosen.float().mean()) - WITHHELD_SHARE) < 0.02
-    assert not withheld(names, 0.0).any() and withheld(names, 1.0).all()
+    chosen = held_out(names)
+    assert torch.equal(held_out(names[7:9]), chosen[7:9])
+    assert abs(float(chosen.float().mean()) - HELD_OUT_SHARE) < 0.02
+    assert not held_out(names, 0.0).any() and held_out(names, 1.0).all()
 
 
-def test_withholding_hides_all_truth_of_some_and_changes_nothing_else(people) -> None:
+def test_holding_out_hides_all_truth_of_some_and_changes_nothing_else(people) -> None:
     known = torch.arange(COUNT) % 2 == 0
     joints = torch.zeros(COUNT, 24, 4)
     names = tuple(f"world:{i}" for i in range(COUNT))
@@ -163,8 +164,8 @@ def test_withholding_hides_all_truth_of_some_and_changes_nothing_else(people) ->
         names, torch.zeros(COUNT, 3, 8, 8), people.keypoints, Augmentations.none(COUNT), truth_of(people, known), joints,
         torch.ones(COUNT, dtype=torch.bool),
     )  # fmt: skip
-    shown, kept = withhold(batch)
-    chosen = withheld(names) & known
+    shown, kept = hold_out(batch)
+    chosen = held_out(names) & known
     assert chosen.any() and torch.equal(kept.known, chosen)
     assert torch.equal(shown.truth.known, known & ~chosen)
     assert torch.equal(shown.joints_known, ~chosen)
