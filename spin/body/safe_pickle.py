@@ -8,7 +8,9 @@ the state it is given, and refuses every other name.
 from __future__ import annotations
 
 import io
+import math
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,9 @@ from typing import Any
 import numpy as np
 
 from spin.errors import BodyFileError
+
+_PLAIN_TYPE = re.compile(r"[<>|=]?([biufc][0-9]{1,2}|[SU][0-9]{1,6}|O[48]?|\?)")
+_LARGEST = 2**25  # numbers in a sparse matrix written out; SMPL's joint regressor has 165,360
 
 
 class _Held:
@@ -55,8 +60,77 @@ def _encode_latin1(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
-def _reconstruct_array(_: object, shape: tuple[int, ...], dtype: object) -> np.ndarray:
-    return np.ndarray.__new__(np.ndarray, shape, np.dtype(dtype))  # type: ignore[call-overload]
+class _Type:
+    """A numpy.dtype that a pickle describes: of plain numbers, texts or objects, without fields.
+
+    numpy's own would take a layout of fields with objects between raw bytes, and follow these bytes as pointers.
+    """
+
+    def __init__(self, spec: object, align: object = False, copy: object = False) -> None:
+        if not isinstance(spec, str) or not _PLAIN_TYPE.fullmatch(spec):
+            raise pickle.UnpicklingError(f"describes an array of {str(spec)[:40]!r}")
+        self.dtype = np.dtype(spec)
+
+    def __setstate__(self, state: object) -> None:
+        if not isinstance(state, tuple) or len(state) < 5:
+            raise pickle.UnpicklingError("describes an array's type without its state")
+        order, *layout = state[1:5]
+        if layout != [None, None, None]:  # subarray, names, fields
+            raise pickle.UnpicklingError("describes an array of structures")
+        if order in ("<", ">") and self.dtype.kind != "O":
+            self.dtype = self.dtype.newbyteorder(order)
+
+
+class _Array(np.ndarray):
+    """An array that a pickle fills; what fills it is checked first, as numpy's own `__setstate__` trusts it."""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, fortran, content = state
+        if not (isinstance(kind, _Type) and isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)):
+            raise pickle.UnpicklingError("describes an array without its type or shape")
+        count = math.prod(shape)
+        if kind.dtype.kind == "O":
+            if not isinstance(content, list) or len(content) != count:
+                raise pickle.UnpicklingError("describes an array of objects without them")
+        else:
+            content = _raw(content)
+            if len(content) != count * kind.dtype.itemsize:
+                raise pickle.UnpicklingError(f"describes an array of shape {shape} with {len(content)} bytes")
+        super().__setstate__((1, shape, kind.dtype, bool(fortran), content))  # type: ignore[arg-type]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+_NDARRAY = "numpy.ndarray"
+"""What the name numpy.ndarray is bound to: it can be passed on, and does nothing."""
+
+
+def _reconstruct_array(_: object, shape: object, kind: object) -> np.ndarray:
+    return _Array(0, np.uint8)
+
+
+def _scalar(kind: object, content: object) -> Any:
+    if not isinstance(kind, _Type) or kind.dtype.kind == "O":
+        raise pickle.UnpicklingError("describes a number without its type")
+    raw = _raw(content)
+    if len(raw) != kind.dtype.itemsize:
+        raise pickle.UnpicklingError(f"describes a number with {len(raw)} bytes")
+    return np.frombuffer(raw, kind.dtype)[0]
+
+
+def _raw(content: object) -> bytes:
+    """Return an array's bytes, which Python 2 wrote as text."""
+    if isinstance(content, str):
+        return content.encode("latin1")
+    if not isinstance(content, (bytes, bytearray)):
+        raise pickle.UnpicklingError(f"describes an array by a {type(content).__name__}")
+    return bytes(content)
+
+
+def _no_bytes() -> bytes:
+    """Return what Python 3 writes by a call in the oldest protocols: the bytes of an array without numbers."""
+    return b""
 
 
 def _reconstruct_object(cls: type, _base: type, _state: object) -> object:
@@ -67,11 +141,12 @@ def _reconstruct_object(cls: type, _base: type, _state: object) -> object:
 
 def _allowed_names() -> dict[tuple[str, str], Callable[..., Any] | type]:
     names: dict[tuple[str, str], Any] = {
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
+        ("numpy", "ndarray"): _NDARRAY,
+        ("numpy", "dtype"): _Type,
         ("_codecs", "encode"): _encode_latin1,
         ("copy_reg", "_reconstructor"): _reconstruct_object,
         ("copyreg", "_reconstructor"): _reconstruct_object,
+        ("__builtin__", "bytes"): _no_bytes,
         ("__builtin__", "object"): object,
         ("builtins", "object"): object,
         ("collections", "OrderedDict"): dict,
@@ -79,7 +154,7 @@ def _allowed_names() -> dict[tuple[str, str], Callable[..., Any] | type]:
     }
     for core in ("numpy.core.multiarray", "numpy._core.multiarray"):
         names[core, "_reconstruct"] = _reconstruct_array
-        names[core, "scalar"] = np._core.multiarray.scalar  # type: ignore[attr-defined]
+        names[core, "scalar"] = _scalar
     names |= {(module, "Ch"): _Chumpy for module in ("chumpy", "chumpy.ch")}
     for column, row in (("scipy.sparse.csc", "scipy.sparse.csr"), ("scipy.sparse._csc", "scipy.sparse._csr")):
         names |= {(column, kind): _CompressedColumns for kind in ("csc_matrix", "csc_array")}
@@ -104,6 +179,8 @@ class _Unpickler(pickle._Unpickler):
 def _dense(sparse: _Sparse) -> np.ndarray:
     state = sparse.state
     shape = tuple(int(n) for n in state["_shape" if "_shape" in state else "shape"])
+    if len(shape) != 2 or not 0 <= math.prod(shape) <= _LARGEST:
+        raise pickle.UnpicklingError(f"describes a matrix of shape {shape}, more than {_LARGEST:,} numbers")
     data, indices, starts = (np.asarray(state[k]) for k in ("data", "indices", "indptr"))
     out = np.zeros(shape, np.float64)
     along = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
@@ -126,7 +203,7 @@ def _plain(value: Any) -> Any:
         return chosen if shape is None else chosen.reshape(tuple(int(n) for n in shape))
     if isinstance(value, _Chumpy):
         return _plain(value.state["x"])
-    return value
+    return value.view(np.ndarray) if isinstance(value, _Array) else value
 
 
 def read_array_pickle(path: str | Path) -> dict[str, Any]:
