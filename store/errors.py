@@ -55,6 +55,10 @@ class UnusableNameError(StoreError, ValueError):
     """A tag's or writer's name can't be part of a file's name."""
 
 
+class OutsideError(StoreError, PermissionError):
+    """A name that was read from a file, or a link, leads out of the folder that it belongs to."""
+
+
 class TagExistsError(StoreError, FileExistsError):
     """A tag of this name exists and names another state."""
 

@@ -119,7 +119,7 @@ def remove_folder(path: Path) -> None:
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold the one lock of this file, waiting for it; the system releases it if the process dies."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # the umask decides who else may lock
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

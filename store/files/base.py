@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 from uuid import uuid4
 
+from store.errors import OutsideError
 from store.files.atomic import TEMPORARY
 
 Put = Callable[[str, bytes], None]
@@ -94,6 +95,13 @@ class Files(Protocol):
 
     def zarr_store(self) -> Any:
         """Return a store for zarr's functions, with names as paths."""
+
+
+def inside(name: str, location: str) -> str:
+    """Return a relative name. Raise OutsideError if it leads out of its place: names are read from files."""
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+        raise OutsideError(f"{location}: holds the name {name!r}, which leads out of it; it is damaged, or made to do harm")
+    return name
 
 
 def is_temporary(name: str) -> bool:

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from store.errors import OutsideError
 from store.files.atomic import (
     locked,
     make_folder,
@@ -19,7 +20,7 @@ from store.files.atomic import (
     write_file,
     write_folder,
 )
-from store.files.base import Files, Put, is_temporary
+from store.files.base import Files, Put, inside, is_temporary
 
 
 class LocalFiles:
@@ -34,17 +35,25 @@ class LocalFiles:
     def where(self, name: str) -> str:
         return str(self.root / name)
 
+    def _path(self, name: str) -> Path:
+        """Return a file's path. Raise OutsideError if its name, or a link on the way, leads out of the root."""
+        path = self.root / inside(name, self.location)
+        root, real = os.path.realpath(self.root), os.path.realpath(path)
+        if real != root and not real.startswith(root.rstrip("/") + "/"):
+            raise OutsideError(f"{path}: leads out of the store, to {real}; remove the link")
+        return path
+
     def read(self, name: str) -> bytes:
-        return (self.root / name).read_bytes()
+        return self._path(name).read_bytes()
 
     def exists(self, name: str) -> bool:
-        return (self.root / name).exists()
+        return self._path(name).exists()
 
     def children(self, folder: str) -> list[str]:
         return sorted(name for name in self._names(folder) if not is_temporary(name))
 
     def descendants(self, folder: str) -> list[str]:
-        top = self.root / folder
+        top = self._path(folder)
         found = [Path(parent, name) for parent, _, names in os.walk(top, onerror=_unless_gone) for name in names]
         return sorted(path.relative_to(top).as_posix() for path in found)
 
@@ -53,12 +62,12 @@ class LocalFiles:
 
     def _names(self, folder: str) -> list[str]:
         try:
-            return os.listdir(self.root / folder)
+            return os.listdir(self._path(folder))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def write(self, name: str, content: bytes) -> None:
-        path = self.root / name
+        path = self._path(name)
         self._make(path.parent)
         write_file(path, content)
 
@@ -78,7 +87,7 @@ class LocalFiles:
     def swap(self, name: str, expected: bytes, content: bytes) -> bool:
         if self.read(name) != expected:
             return False
-        write_file(self.root / name, content)
+        write_file(self._path(name), content)
         return True
 
     def write_root(self, fill: Callable[[Files], None]) -> None:
@@ -106,20 +115,20 @@ class LocalFiles:
             # Before the tree has its name: every named tree has an inventory.
             self.write(inventory, fill(put))
 
-        write_folder(self.root / tree, fill_folder)
+        write_folder(self._path(tree), fill_folder)
 
     def remove_tree(self, tree: str, inventory: str) -> None:
         with contextlib.suppress(FileNotFoundError):
-            remove_folder(self.root / tree)
+            remove_folder(self._path(tree))
         self.remove(inventory)
 
     def remove(self, *names: str) -> None:
         for name in names:
-            (self.root / name).unlink(missing_ok=True)
+            self._path(name).unlink(missing_ok=True)
 
     def prune(self, folder: str) -> None:
         try:
-            (self.root / folder).rmdir()
+            self._path(folder).rmdir()
         except OSError:
             return  # it is not empty; a writer that is about to use it would make it again
 
@@ -133,12 +142,12 @@ class LocalFiles:
         for folder in self.children("segments"):
             for name in self.temporaries(f"segments/{folder}"):
                 with contextlib.suppress(FileNotFoundError):  # finished since
-                    if (self.root / name).stat().st_mtime <= before:
+                    if self._path(name).stat().st_mtime <= before:
                         found.append(name)
         return sorted(found)
 
     def discard(self, leftover: str) -> None:
-        path = self.root / leftover
+        path = self._path(leftover)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

@@ -21,6 +21,7 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from store.errors import ObjectStoreAccessError, ObjectStoreError
+from store.files.base import inside
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
@@ -57,6 +58,7 @@ class ObjectClient:
 
         Raises FileNotFoundError, ObjectStoreError, ObjectStoreAccessError.
         """
+        inside(name, self.location)
         try:
             yield self._store
         except (AlreadyExistsError, PreconditionError):

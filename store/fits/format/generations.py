@@ -7,6 +7,7 @@ plain little-endian numbers, so this program reads and writes them as bytes, and
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from store.fits.runs import names_from_json, names_to_json
 FORMAT = "spin-pipe-fits-generation"
 VERSION = 3
 ROWS_PER_CHUNK = 65_536
+_IN_COLUMN = re.compile(r"zarr\.json|c/[0-9]{1,9}(/0)?", re.ASCII)
 MAX_HISTORY = 1000
 
 REMEDY = "put copies of its files in their place, or remove the store to make the fits again"
@@ -119,6 +121,10 @@ def read_inventory(layout: Layout, number: int, *, fingerprint: Fingerprint) -> 
         raise CorruptGenerationError(f"{where}: part of it is missing ({error}); {REMEDY}") from error
     if content.get("generation") != number or any(not is_segment_name(segment) for segment in absorbed):
         raise CorruptGenerationError(f"{where}: does not describe generation {number}; {REMEDY}")
+    strange = [name for name in files if not is_group_file(name)]
+    if strange or rows_per_chunk < 1:
+        found = f"the file {strange[0]!r}" if strange else f"chunks of {rows_per_chunk} rows"
+        raise CorruptGenerationError(f"{where}: {found}, which no generation has; {REMEDY}")
     stored = Fingerprint.from_json(content.get("fingerprint"), where=where)
     require_same(fingerprint, stored, where=where)
     runs = names_from_json(content.get("runs"))
@@ -189,6 +195,13 @@ def _chunk(rows: np.ndarray, name: str, column: Column, rows_per_chunk: int) -> 
     numbers = np.full(column.shape(rows_per_chunk), column.empty, column.dtype)
     numbers[: len(rows)] = rows[name]
     return numbers
+
+
+def is_group_file(name: str) -> bool:
+    """Return whether a generation's group has a file of this name: names are read from inventories."""
+    return name == "zarr.json" or (
+        name.partition("/")[0] in COLUMNS and _IN_COLUMN.fullmatch(name.partition("/")[2]) is not None
+    )
 
 
 def group_metadata(inventory: Inventory, samples: int, fingerprint: Fingerprint) -> dict[str, bytes]:

@@ -70,7 +70,7 @@ def segment_folder(number: int) -> str:
 
 def is_segment_name(name: object) -> bool:
     """Return whether this is 'FOLDER/FILE' of a segment: names are read from files, and must not lead anywhere else."""
-    return isinstance(name, str) and re.fullmatch(r"\d+/[A-Za-z0-9][^/\\]*\.arrow", name) is not None
+    return isinstance(name, str) and re.fullmatch(r"[0-9]{1,12}/[A-Za-z0-9][^/\\\x00]*\.arrow", name) is not None
 
 
 @dataclass(frozen=True)

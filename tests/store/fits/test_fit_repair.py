@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
+import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,8 @@ from fit_samples import FINGERPRINT, changed_fits, random_fits, same_bits
 from places import Place
 
 from store import FingerprintMismatchError, Fits, FitStore, FitStoreNotFoundError, RecordError
+from store.errors import OutsideError, StoreError
+from store.files.checksummed_json import to_bytes
 from store.files.open import open_files
 from store.fits.repair.repair import Outcome, repair
 from store.fits.repair.salvage import ranges
@@ -276,3 +281,53 @@ def test_wherever_a_store_lies_it_is_repaired_from_a_copy_or_by_itself(place: Pl
         files.write(name, flipped(written[name]))
         assert [(o.file, o.action) for o in repair(store.location)] == [(name, "repaired")]
     assert {name: files.read(name) for name in names} == written
+
+
+# ---- stores made to do harm --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pose/c/0/../../../../../../outside",
+        "/outside",
+        "pose/c/../../x",
+        "other/c/0",
+        "pose/c/0\\..\\x",
+        "../CURRENT",
+        "pose/c/1/2",
+    ],
+)
+def test_a_name_in_an_inventory_leads_nowhere_else(tmp_path: Path, name: str) -> None:
+    root, outside = tmp_path / "a" / "b" / "fits", tmp_path / "outside"
+    outside.write_bytes(b"mine")
+    FitStore.create(root, samples=5, fingerprint=FINGERPRINT)
+    (path,) = (root / "generations").glob("*.json")
+    content = json.loads(path.read_text())
+    content.pop("crc32_of_rest")
+    chunk = b"theirs"
+    content["files"][name] = [len(chunk), f"{zlib.crc32(chunk):08x}"]
+    path.write_bytes(to_bytes(content))
+    with pytest.raises(StoreError, match="which no generation has"):
+        FitStore.open(root)
+    for accept_loss in (False, True):
+        with suppress(StoreError):
+            repair(root, accept_loss=accept_loss)
+    assert outside.read_bytes() == b"mine"
+    assert {p.name for p in tmp_path.iterdir()} == {"a", "outside"} and {p.name for p in root.parent.iterdir()} == {"fits"}
+
+
+@pytest.mark.parametrize("link", ["tags", "segments", "generations/000000.zarr/pose"])
+def test_a_link_out_of_the_store_is_not_followed(tmp_path: Path, link: str) -> None:
+    root, outside = tmp_path / "fits", tmp_path / "outside"
+    FitStore.create(root, samples=5, fingerprint=FINGERPRINT)
+    outside.mkdir()
+    shutil.rmtree(root / link)
+    (root / link).symlink_to(outside)
+    with pytest.raises(OutsideError, match="remove the link"):
+        store = FitStore.open(root)
+        store.tag("a")
+        store.merge(np.arange(5), random_fits(5, np.random.default_rng(0)))
+        store.flush()
+        repair(root)
+    assert not list(outside.iterdir())
