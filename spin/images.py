@@ -106,13 +106,13 @@ def decode_part(encoded: Encoded, corners_px: Float[np.ndarray, "4 2"], shrink: 
 def jpeg_header(data: UInt8[np.ndarray, " n"]) -> JpegHeader | None:
     """None if the file is no JPEG, or one that is not as expected in some way: then it is to be decoded whole."""
     head = data.data
-    if head[:2] != b"\xff\xd8":
+    if bytes(head[:2]) != b"\xff\xd8":
         return None
     at, orientation, frame = 2, 1, None
     while at + 4 <= len(head) and head[at] == 0xFF:
         marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
         body = head[at + 4 : at + 2 + length]
-        if marker == 0xE1 and body[:6] == b"Exif\0\0":
+        if marker == 0xE1 and bytes(body[:6]) == b"Exif\0\0":
             orientation = _exif_orientation(bytes(body[6:]))
         elif marker in (0xC0, 0xC1, 0xC2) and len(body) >= 6:  # baseline, extended, progressive
             frame = at + 5, marker, body

@@ -286,6 +286,7 @@ def _boxes(
     people: Float[np.ndarray, "N 49 3"], boxes: ArrayLike | torch.Tensor | None
 ) -> tuple[Float[np.ndarray, "N 2"], Float[np.ndarray, " N"], np.ndarray]:
     """Return centre (px) and scale (side / 200 px) of each crop, and which boxes have an area."""
+    given: np.ndarray
     if boxes is None:
         seen = np.array([(person[:, 2] > 0).any() for person in people], bool)
         found = [box_around_keypoints(p) if any(p[:, 2] > 0) else np.zeros(4) for p in people]

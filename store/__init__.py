@@ -23,10 +23,11 @@ from store.errors import (
 )
 from store.exchange import StaticFits, export_final_fits, export_spin_dataset, import_static_fits
 from store.fits.fingerprint import Fingerprint
+from store.fits.format.state import FitSnapshot
 from store.fits.format.tags import Tag
 from store.fits.merge import better, join
 from store.fits.records import MAX_ABS_BETA, Fits, Source, StartKind, Verdict, admissible
-from store.fits.store import FitSnapshot, FitStore
+from store.fits.store import FitStore
 
 __all__ = [
     "MAX_ABS_BETA",

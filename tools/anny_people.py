@@ -103,7 +103,7 @@ def _swing(source: np.ndarray, target: np.ndarray) -> np.ndarray:
     return np.eye(3) + cross + cross @ cross / (1 + (a * b).sum(-1))[:, None, None]
 
 
-def _sample(model: anny.Anny, n_people: int, seed: int) -> tuple[dict, dict]:
+def _sample(model: anny.Anny, n_people: int, seed: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """anny's phenotypes and local changes of n adults, heavier and more clearly sexed than anny's default."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)

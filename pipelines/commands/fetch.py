@@ -69,7 +69,7 @@ def fetch_data(
             ):
                 bar.unit_scale = True
 
-                def update(done: int, total: int, bar=bar) -> None:
+                def update(done: int, total: int, bar: Any = bar) -> None:
                     bar.total = total
                     bar.update(done - bar.n)
 

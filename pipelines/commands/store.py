@@ -14,12 +14,13 @@ from pipelines.errors import StageError, UsageError
 from store.exchange.tables import FORMATS, export_columns
 from store.files.open import is_url
 from store.fits.diff import compare_states
+from store.fits.format.state import FitSnapshot
 from store.fits.query import matching
 from store.fits.repair.repair import Outcome
 from store.fits.repair.repair import repair as repair_store
 from store.fits.repair.verify import verify as verify_store
 from store.fits.runs import as_text
-from store.fits.store import FitSnapshot, FitStore
+from store.fits.store import FitStore
 
 NAME = click.argument("name")
 JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")

@@ -154,7 +154,7 @@ def _settings(command: Callable[..., Any]) -> Callable[..., Any]:
 @_settings
 @click.pass_context
 def train(
-    ctx: click.Context, name: str | None, datasets: tuple[str, ...], data: Path, log_dir: Path, address: str | None,
+    ctx: click.Context, /, name: str | None, datasets: tuple[str, ...], data: Path, log_dir: Path, address: str | None,
     resume: bool, checkpoint: Path | None, **settings: Any,
 ) -> None:  # fmt: skip
     """Train the network with SMPLify in the loop (SPIN), on Ray Train; better fits go back into the store.

@@ -56,5 +56,5 @@ def synthesize_layout(out: Path, name: str, *, people: int, seed: int) -> bool:
     return True
 
 
-def _mark(marker: Path, settings: dict, *, complete: bool) -> None:
+def _mark(marker: Path, settings: dict[str, Any], *, complete: bool) -> None:
     write_file(marker, (json.dumps({"settings": settings, "complete": complete}) + "\n").encode())

@@ -152,7 +152,9 @@ class TrainingData:
         return truth, gather("joints3d_m"), gather("has_joints3d") & allowed
 
 
-def _per_sample(augmentations: Augmentations) -> tuple[list, list, list, list]:
+def _per_sample(
+    augmentations: Augmentations,
+) -> tuple[list[bool], list[float], list[float], list[np.ndarray]]:
     a = augmentations
     return a.flip.tolist(), a.rotation_deg.tolist(), a.scale.tolist(), list(a.channel_gain.numpy())
 

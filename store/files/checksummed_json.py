@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from store.errors import FormatVersionError
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 KEY = "crc32_of_rest"
 
 
-def sealed(content: dict) -> dict:
+def sealed(content: dict[str, Any]) -> dict[str, Any]:
     """Return the object with the CRC-32 of its canonical JSON (sorted keys, no spaces, ASCII) added."""
     return {**content, KEY: _checksum(content)}
 
 
-def is_sealed(content: dict) -> bool:
+def is_sealed(content: dict[str, Any]) -> bool:
     """Return whether the object is unchanged since it was sealed."""
     rest = {key: value for key, value in content.items() if key != KEY}
     return content.get(KEY) == _checksum(rest)
 
 
-def to_bytes(content: dict) -> bytes:
+def to_bytes(content: dict[str, Any]) -> bytes:
     """Return a sealed object as the content of a file."""
     return (json.dumps(sealed(content), indent=1) + "\n").encode()
 
 
-def read_sealed(files: Files, name: str, *, format_name: str, version: int) -> dict:
+def read_sealed(files: Files, name: str, *, format_name: str, version: int) -> dict[str, Any]:
     """Return a sealed object of this format and version. Raises FormatVersionError, naming the file; FileNotFoundError."""
     where = files.where(name)
     try:
@@ -47,5 +47,5 @@ def read_sealed(files: Files, name: str, *, format_name: str, version: int) -> d
     return content
 
 
-def _checksum(content: dict) -> str:
+def _checksum(content: dict[str, Any]) -> str:
     return f"{zlib.crc32(json.dumps(content, sort_keys=True, separators=(',', ':')).encode()):08x}"

@@ -293,7 +293,7 @@ class FitStore:
             tags = [read_tag(replica.layout, name) for name in self.tags()]
             return log.of_store(replica.state.generation, replica.state.infos, tags)
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """Return samples, sources (counts by name), loss_percentiles_px2, generation, segments, pending (counts)."""
         replica = self._replica
         with replica.memory:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -119,7 +119,7 @@ class FitTable:
         self._rows["improvements"][ids[more]] = counts[more]
         return ids[more]
 
-    def summary(self) -> dict:
+    def summary(self) -> dict[str, Any]:
         """Return samples, the number of records by source, and percentiles of the losses (px²), None without fits."""
         source, loss = self._rows["source"], self._rows["loss"]
         counts = np.bincount(source, minlength=len(Source))

@@ -237,7 +237,8 @@ def raw_coco(folder: Path, people: int, *, openpose: bool) -> Path:
     (root / "annotations").mkdir(parents=True)
     pictures.mkdir()
     jpeg = cv2.imencode(".jpg", natural_image(48, 64, rng))[1].tobytes()
-    images, annotations = [], []
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     for image_id in range(-(-people // _PEOPLE_PER_IMAGE)):
         name = f"COCO_train2014_{image_id:012d}.jpg"
         (pictures / name).write_bytes(jpeg)

@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -57,6 +58,11 @@ SIZES = {"1920": (1080, 1920), "1000": (1000, 1000)}
 PROCRUSTES_SAMPLES = 4096
 LSP_SIZE = (180, 140)
 LSP_IMAGES = 60
+
+
+def repeat(work: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        work()
 
 
 def cpu_seconds(works: list[Callable[[], object]], runs: int) -> list[float]:
@@ -146,7 +152,7 @@ def procrustes(runs: int) -> dict[str, float]:
     true = rng.standard_normal((PROCRUSTES_SAMPLES, 14, 3)) * [0.2, 0.5, 0.15]
     predicted = true + 0.05 * rng.standard_normal(true.shape)
     ours = lambda: align(torch.from_numpy(predicted), torch.from_numpy(true))  # noqa: E731
-    assert np.abs(ours().numpy() - aligned_by_loop(predicted, true)).max() < 1e-10
+    assert np.abs(ours().numpy() - aligned_by_loop(predicted, true)).max() < 1e-10  # type: ignore[no-untyped-call]
     theirs_s, ours_s = cpu_seconds([lambda: aligned_by_loop(predicted, true), ours], runs)
     return {"procrustes_ratio": theirs_s / ours_s, "procrustes_per_s": PROCRUSTES_SAMPLES / ours_s}
 
@@ -255,10 +261,11 @@ def masks(runs: int) -> dict[str, float]:
             seen = silhouette(v, f, lookup, focal_px=FOCAL_PX, principal_px=(CROP_PX / 2, CROP_PX / 2))
             for crop, png, classes in zip((seen.mask, seen.part), truths, (2, 1 + len(PARTS))):
                 true = cv2.imdecode(png, cv2.IMREAD_GRAYSCALE)
+                assert true is not None
                 true = (true > 0).astype(np.uint8) if classes == 2 else true
                 count_pixels(to_image(crop, np.array([70.0, 90.0]), 0.9, true.shape), true, classes)
 
-        (seconds,) = cpu_seconds([lambda work=one: [work() for _ in range(LSP_IMAGES)]], runs)
+        (seconds,) = cpu_seconds([partial(repeat, one, LSP_IMAGES)], runs)
         suffix = "" if len(faces) == len(body.faces) else f"_{len(faces)}_faces"
         out[f"mask_part_images_per_s{suffix}"] = LSP_IMAGES / seconds
         vertices, faces, parts = subdivided(vertices, faces, parts)

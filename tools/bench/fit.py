@@ -185,13 +185,13 @@ def measure(people: int, runs: int) -> dict[str, float]:
     mesh = MeshPoints(with_vertices_of_smpl(data))
     begin = time.perf_counter()
     reference = adam.solve(
-        mesh,
+        mesh,  # type: ignore[arg-type]  # a body of other points, with the same call
         prior,
         PUBLISHED,
         replace(few.start, anchor=None),
         few.observations,
         iterations=REFERENCE_ITERATIONS,
-    )  # type: ignore[arg-type]
+    )
     reference_per_s = REFERENCE_BATCH / (time.perf_counter() - begin)
     mine = fitter.fit(few.observations, [few.start])
     with torch.no_grad():

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 from itertools import combinations
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -94,7 +94,7 @@ def main() -> None:
         fits = kinds_of_fit(lab, observations)
         scores = {name: scores_of(lab, observations, bodies) for name, bodies in fits.items()}
         errors = {name: errors_of(lab, *bodies, observations).pa_mpjpe_mm for name, bodies in fits.items()}
-    pairs = [
+    pairs: list[dict[str, Any]] = [
         {"fits": [a, b], "pa_mpjpe_mm": [errors[a].mean(), errors[b].mean()]}
         | {rule: judged(scores[a][rule], scores[b][rule], errors[a], errors[b]) for rule in RULES}
         for a, b in combinations(fits, 2)
@@ -130,7 +130,7 @@ def calibration(expected: np.ndarray, true: np.ndarray) -> list[dict[str, float]
     ]
 
 
-def markdown(result: dict) -> str:
+def markdown(result: dict[str, Any]) -> str:
     lines = ["| fits (PA-MPJPE mm) | " + " | ".join(RULES) + " |", "|---" * (len(RULES) + 1) + "|"]
     for pair in result["pairs"]:
         (a, b), (error_a, error_b) = pair["fits"], pair["pa_mpjpe_mm"]

@@ -49,9 +49,9 @@ def random_fits(count: int, rng: np.random.Generator) -> Fits:
     return Fits(**columns)
 
 
-def timed(action: Callable[[], object]) -> float:
+def timed(action: Callable[..., object], *arguments: Any) -> float:
     begin = time.perf_counter()
-    action()
+    action(*arguments)
     return time.perf_counter() - begin
 
 
@@ -80,10 +80,10 @@ def in_process(store: FitStore, seconds: float) -> dict[str, float]:
     cpu = 0.0
     for ids, fits in rounds(store.samples, seconds, rng):
         begin = time.process_time()
-        get.append(timed(lambda ids=ids: store.get(ids)))
-        merge.append(timed(lambda ids=ids, fits=fits: store.merge(ids, fits)))
+        get.append(timed(store.get, ids))
+        merge.append(timed(store.merge, ids, fits))
         cpu += time.process_time() - begin
-        floor.append(timed(lambda ids=ids: put_rows(rows, ids, take_rows(rows, ids))))
+        floor.append(timed(lambda i: put_rows(rows, i, take_rows(rows, i)), ids))
     return {
         "inprocess_pairs_per_s": len(get) / (sum(get) + sum(merge)),
         "inprocess_pairs_per_cpu_s": len(get) / cpu,
@@ -120,8 +120,8 @@ def client(service: Any, samples: int, seconds: float, seed: int, start_at: floa
     get, offer = [], []
     time.sleep(max(0.0, start_at - time.time()))
     for ids, fits in rounds(samples, seconds, rng):
-        get.append(timed(lambda ids=ids: ray.get(service.get.remote(ids))))
-        offer.append(timed(lambda ids=ids, fits=fits: ray.get(service.offer.remote(ids, fits, "bench"))))
+        get.append(timed(lambda i: ray.get(service.get.remote(i)), ids))
+        offer.append(timed(lambda i, f: ray.get(service.offer.remote(i, f, "bench")), ids, fits))
     return get, offer
 
 
@@ -218,12 +218,13 @@ def sleeping(store: FitStore, during: Callable[[], object]) -> dict[str, float]:
     other = threading.Thread(target=during)
     rng = np.random.default_rng(2)
     offers = [(rng.integers(0, store.samples, ROWS), random_fits(ROWS, rng)) for _ in range(100)]
-    get, merge = [], []
+    get: list[float] = []
+    merge: list[float] = []
     other.start()
     while other.is_alive() or not get:
         ids, fits = offers[len(get) % 100]
-        get.append(timed(lambda ids=ids: store.get(ids)))
-        merge.append(timed(lambda ids=ids, fits=fits: store.merge(ids, fits)))
+        get.append(timed(store.get, ids))
+        merge.append(timed(store.merge, ids, fits))
         time.sleep(0.001)
     other.join()
     return {"get_p99_ms_while_compacting": float(np.percentile(get, 99) * 1e3), "get_max_ms_while_compacting": max(get) * 1e3,

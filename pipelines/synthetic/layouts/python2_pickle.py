@@ -46,16 +46,16 @@ def _integer(value: int) -> bytes:
     return b"J" + struct.pack("<i", value)
 
 
-def _dictionary(value: dict) -> bytes:
+def _dictionary(value: dict[Any, Any]) -> bytes:
     items = b"".join(_write(k) + _write(v) for k, v in value.items())
     return b"}" + _MARK + items + _END_OF_DICT
 
 
-def _list(value: list) -> bytes:
+def _list(value: list[Any]) -> bytes:
     return b"]" + _MARK + b"".join(map(_write, value)) + _END_OF_LIST
 
 
-def _tuple(value: tuple) -> bytes:
+def _tuple(value: tuple[Any, ...]) -> bytes:
     return _MARK + b"".join(map(_write, value)) + _TUPLE
 
 

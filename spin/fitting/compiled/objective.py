@@ -37,7 +37,9 @@ def prepare(tb: np.record, problem: Problem, s: np.record) -> None:
 
 
 @machine_code
-def cost(tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, s: np.record) -> tuple:
+def cost(
+    tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, s: np.record
+) -> tuple[float, int]:
     """Cost at x (85,), and the prior's component that it was taken at; leaves the posed points in `s`."""
     pose_points(tb, blend, x, s)
     total = reprojection(tb, weights, problem, x, s) + joints3d(tb, weights, problem, s)
@@ -98,7 +100,7 @@ def joints3d(tb: np.record, weights: Weights, problem: Problem, s: np.record) ->
 
 
 @machine_code
-def pose_prior(tb: np.record, x: np.ndarray, s: np.record) -> tuple:
+def pose_prior(tb: np.record, x: np.ndarray, s: np.record) -> tuple[float, int]:
     """The lowest component's cost, and its number. A component is left as soon as its cost is higher."""
     best, component, half = x.dtype.type(np.inf), 0, x.dtype.type(0.5)
     for m in range(tb.prior_means.shape[0]):

@@ -119,7 +119,7 @@ def after_step(x: np.ndarray, damping: float, trial: np.ndarray, s: np.record) -
 def solve_one(
     tb: np.record, blend: np.ndarray, weights: Weights, problem: Problem, x: np.ndarray, trial: np.ndarray,
     s: np.record, limit: int, tolerance: float,
-) -> tuple:  # fmt: skip
+) -> tuple[float, int, bool]:  # fmt: skip
     """Levenberg-Marquardt from x, in place: cost, iterations, whether it converged.
 
     It has converged when a step gains less than `tolerance` of the cost, or none however short gains anything.
@@ -272,7 +272,7 @@ def is_compiled(body: Body) -> bool:
     return is_at_hand(solve_range, (body.tables, body.blend, weights, batch, answer, scratch, 0, 0, 0, 0.0))
 
 
-def is_at_hand(function: Any, arguments: tuple) -> bool:
+def is_at_hand(function: Any, arguments: tuple[Any, ...]) -> bool:
     """Return whether a function has been compiled for arguments of these types."""
     signature = tuple(typeof(a) for a in arguments)
     if signature in function.overloads:
