@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import socket
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +13,13 @@ from pipelines.download.http import DownloadError
 from store.files.atomic import locked
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from pipelines.folders import DataFolder
 
 CHOICE = "imagenet"  # the value of --backbone-weights that asks for them
 PLACE = "https://download.pytorch.org/models"
+TIMEOUT_S = 60.0
 # torchvision's first ones (IMAGENET1K_V1), from which the published training starts. A name ends with the beginning of the
 # file's SHA-256.
 FILES = {
@@ -41,7 +46,8 @@ def imagenet_weights(data: DataFolder, backbone: str, *, place: str = PLACE, fil
         if path.is_file() and _sha256(path).startswith(prefix):
             return path
         try:
-            download_url_to_file(url, str(path), prefix)
+            with _answers_within(TIMEOUT_S):
+                download_url_to_file(url, str(path), prefix)
         except RuntimeError as error:
             raise DownloadError(
                 f"{url}: what came is another file, its SHA-256 doesn't begin as its name does; try again"
@@ -57,3 +63,14 @@ def imagenet_weights(data: DataFolder, backbone: str, *, place: str = PLACE, fil
 def _sha256(path: Path) -> str:
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+@contextmanager
+def _answers_within(seconds: float) -> Iterator[None]:
+    """End what waits longer than this for a server's next bytes: torch's download has no limit of its own."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)

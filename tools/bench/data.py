@@ -224,8 +224,8 @@ def floor(folder: Path, runs: int) -> dict[str, float]:
 
 # Someone who stands before the camera, in COCO's order: readers look at whether keypoints are a person's.
 _STANDING_PX = np.array(
-    [(32, 6), (34, 5), (30, 5), (36, 6), (28, 6), (39, 12), (25, 12), (42, 19), (22, 19), (43, 25), (21, 25), (36, 25), (28, 25),
-     (36, 34), (28, 34), (36, 42), (28, 42)]
+    [(32, 6), (34, 5), (30, 5), (36, 6), (28, 6), (39, 12), (25, 12), (42, 19), (22, 19), (43, 25), (21, 25), (36, 25),
+     (28, 25), (36, 34), (28, 34), (36, 42), (28, 42)]
 )  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,6 +18,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import pipelines.download.imagenet
 import pipelines.training.preflight
 from pipelines import journal
 from pipelines.download.http import DownloadError
@@ -72,6 +74,15 @@ def torchvision_file(folder: Path) -> str:
     name = f"resnet18-{hashlib.sha256((folder / 'new.pth').read_bytes()).hexdigest()[:8]}.pth"
     (folder / "new.pth").rename(folder / name)
     return name
+
+
+def test_a_server_that_never_answers_ends_the_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipelines.download.imagenet, "TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts by its backlog, and answers nothing
+        place = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(DownloadError, match=r"can't be reached or written .*timed out.*--backbone-weights FILE"):
+            imagenet_weights(DataFolder(tmp_path), "resnet18", place=place)
+    assert socket.getdefaulttimeout() is None
 
 
 def test_every_backbone_has_imagenet_weights_of_a_checked_name() -> None:
