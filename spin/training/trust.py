@@ -76,9 +76,9 @@ class Trust:
     """Sums over samples whose truth is known, the recent ones weighing most; by part where there are PARTS of them.
 
     `along` Σ t·d and `apart` Σ d·d as above; `left` the error that remained after interpolating by the share of the time,
-    squared, in each joint's own angles, and `claimed` what the lifter said of its own. `error_mm` and `expected_mm`:
-    what fits from there turned out to be off (PA-MPJPE), and what the scorer had expected; `lifter_error_mm`,
-    `lifter_expected_mm`: the same of fits that know no network.
+    squared, in each joint's own angles, and `claimed` what the lifter claims of its own. `error_mm` and `expected_mm`: the
+    error of fits from there (PA-MPJPE), true and as the scorer expects it; `lifter_error_mm`, `lifter_expected_mm`: the same
+    of fits that know no network.
     """
 
     count: Float[Tensor, ""]

@@ -11,7 +11,7 @@ from spin.body import CompactBody
 from spin.network.hmr import HMR, MeanParameters
 from spin.training.augment import Augmentations
 from spin.training.step import Accumulation, train_step
-from tests.spin.training.test_training import (
+from tests.spin.training.made_batches import (
     BATCH,
     CONFIG,
     augmentations,
