@@ -178,7 +178,10 @@ def import_annotations(file: Path, data: Path, name: str, root: Path, same_body:
     "--objective", type=click.Choice(["anchored", "published"]),
     help="What fits are scored by [default: as the store's other fits; without a store anchored].",
 )  # fmt: skip
-@click.option("--ignore-3d", is_flag=True, help="Score without 3D joints, even where the annotations have them.")
+@click.option(
+    "--ignore-3d", is_flag=True,
+    help="For a training with --ignore-3d: the file's bodies were made without 3D, and are scored by one view's keypoints.",
+)  # fmt: skip
 def import_fits(dataset: str, file: Path, data: Path, same_body: bool, objective: str | None, ignore_3d: bool) -> None:
     """Read bodies from another program's file into the fit store of a data set; a body replaces a fit that scores worse.
 

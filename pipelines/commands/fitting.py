@@ -25,6 +25,7 @@ from pipelines.fits.open import open_fits
 from pipelines.fitting.fit_static import GivenBodies
 from pipelines.fitting.fit_static import fit_static as run_fits
 from pipelines.fitting.train_lifter import train_lifter as run_training
+from pipelines.fitting.without_3d import require_without_3d
 from pipelines.folders import DataFolder, which_body
 from pipelines.progress import say
 from spin.body import load_body
@@ -89,7 +90,10 @@ def train_lifter(data: Path, steps: int, poses: Path | None, seed: int, overwrit
     "--iterations", type=click.IntRange(1),
     help="Iterations of the solver for each start: of lm at most (default 20), of adam in each stage (default 100).",
 )  # fmt: skip
-@click.option("--ignore-3d", is_flag=True, help="Don't fit 3D joints where the annotations have them.")
+@click.option(
+    "--ignore-3d", is_flag=True,
+    help="For a training with --ignore-3d: fit each view's keypoints alone, without 3D joints and other views of a pose.",
+)  # fmt: skip
 @click.option(
     "--overwrite", cls=Option, also=("--again",), is_flag=True,
     help="Fit every sample again; a fit that scores better replaces the old.",
@@ -133,7 +137,7 @@ def fit_static(
     )
     for name in names:
         sources = [kind for kind in kinds if kind not in _OWN_STARTS]
-        given = tuple(_given(folder, name, source) for source in sources)
+        given = tuple(_given(folder, name, source, ignore_3d) for source in sources)
         for source, bodies in zip(sources, given):
             known, rows = int(bodies.known.sum()), len(bodies.known)
             if not known:
@@ -160,8 +164,8 @@ def fit_static(
             say(f"  samples without a fit are listed in {done.rejected_list}")
 
 
-def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
-    """Return bodies to start from, of the data set's store or of a file."""
+def _given(folder: DataFolder, dataset: str, source: str, ignore_3d: bool = False) -> GivenBodies:
+    """Return bodies to start from, of the data set's store or of a file. StageError if stored ones know 3D to be ignored."""
     annotations = Annotations.read(folder.annotations(dataset))
     if source != "store":
         file = Path(source)
@@ -177,5 +181,7 @@ def _given(folder: DataFolder, dataset: str, source: str) -> GivenBodies:
         say(f"{source}: {len(found)} rows, assigned to samples by {assigned.by}"
             + (f"; {misfits} don't fit their people and are not used" if misfits else ""))  # fmt: skip
         return GivenBodies("file", pose, betas, known)
+    if ignore_3d:
+        require_without_3d(folder, dataset, annotations)
     fits = open_fits(folder.fits(dataset), load_body(folder.body), annotations).get(np.arange(len(annotations)))
     return GivenBodies("store", fits.pose, fits.betas, fits.source != Source.NONE)

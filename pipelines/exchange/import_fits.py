@@ -17,6 +17,7 @@ from pipelines.exchange.cameras import Cameras, cameras_of
 from pipelines.fits.records import put, records_of_view
 from pipelines.fitting.assets import FittingFiles
 from pipelines.fitting.from_annotations import groups_of, observations_of
+from pipelines.fitting.without_3d import run_name
 from pipelines.folders import DataFolder
 from pipelines.progress import progress
 from pipelines.readers.base import SMPL
@@ -112,11 +113,12 @@ def import_fits(
     )  # fmt: skip
     fitter, better, offered = files.fitter(config), 0, 0
     with progress(len(samples), f"import-fits {dataset}", "fit") as bar:
-        for ids, people, groups in _batches(annotations, given.known):
+        code = np.uint64(store.name_run(run_name("import-fits", True)) if ignore_3d else 0)
+        for ids, people, groups in _batches(annotations, given.known, ignore_3d):
             fits, verdicts = score_bodies(fitter, people, groups, given.take(ids), ignore_3d=ignore_3d)
             known = given.known[ids]
             keep = np.isin(verdicts, KEPT) & known
-            fits.epoch[:] = store.get(ids).epoch
+            fits.epoch[:], fits.run[:] = store.get(ids).epoch, code
             better += int(store.merge(ids[keep], fits.take(keep)).sum())
             offered += int(keep.sum())
             rejected = known & ~keep
@@ -162,10 +164,10 @@ def _objective_of(path: Path | str) -> Objective:
 
 
 def _batches(
-    annotations: Annotations, known: Bool[np.ndarray, " n"]
+    annotations: Annotations, known: Bool[np.ndarray, " n"], ignore_3d: bool
 ) -> Iterator[tuple[np.ndarray, Annotations, list[np.ndarray]]]:
     """Yield batches: sample numbers, their annotations, and the groups of them that show one pose."""
-    groups = [group for group in groups_of(annotations) if known[group].any()]
+    groups = [group for group in groups_of(annotations, ignore_3d=ignore_3d) if known[group].any()]
     batch: list[np.ndarray] = []
     for place, group in enumerate(groups):
         batch.append(group)

@@ -28,6 +28,7 @@ from pipelines.fits.records import SOLVERS, put, records_of_view
 from pipelines.fits.service import start_service
 from pipelines.fitting.assets import FittingFiles
 from pipelines.fitting.from_annotations import groups_of, observations_of
+from pipelines.fitting.without_3d import run_name
 from pipelines.folders import DataFolder
 from pipelines.progress import progress, say
 from pipelines.rejections import RejectedLedger
@@ -156,13 +157,14 @@ def fit_static(
 ) -> FitSummary:
     """Fits what has no fit yet, and tags the state 'static'. Raises StoreError if the store belongs to other data.
 
-    `again` fits every sample, also those with a fit; a fit replaces another only if its score is lower.
+    `again` fits every sample, also those with a fit; a fit replaces another only if its score is lower. `ignore_3d`: by one
+    view's keypoints alone, and the fits' run is marked so.
     """
     annotations = Annotations.read(data.annotations(dataset))
     require_reachable(data.fits(dataset))
     files = FittingFiles.of(data, config)
     fingerprint = files.fingerprint(config.objective, annotations)
-    groups = groups_of(annotations)
+    groups = groups_of(annotations, ignore_3d=ignore_3d)
     tried = f"{fingerprint.to_text()} {config} ignore_3d={ignore_3d} {_digest(given)}"
     ledger = RejectedLedger(data.rejected_fits(dataset), tried, annotations)
     compile_solver(files, config)
@@ -171,7 +173,8 @@ def fit_static(
 
         if address is not None:
             require_seen(data.annotations(dataset), files.body)
-        service = start_service(data.fits(dataset), len(annotations), fingerprint, "fit-static", run="fit-static")
+        run = run_name("fit-static", ignore_3d)
+        service = start_service(data.fits(dataset), len(annotations), fingerprint, "fit-static", run=run)
         records = ray.get(service.get.remote(np.arange(len(annotations))))
         stored, epoch = records.source != Source.NONE, records.epoch.copy()
         ledger.drop(stored)

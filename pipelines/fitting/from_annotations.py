@@ -16,8 +16,13 @@ if TYPE_CHECKING:
     from store.annotations.table import Annotations
 
 
-def groups_of(annotations: Annotations) -> list[Int[np.ndarray, " v"]]:
-    """Rows that are fitted together: the views of one pose, or a row alone; in the order of their first rows."""
+def groups_of(annotations: Annotations, *, ignore_3d: bool = False) -> list[Int[np.ndarray, " v"]]:
+    """Rows that are fitted together: the views of one pose, or a row alone; in the order of their first rows.
+
+    `ignore_3d`: each row alone, as several views show depth.
+    """
+    if ignore_3d:
+        return [np.array([row]) for row in range(len(annotations))]
     together: dict[str, list[int]] = {}
     for row, pose_id in enumerate(annotations.pose_id):
         together.setdefault(pose_id or f"\0{row}", []).append(row)

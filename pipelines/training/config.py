@@ -115,7 +115,7 @@ class TrainConfig:
         names=("--iterations",),
         also=("--num-smplify-iters",),
     )
-    ignore_3d: bool = _setting(False, "Don't use true bodies and 3D joints where they are known.", LOSS)
+    ignore_3d: bool = _setting(False, "Use no true bodies and 3D joints, nor fits made with them.", LOSS)
     eval_datasets: tuple[str, ...] = _setting(
         (),
         "Data set to measure on during training; may be repeated.",

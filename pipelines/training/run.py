@@ -18,6 +18,7 @@ from pipelines.fits.open import require_reachable
 from pipelines.fits.service import start_service
 from pipelines.fitting.assets import FittingFiles
 from pipelines.fitting.fit_static import compile_solver
+from pipelines.fitting.without_3d import require_without_3d, run_name
 from pipelines.folders import DataFolder, RunFolder
 from pipelines.preprocessing.pack import made_for, open_crops
 from pipelines.progress import say
@@ -62,6 +63,8 @@ def train(
     sets = {name: Annotations.read(data.annotations(name)) for name in config.datasets}
     for name in sets:
         require_reachable(data.fits(name))
+        if config.ignore_3d:
+            require_without_3d(data, name, sets[name])
     sizes = [len(a) for a in sets.values()]
     _check_workers(config.workers, address)
     for name in config.eval_datasets:
@@ -94,7 +97,7 @@ def train(
                 len(a),
                 fingerprints[name],
                 "train",
-                run=run.root.name,
+                run=run_name(run.root.name, config.ignore_3d),
             )
             for name, a in sets.items()
         }
